@@ -1,4 +1,4 @@
-"""What can go wrong because of a user, an installation or a machine; a failed rollout is a status."""
+"""What is raised for a mistake in input or installation; a failed rollout is a status instead."""
 
 from __future__ import annotations
 

@@ -1,0 +1,241 @@
+"""The only place where YAML is read: files and `key=value` words in, frozen dataclasses out.
+
+Strict: an unknown key, a wrong type and a repeated key are errors that name the key, the value and
+the rule. Knows no settings of its own, reads no environment variable.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from finestep_fast.config.check import nearest, placed, unknown_name
+from finestep_fast.errors import InputError
+
+T = TypeVar("T")
+
+_SCALARS = {  # YAML 1.2: `1e-3` is a float; `no`, `on`, `1:30` and `2024-01-31` are strings
+    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "int": (r"[-+]?[0-9]+", "-+0123456789"),
+    "float": (
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+}
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Return what a YAML file holds; an empty file is an empty mapping.
+
+    Raises:
+        InputError: No such file, no YAML, a repeated key, or not a mapping.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    content = _parse_yaml(text, where=str(path))
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds {_kind(content)}; it must hold `key: value` lines")
+    return content
+
+
+def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """Return a copy of a mapping in which each `a.b=value` is set; values are read as YAML.
+
+    Args:
+        mapping: Nested settings.
+        overrides: Words such as `train.steps=40`; the last one wins.
+
+    Raises:
+        InputError: A word has no `=`, an empty key, no YAML value, or leads through a plain value.
+    """
+    changed = copy.deepcopy(dict(mapping))
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        *path, name = key.split(".")
+        if not equals or not all([*path, name]):
+            raise InputError(f"{word!r}: it must read key=value, such as train.steps=40")
+        section = changed
+        for depth, part in enumerate(path, start=1):
+            section = section.setdefault(part, {})
+            if not isinstance(section, dict):
+                here = ".".join(path[:depth])
+                raise InputError(f"{word!r}: {here} is {section!r}; it must be a section")
+        section[name] = _parse_yaml(text, where=key)
+    return changed
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -> T:
+    """Return an instance of a dataclass from a nested mapping, checked against its field types.
+
+    A class with a classmethod `from_mapping(mapping, *, where)` builds itself; it may call
+    `field_values`.
+
+    Args:
+        cls: A dataclass; its fields may be dataclasses, Literal, Optional, tuple, Path.
+        mapping: Field name -> value; what is left out takes its default.
+        where: Path of the section inside the file, for messages.
+
+    Raises:
+        InputError: An unknown or missing key, or a value that its field does not allow.
+    """
+    if not isinstance(mapping, Mapping):
+        raise InputError(
+            placed(where, f"is {mapping!r}; it must be a section of `key: value` lines")
+        )
+    from_mapping = getattr(cls, "from_mapping", None)
+    if from_mapping is not None:
+        with _section(where):
+            return typing.cast(T, from_mapping(mapping, where=where))
+    values = field_values(cls, mapping, where=where)
+    for field in _fields(cls):
+        missing = dataclasses.MISSING
+        required = field.default is missing and field.default_factory is missing
+        if required and field.name not in values:
+            raise InputError(placed(where, f"missing key {field.name!r}"))
+    with _section(where):
+        return cls(**values)
+
+
+def field_values(
+    cls: type, mapping: Mapping[str, Any], *, where: str = "", extra: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return the checked values that a mapping gives to a dataclass's fields, without defaults.
+
+    Args:
+        cls: A dataclass.
+        mapping: Field name -> value.
+        where: Path of the section inside the file, for messages.
+        extra: Further keys that are allowed and left out of the result.
+
+    Raises:
+        InputError: An unknown key, or a value that its field does not allow.
+    """
+    hints = typing.get_type_hints(cls, include_extras=True)
+    known = [field.name for field in _fields(cls)]
+    values = {}
+    for key, value in mapping.items():
+        if key in known:
+            values[key] = _field_value(hints[key], value, f"{where}.{key}" if where else key)
+        elif key not in extra:
+            raise InputError(unknown_name(where, "key", key, [*known, *extra]))
+    return values
+
+
+def as_mapping(config: Any) -> dict[str, Any]:
+    """Return a dataclass instance as plain YAML data, from which `build` makes its equal."""
+    return {field.name: _plain(getattr(config, field.name)) for field in _fields(type(config))}
+
+
+def write_yaml(path: str | Path, mapping: Mapping[str, Any]) -> None:
+    """Write plain data as a YAML file that `read_yaml` reads back."""
+    import yaml
+
+    Path(path).write_text(
+        yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """YAML 1.2's scalars; a repeated key is an error."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            """Construct a mapping and refuse a key that stands in it twice."""
+            seen: set[Hashable] = set()
+            for key_node, _ in node.value:
+                key = key_node.value
+                if key_node.tag == "tag:yaml.org,2002:str" and key in seen:
+                    line = key_node.start_mark.line + 1
+                    raise InputError(f"{where}: line {line}: key {key!r} stands there twice")
+                seen.add(key)
+            return super().construct_mapping(node, deep=deep)
+
+    Loader.yaml_implicit_resolvers = {}
+    for name, (pattern, first) in _SCALARS.items():
+        Loader.add_implicit_resolver(
+            f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), list(first)
+        )
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: is not YAML: {error}") from error
+
+
+def _field_value(hint: Any, value: Any, path: str) -> Any:
+    for option in _options(hint):
+        if dataclasses.is_dataclass(option) and isinstance(option, type):
+            if isinstance(value, option) or (value is None and types.NoneType in _options(hint)):
+                return value
+            return build(option, value, where=path)
+    return _checked(hint, value, path)
+
+
+def _checked(hint: Any, value: Any, path: str) -> Any:
+    import pydantic
+    import pydantic_core
+
+    try:
+        # JSON's strict rules: a list may be a tuple, text a Path, an int a float; "3" is no int.
+        document = pydantic_core.to_json(value, inf_nan_mode="constants")
+        return pydantic.TypeAdapter(hint).validate_json(document, strict=True)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, int))])
+        rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
+        rule = rule.replace("valid array", "list").replace("valid ", "")
+        choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
+        guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
+        raise InputError(f"{place} is {first['input']!r}; it must be {rule}{guess}") from None
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; of any other type, the type itself."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return typing.get_args(hint)
+    return (hint,)
+
+
+def _fields(cls: type) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(cls) if field.init]
+
+
+@contextmanager
+def _section(where: str) -> Iterator[None]:
+    """Put the section's path before an error that does not carry one yet."""
+    try:
+        yield
+    except InputError as error:
+        text = str(error)
+        if not where or text.startswith(where):
+            raise
+        raise InputError(placed(where, text)) from None
+
+
+def _kind(value: object) -> str:
+    return "a list" if isinstance(value, list) else f"the value {value!r}"
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return as_mapping(value)
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
