@@ -196,7 +196,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         first = error.errors()[0]
         place = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, int))])
         rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
-        rule = rule.replace("valid array", "list").replace("valid ", "")
+        rule = rule.replace("a valid integer", "an integer").replace("valid array", "list")
         choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
         guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
         raise InputError(f"{place} is {first['input']!r}; it must be {rule}{guess}") from None
