@@ -1,0 +1,49 @@
+"""What every test shares: the environment of the process, hypothesis profiles and the shared data.
+
+The environment is set before torch, triton or transformers are imported, so it stands at the top.
+"""
+
+from __future__ import annotations
+
+import os
+
+# One thread: with two, another busy process makes small torch operations many times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests make their own models; nothing is looked up elsewhere.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+# Importing torch alone does not import triton, which reads this when it is imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# "ci" is the default: the same examples on every run. "dev" looks at new ones:
+# `pytest --hypothesis-profile=dev`.
+settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
+settings.register_profile("dev", max_examples=300, deadline=None, print_blob=True)
+settings.load_profile("ci")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The folder of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Questions and databases that lie beside the checkout and are no part of the project."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data beside the checkout")
+    return folder
