@@ -1,0 +1,183 @@
+"""Write the quickstart's world to disk: databases, questions of both splits, demonstrations.
+
+Everything follows from the settings, byte for byte. What the databases look like is in
+`databases`, what is asked in `questions`, what is shown in `demonstrations`; nothing here knows
+a model, a prompt or an environment.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import tempfile
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+
+from finestep_fast.errors import InputError
+from finestep_fast.train.quickstart.databases import MOST_MAIN_ROWS, STYLES, Database, make_database
+from finestep_fast.train.quickstart.demonstrations import (
+    Demonstration,
+    DemonstrationConfig,
+    demonstrate,
+)
+from finestep_fast.train.quickstart.kinds import KINDS
+from finestep_fast.train.quickstart.questions import (
+    WorldQuestion,
+    draft_question,
+    planned_kinds,
+)
+from finestep_fast.train.quickstart.themes import THEMES
+
+
+@dataclass(frozen=True)
+class WorldConfig:
+    """What is generated and how much of it."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+    train_databases_per_theme: int = 60
+    """Databases for training questions, for each of the four themes."""
+    dev_databases_per_theme: int = 10
+    """Databases for dev questions; training never sees them."""
+    train_questions: int = 960
+    """Training questions, dealt out evenly over databases and kinds."""
+    dev_questions: int = 160
+    """Dev questions, dealt out in the same way."""
+    main_rows: int = 30
+    """Rows of every main table."""
+    child_rows: int = 70
+    """Rows of every child table."""
+    null_share: float = 0.1
+    """Share of NULLs in the three columns of a database that have any."""
+    duplicate_share: float = 0.1
+    """Share of child rows that repeat another one."""
+    demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
+    """How many demonstrations each training question has and how good they are."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError when a value is out of its range."""
+        for name in ("null_share", "duplicate_share"):
+            if not 0.0 < getattr(self, name) <= 0.5:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be in (0, 0.5]")
+        for name, least, most in (
+            ("train_databases_per_theme", 1, 1000),
+            ("dev_databases_per_theme", 1, 1000),
+            ("train_questions", 1, None),
+            ("dev_questions", 1, None),
+            ("main_rows", 20, MOST_MAIN_ROWS),
+            ("child_rows", 20, None),
+        ):
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
+                rule = f"at least {least}" if most is None else f"in [{least}, {most}]"
+                raise InputError(f"{name} is {value}; it must be {rule}")
+
+
+def write_world(root: Path, config: WorldConfig) -> None:
+    """Write `root` with databases, `train.json`, `dev.json` and `demonstrations.jsonl`.
+
+    It is written beside `root` and renamed at the end: `root` is complete or it is not there.
+
+    Args:
+        root: a folder that does not exist yet or is empty.
+        config: what to generate; equal settings give equal bytes.
+
+    Raises:
+        InputError: when `root` is not empty, or the databases are too small for the questions.
+    """
+    root = Path(root)
+    if root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise InputError(f"root is {root}, which exists; it must be a new or empty folder")
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
+        world = Path(workshop) / "world"
+        world.mkdir()
+        with ExitStack() as stack:
+            train = _make_databases("train", config, world / "databases", stack)
+            dev = _make_databases("dev", config, world / "databases", stack)
+            train_questions = _draft_questions("train", train, config.train_questions, config.seed)
+            dev_questions = _draft_questions("dev", dev, config.dev_questions, config.seed)
+            demonstrations = _demonstrations(train_questions, train, config)
+        _write_json(world / "train.json", train_questions)
+        _write_json(world / "dev.json", dev_questions)
+        with (world / "demonstrations.jsonl").open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(d.record()) + "\n" for d in demonstrations)
+        world.rename(root)
+
+
+def _make_databases(
+    split: str, config: WorldConfig, folder: Path, stack: ExitStack
+) -> dict[str, tuple[Database, sqlite3.Connection]]:
+    """The databases of a split by id, written to disk and open in memory until `stack` closes."""
+    per_theme = {"train": config.train_databases_per_theme, "dev": config.dev_databases_per_theme}
+    first = 0 if split == "train" else config.train_databases_per_theme
+    ids = [
+        (theme, f"{theme.name}_{number:03d}")
+        for theme in THEMES
+        for number in range(first, first + per_theme[split])
+    ]
+    styles = list(islice(cycle(STYLES), len(ids)))
+    Random(f"{config.seed}/{split}/styles").shuffle(styles)
+    made = {}
+    for (theme, db_id), style in zip(ids, styles, strict=True):
+        database = make_database(
+            theme,
+            db_id=db_id,
+            style=style,
+            rng=Random(f"{config.seed}/{db_id}"),
+            num_main_rows=config.main_rows,
+            num_child_rows=config.child_rows,
+            null_share=config.null_share,
+            duplicate_share=config.duplicate_share,
+        )
+        connection = stack.enter_context(closing(database.connect()))
+        path = folder / db_id / f"{db_id}.sqlite"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(connection.serialize())
+        made[db_id] = (database, connection)
+    return made
+
+
+def _draft_questions(
+    split: str, made: dict[str, tuple[Database, sqlite3.Connection]], count: int, seed: int
+) -> list[WorldQuestion]:
+    """[count] questions, dealt out over the databases in turn; no two of a database are alike."""
+    rng = Random(f"{seed}/{split}/questions")
+    questions: list[WorldQuestion] = []
+    asked: dict[str, set[str]] = {db_id: set() for db_id in made}
+    for number, planned in enumerate(planned_kinds(count, rng)):
+        database, connection = list(made.values())[number % len(made)]
+        # When the database holds no new question of the planned kind, take the next kind.
+        kinds = list(KINDS)[list(KINDS).index(planned) :] + list(KINDS)
+        for kind in kinds:
+            draft = draft_question(kind, database, connection, rng, asked=asked[database.db_id])
+            if draft is not None:
+                break
+        else:
+            raise InputError(
+                f"world: {database.db_id} holds no further question; "
+                f"{count} {split} questions need more databases or more rows"
+            )
+        asked[database.db_id].add(draft.gold)
+        questions.append(WorldQuestion(f"{split}_{number:04d}", kind, draft, database))
+    return questions
+
+
+def _demonstrations(
+    questions: list[WorldQuestion],
+    made: dict[str, tuple[Database, sqlite3.Connection]],
+    config: WorldConfig,
+) -> list[Demonstration]:
+    rng = Random(f"{config.seed}/demonstrations")
+    return [
+        demonstrate(question, made[question.database.db_id][1], rng, config.demonstrations)
+        for question in questions
+        for _ in range(config.demonstrations.per_question)
+    ]
+
+
+def _write_json(path: Path, questions: list[WorldQuestion]) -> None:
+    path.write_text(json.dumps([q.record() for q in questions], indent=1) + "\n", encoding="utf-8")
