@@ -2,6 +2,7 @@
 // knows Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/typing.h>
 
 #include <cstdint>
 #include <memory>
@@ -16,19 +17,22 @@ namespace py = pybind11;
 
 namespace {
 
+using Positions = py::array_t<std::int64_t>;
+
 // Hands a vector's memory to numpy without a copy.
-py::array_t<std::int64_t> as_array(std::vector<std::int64_t>&& values) {
+Positions as_array(std::vector<std::int64_t>&& values) {
   auto owner = std::make_unique<std::vector<std::int64_t>>(std::move(values));
   auto* data = owner->data();
   const auto size = static_cast<py::ssize_t>(owner->size());
   const py::capsule capsule(owner.get(),
                             [](void* p) { delete static_cast<std::vector<std::int64_t>*>(p); });
   static_cast<void>(owner.release());  // the capsule deletes it
-  return py::array_t<std::int64_t>(size, data, capsule);
+  return Positions(size, data, capsule);
 }
 
 template <typename Byte>
-py::tuple step_spans(const py::array_t<Byte, py::array::c_style>& mask) {
+py::typing::Tuple<Positions, Positions, Positions> step_spans(
+    const py::array_t<Byte, py::array::c_style>& mask) {
   static_assert(sizeof(Byte) == 1);
   if (mask.ndim() != 2) {
     throw std::invalid_argument("mask must have 2 dimensions, [R, L]");
