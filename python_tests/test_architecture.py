@@ -1,0 +1,83 @@
+"""Which part may know which foreign package; the layers themselves are import-linter's."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "finestep_fast"
+
+# module -> the parts of finestep_fast that may import it
+KNOWN_BY = {
+    "accelerate": {"train", "eval", "adapters"},
+    "finestep_fast._core": {"batch", "ops", "sql"},
+    "matplotlib": {"train", "eval"},
+    "pydantic": {"config"},
+    "rich": {"train", "eval"},
+    "sqlglot": {"sql"},
+    "transformers": {"train", "eval", "adapters"},
+    "triton": {"kernels"},
+    "yaml": {"config"},
+}
+
+
+def _imported_modules(source: str) -> Iterator[str]:
+    """Dotted names of every import of a file, also those inside functions."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _part(path: Path) -> str:
+    """`finestep_fast/sql/engine.py` -> `sql`; `finestep_fast/ops.py` -> `ops`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_every_import_inside_a_function_is_found() -> None:
+    source = "def f():\n    import triton.language as tl\n    from finestep_fast import _core\n"
+    assert list(_imported_modules(source)) == ["triton.language", "finestep_fast._core"]
+
+
+@pytest.mark.parametrize("module", sorted(KNOWN_BY))
+def test_a_foreign_package_is_known_to_its_layer_only(module: str) -> None:
+    strangers = {
+        str(path.relative_to(ROOT))
+        for path in PACKAGE.rglob("*.py")
+        for name in _imported_modules(path.read_text(encoding="utf-8"))
+        if f"{name}.".startswith(f"{module}.") and _part(path) not in KNOWN_BY[module]
+    }
+    assert not strangers, f"only {sorted(KNOWN_BY[module])} may import {module}"
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    """import-linter does not see a module in a folder without `__init__.py`."""
+    folders = {path.parent for path in PACKAGE.rglob("*.py")}
+    assert not [str(folder) for folder in folders if not (folder / "__init__.py").is_file()]
+
+
+def test_importing_the_library_imports_torch_and_nothing_else_heavy() -> None:
+    heavy = ["accelerate", "matplotlib", "pydantic", "sqlglot", "transformers", "triton", "yaml"]
+    code = f"import sys, finestep_fast; print([m for m in {heavy!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_only_the_bindings_know_python() -> None:
+    sources = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc").glob("*.cpp")]
+    assert sources
+    knows = {
+        path.name
+        for path in sources
+        if "Python.h" in (text := path.read_text()) or "pybind11" in text
+    }
+    assert knows == {"bindings.cpp"}
