@@ -1,0 +1,19 @@
+"""The whole method in plain PyTorch, in pipeline order: credit, then loss. Read this first.
+
+It is the oracle of the tests, the baseline of the benchmarks and an implementation of its own
+(`impl="reference"`). It checks no input: that is done once, at the doors in `finestep_fast.ops`.
+"""
+
+from __future__ import annotations
+
+from finestep_fast.reference.credit import step_advantage, step_return
+from finestep_fast.reference.loss import LossCounts, LossOutput, policy_loss, token_advantage
+
+__all__ = [
+    "LossCounts",
+    "LossOutput",
+    "policy_loss",
+    "step_advantage",
+    "step_return",
+    "token_advantage",
+]
