@@ -1,0 +1,132 @@
+"""Questions with their gold queries and databases, read from files in BIRD's format.
+
+Not a check of the databases: one that is missing shows as a failed rollout, not as a failed start.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finestep_fast.errors import InputError
+
+SQL_KEYS = ("SQL", "gold", "query")
+ID_KEYS = ("question_id", "qid")
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question on one database.
+
+    Attributes:
+        question_id: Its name in the file it came from.
+        text: The question in natural language.
+        gold_sql: A query that answers it.
+        db_id: The name of the database.
+        database: The SQLite file.
+        evidence: Outside knowledge that comes with the question; may be empty.
+        difficulty: A label; may be empty.
+        kind: A label; may be empty.
+    """
+
+    question_id: str
+    text: str
+    gold_sql: str
+    db_id: str
+    database: Path
+    evidence: str = ""
+    difficulty: str = ""
+    kind: str = ""
+
+
+def load_questions(questions: Path, databases: Path, *, limit: int | None = None) -> list[Question]:
+    """Reads questions from a JSON list, or from JSON lines.
+
+    Args:
+        questions: The file. Each entry has `question`, `db_id`, the query under `SQL`, `gold` or
+            `query` (a list of accepted queries gives its first), and perhaps `evidence`,
+            `question_id` or `qid`, `difficulty` and `kind`.
+        databases: The folder that holds `<db_id>/<db_id>.sqlite`.
+        limit: How many questions to read at most.
+
+    Returns:
+        The questions in the order of the file.
+
+    Raises:
+        InputError: The file is missing, is no JSON, or an entry lacks a key; it names the place.
+    """
+    if limit is not None and limit < 1:
+        raise InputError(f"limit is {limit}; expected at least 1")
+    try:
+        content = questions.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"questions {str(questions)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"questions {str(questions)!r}: not UTF-8 text: {error}") from error
+    read: list[Question] = []
+    for place, number, entry in entries(content, str(questions)):
+        if limit is not None and len(read) == limit:
+            break
+        read.append(question_from(entry, place, number, databases))
+    return read
+
+
+def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
+    """Every entry of a file with the words that say where it stands, and its number from 0."""
+    if content.lstrip().startswith("["):
+        try:
+            listed = json.loads(content)
+        except ValueError as error:
+            raise InputError(f"questions {source!r}: not JSON: {error}") from error
+        for number, entry in enumerate(listed):
+            yield f"questions {source!r}, entry {number}", number, entry
+        return
+    number = 0
+    for line_number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"questions {source!r}, line {line_number}"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise InputError(f"{place}: not JSON: {error}") from error
+        yield place, number, entry
+        number += 1
+
+
+def question_from(entry: Any, place: str, number: int, databases: Path) -> Question:
+    """The question in one entry; its number stands in for an id that is missing."""
+    if not isinstance(entry, dict):
+        raise InputError(f"{place}: is {type(entry).__name__}; expected a JSON object")
+    gold_key = next((key for key in SQL_KEYS if key in entry), SQL_KEYS[0])
+    gold = entry.get(gold_key)
+    if isinstance(gold, list) and gold:
+        entry = {**entry, gold_key: gold[0]}
+    db_id = text_of(entry, "db_id", place)
+    if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
+        raise InputError(f"{place}: db_id is {db_id!r}; expected the name of a folder")
+    question_id = next((entry[key] for key in ID_KEYS if entry.get(key) is not None), number)
+    return Question(
+        question_id=str(question_id),
+        text=text_of(entry, "question", place),
+        gold_sql=text_of(entry, gold_key, place),
+        db_id=db_id,
+        database=databases / db_id / f"{db_id}.sqlite",
+        evidence=text_of(entry, "evidence", place, default=""),
+        difficulty=text_of(entry, "difficulty", place, default=""),
+        kind=text_of(entry, "kind", place, default=""),
+    )
+
+
+def text_of(entry: Mapping[str, Any], key: str, place: str, *, default: str | None = None) -> str:
+    """The text under a key; the default, where there is one, stands in for a missing one."""
+    value = entry.get(key, default)
+    if value is None:
+        value = default
+    if not isinstance(value, str):
+        reason = "is missing" if value is None else f"is {value!r}; expected text"
+        raise InputError(f"{place}: {key} {reason}")
+    return value

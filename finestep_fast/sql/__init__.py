@@ -1,0 +1,66 @@
+"""SQL at scale: run model-written queries safely, compare their results, look schemas up.
+
+Not a database layer: queries only read. `run`, `match` and `compare` are for a call now and then;
+an `Engine` keeps connections and gold results between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from finestep_fast.sql.comparison import Semantics, compare
+from finestep_fast.sql.engine import Engine, Path
+from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
+from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
+
+__all__ = [
+    "Column",
+    "DatabaseSchema",
+    "Engine",
+    "Match",
+    "Result",
+    "Row",
+    "Semantics",
+    "Status",
+    "Table",
+    "Value",
+    "compare",
+    "database_schema",
+    "match",
+    "run",
+]
+
+
+def run(
+    jobs: Iterable[tuple[Path, str]],
+    *,
+    max_rows: int = 2_000_000,
+    max_bytes: int = 1 << 30,
+    timeout_s: float = 30.0,
+    threads: int | None = None,
+) -> list[Result]:
+    """Runs queries, each given as (database, query); see `Engine.run`."""
+    with Engine(threads=threads) as engine:
+        return engine.run(jobs, max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
+
+
+def match(
+    triples: Iterable[tuple[Path, str, str]],
+    *,
+    semantics: Semantics = "bird",
+    float_tolerance: float = 0.0,
+    max_rows: int = 2_000_000,
+    max_bytes: int = 1 << 30,
+    timeout_s: float = 30.0,
+    threads: int | None = None,
+) -> list[Match]:
+    """Compares queries, each given as (database, predicted, gold); see `Engine.match`."""
+    with Engine(threads=threads) as engine:
+        return engine.match(
+            triples,
+            semantics=semantics,
+            float_tolerance=float_tolerance,
+            max_rows=max_rows,
+            max_bytes=max_bytes,
+            timeout_s=timeout_s,
+        )

@@ -1,0 +1,139 @@
+"""What came of a query, and of a comparison: values with a sentence each, never exceptions.
+
+Not the verdict on a rollout: which status counts against whom is decided by whoever scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+
+Value = int | float | str | bytes | None
+Row = tuple[Value, ...]
+
+
+class Status(StrEnum):
+    """How a query or a comparison ended; `.sentence` says it in words."""
+
+    sentence: str
+
+    def __new__(cls, value: str, sentence: str) -> Status:
+        """A member that is its value as text and carries its sentence."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.sentence = sentence
+        return member
+
+    OK = "ok", "It ran to its end."
+    ERROR = "error", "SQLite refused the query or failed while running it."
+    TIMEOUT = "timeout", "The query was stopped at its deadline."
+    TOO_LARGE = "too_large", "The result, one value of it or the work for it exceeds a limit."
+    DENIED = "denied", "The query asks for more than reading the given database."
+    DATABASE_UNREADABLE = "database_unreadable", "The database is missing or cannot be read."
+    PREDICTED_ERROR = "predicted_error", "The predicted query failed."
+    PREDICTED_TIMEOUT = "predicted_timeout", "The predicted query was stopped at its deadline."
+    PREDICTED_TOO_LARGE = "predicted_too_large", "The predicted query's result exceeds a limit."
+    PREDICTED_DENIED = "predicted_denied", "The predicted query asks for more than reading."
+    GOLD_ERROR = "gold_error", "The gold query failed: nothing can be said about the prediction."
+    GOLD_TIMEOUT = "gold_timeout", "The gold query was stopped at its deadline."
+    GOLD_TOO_LARGE = "gold_too_large", "The gold query's result exceeds a limit."
+    GOLD_DENIED = "gold_denied", "The gold query asks for more than reading the database."
+
+    @property
+    def is_infrastructure(self) -> bool:
+        """Whether the gold query or the database is at fault, so that no verdict was possible."""
+        return self is Status.DATABASE_UNREADABLE or self.value.startswith("gold_")
+
+    @property
+    def as_predicted(self) -> Status:
+        """The status of a comparison whose predicted query ended so."""
+        return PREDICTED_STATUS[self]
+
+    @property
+    def as_gold(self) -> Status:
+        """The status of a comparison whose gold query ended so."""
+        return GOLD_STATUS[self]
+
+
+PREDICTED_STATUS = {
+    Status.OK: Status.OK,
+    Status.ERROR: Status.PREDICTED_ERROR,
+    Status.TIMEOUT: Status.PREDICTED_TIMEOUT,
+    Status.TOO_LARGE: Status.PREDICTED_TOO_LARGE,
+    Status.DENIED: Status.PREDICTED_DENIED,
+    Status.DATABASE_UNREADABLE: Status.DATABASE_UNREADABLE,
+}
+GOLD_STATUS = {
+    Status.OK: Status.OK,
+    Status.ERROR: Status.GOLD_ERROR,
+    Status.TIMEOUT: Status.GOLD_TIMEOUT,
+    Status.TOO_LARGE: Status.GOLD_TOO_LARGE,
+    Status.DENIED: Status.GOLD_DENIED,
+    Status.DATABASE_UNREADABLE: Status.DATABASE_UNREADABLE,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one query returned.
+
+    Attributes:
+        status: How the query ended; everything but OK comes with no rows.
+        columns: Names of the columns, as SQLite reports them.
+        rows: The rows in the order SQLite gave them. Text that is not valid UTF-8 holds lone
+            surrogates in place of the bytes that could not be decoded.
+        truncated: Whether a cap on rows or bytes cut the result short.
+        message: What went wrong, in SQLite's words where it has some; empty when OK.
+        elapsed_ms: Time from the start of the query to its last row.
+        size_bytes: About how much memory the rows hold.
+        invalid_utf8: Whether some text was not valid UTF-8.
+    """
+
+    status: Status
+    columns: tuple[str, ...] = ()
+    rows: tuple[Row, ...] = ()
+    truncated: bool = False
+    message: str = ""
+    elapsed_ms: float = 0.0
+    size_bytes: int = 0
+    invalid_utf8: bool = False
+
+    @cached_property
+    def digest(self) -> str:
+        """Hexadecimal digest of the rows in their order; names of columns do not enter it.
+
+        Two results have the same digest when their rows are equal as Python values, so 1 and 1.0
+        agree. A result that is not OK has the empty digest.
+        """
+        return rows_digest(self.rows) if self.status is Status.OK else ""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The verdict on one predicted query beside its gold query.
+
+    Attributes:
+        equal: Whether the results are equal under the semantics asked for; never after a failure.
+        status: OK when both queries ran, else whose failure it was. A failure of the gold query is
+            reported before one of the prediction.
+        message: What went wrong; empty when OK.
+        elapsed_ms: Time the predicted query took.
+    """
+
+    equal: bool
+    status: Status
+    message: str = ""
+    elapsed_ms: float = 0.0
+
+
+def rows_digest(rows: Sequence[Iterable[Value]]) -> str:
+    """Digest of rows in their order; equal Python values give equal digests."""
+    digest = hashlib.blake2b(digest_size=16)
+    for row in rows:
+        text = repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row])
+        digest.update(text.encode("utf-8", "surrogateescape"))
+        digest.update(b"\n")
+    return digest.hexdigest()
