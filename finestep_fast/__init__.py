@@ -1,8 +1,48 @@
-"""Step-level credit and policy losses for reinforcement learning, made fast."""
+"""Step-level credit and policy losses for reinforcement learning of tool-using agents, made fast.
+
+Rollouts are cut into *steps*: one assistant turn each, the tokens that the policy sampled between
+two messages of the environment. Each step earns *rewards*. *Credit* turns rewards into one
+advantage per step, by comparing it with the other attempts at the same prompt. The *policy loss*
+spreads advantages over the tokens the policy wrote, and nowhere else.
+
+    batch = StepBatch.from_mask(token_mask, group_of_rollout)
+    advantage = step_advantage(batch, step_reward, rollout_outcome)
+    out = policy_loss(token_logp, token_logp_old, batch, advantage)
+    out.loss.backward()
+
+Each op is told once in plain PyTorch (`finestep_fast.reference`) and entered by one door that takes
+`impl="auto"` or the name of an implementation.
+
+Letters, the same everywhere: T tokens on the flat axis, S steps, R rollouts, G groups (one prompt
+each), V vocabulary, D hidden size, L row length of a padded layout. T may be a packed axis or a
+padded [R, L] tensor seen flat; tokens are addressed by their flat position.
+"""
 
 from __future__ import annotations
 
+from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.errors import BuildError, FinestepError, InputError
+from finestep_fast.ops import (
+    available_impls,
+    policy_loss,
+    step_advantage,
+    step_policy_loss,
+    token_advantage,
+)
+from finestep_fast.reference import LossOutput
 
-__all__ = ["BuildError", "CreditConfig", "FinestepError", "InputError", "LossConfig"]
+__all__ = [
+    "BuildError",
+    "CreditConfig",
+    "FinestepError",
+    "InputError",
+    "LossConfig",
+    "LossOutput",
+    "StepBatch",
+    "available_impls",
+    "policy_loss",
+    "step_advantage",
+    "step_policy_loss",
+    "token_advantage",
+]

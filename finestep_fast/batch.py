@@ -63,14 +63,14 @@ class StepBatch:
                 "expected bool [R, L]"
             )
         try:
-            from finestep_fast import _core
+            import finestep_fast._core as core
         except ImportError as error:
             raise BuildError(
                 "StepBatch.from_mask needs the compiled module finestep_fast._core; "
                 "build it with `pip install .`, or use StepBatch.from_spans"
             ) from error
         mask = token_mask.detach().cpu().contiguous().numpy()
-        start, end, offsets = (torch.from_numpy(part) for part in _core.step_spans(mask))
+        start, end, offsets = (torch.from_numpy(part) for part in core.step_spans(mask))
         groups = _groups(group_of_rollout, num_rollouts=token_mask.shape[0])
         return cls(start, end, offsets, *groups, token_mask.numel()).to(token_mask.device)
 
@@ -194,13 +194,16 @@ class StepBatch:
         """Return the same batch on a device; sizes known here are not asked for there again."""
         if torch.device(device) == self.device:
             return self
-        parts = {field.name: getattr(self, field.name) for field in fields(self)}
-        moved = {name: part.to(device) for name, part in parts.items() if name != "num_tokens"}
-        batch = StepBatch(**moved, num_tokens=self.num_tokens)
+        batch = self._moved(device)
         # A frozen dataclass keeps its cached properties in __dict__.
         batch.__dict__["num_policy_tokens"] = self.num_policy_tokens
         batch.__dict__["max_rollout_steps"] = self.max_rollout_steps
         return batch
+
+    def _moved(self, device: torch.device | str) -> StepBatch:
+        parts = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: part.to(device) for name, part in parts.items() if name != "num_tokens"}
+        return StepBatch(**moved, num_tokens=self.num_tokens)
 
     def validate(self) -> None:
         """Check everything that the ops trust.
@@ -219,7 +222,7 @@ class StepBatch:
                 f"step_end has shape {tuple(self.step_end.shape)}; expected "
                 f"{tuple(self.step_start.shape)}, the shape of step_start"
             )
-        here = self.to("cpu")
+        here = self._moved("cpu")
         _check_offsets("step_offsets", here.step_offsets, self.num_rollouts, self.num_steps)
         _check_offsets("group_offsets", here.group_offsets, self.num_groups, self.num_rollouts)
         if not torch.equal(here.group_rollouts.sort().values, torch.arange(self.num_rollouts)):
@@ -266,7 +269,7 @@ def _groups(
 
 def _check_offsets(name: str, offsets: Tensor, num_parts: int, total: int) -> None:
     inside = (
-        offsets.shape[0] == num_parts + 1
+        offsets.shape[0] == num_parts + 1 > 0
         and int(offsets[0]) == 0
         and int(offsets[-1]) == total
         and bool((offsets.diff() >= 0).all())

@@ -7,9 +7,16 @@ It is the oracle of the tests, the baseline of the benchmarks and an implementat
 from __future__ import annotations
 
 from finestep_fast.reference.credit import step_advantage, step_return
-from finestep_fast.reference.loss import LossCounts, LossOutput, policy_loss, token_advantage
+from finestep_fast.reference.loss import (
+    COUNT_OF_AGGREGATION,
+    LossCounts,
+    LossOutput,
+    policy_loss,
+    token_advantage,
+)
 
 __all__ = [
+    "COUNT_OF_AGGREGATION",
     "LossCounts",
     "LossOutput",
     "policy_loss",

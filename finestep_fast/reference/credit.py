@@ -73,7 +73,7 @@ def step_return(
 def _rewards(
     step_reward: Tensor, rollout_outcome: Tensor, *, credit: CreditConfig
 ) -> tuple[Tensor, Tensor]:
-    """The process rewards [S] as a cost against a flawless step, and the outcomes [R], as floats."""
+    """Process rewards [S] as a cost against a flawless step, and outcomes [R], as floats."""
     dtype = torch.promote_types(step_reward.dtype, rollout_outcome.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     return step_reward.to(dtype) - credit.process_baseline, rollout_outcome.to(dtype)
@@ -199,18 +199,14 @@ def group_relative(
     Returns:
         [M] advantages; 0 in a set with fewer than 2 members or without spread.
     """
-    count, total = value.new_zeros(2, num_sets)
-    count.index_add_(0, set_of_value, torch.ones_like(value))
-    total.index_add_(0, set_of_value, value)
+    none = value.new_zeros(num_sets)
+    count = none.index_add(0, set_of_value, torch.ones_like(value))
+    total = none.index_add(0, set_of_value, value)
     others = (count - 1).clamp(min=1)
     deviation = value - (total / count.clamp(min=1))[set_of_value]
-    square = torch.zeros_like(total).index_add_(0, set_of_value, deviation**2)
-    low = torch.zeros_like(total).scatter_reduce_(
-        0, set_of_value, value, "amin", include_self=False
-    )
-    high = torch.zeros_like(total).scatter_reduce_(
-        0, set_of_value, value, "amax", include_self=False
-    )
+    square = none.index_add(0, set_of_value, deviation**2)
+    low = none.scatter_reduce(0, set_of_value, value, "amin", include_self=False)
+    high = none.scatter_reduce(0, set_of_value, value, "amax", include_self=False)
     rounding = 16 * torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
     alike = (count < 2) | (high - low <= rounding)
 
