@@ -68,7 +68,7 @@ class Table:
         return next((column for column in self.columns if column.name.lower() == folded), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DatabaseSchema:
     """The tables of one database file as it was when it was looked at.
 
@@ -80,7 +80,7 @@ class DatabaseSchema:
 
     identity: FileIdentity
     tables: tuple[Table, ...]
-    columns_by_table: dict[str, frozenset[str]] = field(repr=False, compare=False)
+    columns_by_table: dict[str, frozenset[str]] = field(repr=False)
 
     def table(self, name: str) -> Table | None:
         """The table of that name, compared as SQLite compares names: without case."""

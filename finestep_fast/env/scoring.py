@@ -1,0 +1,99 @@
+"""What finished episodes earned: the outcome of each, and a process reward for each of its steps.
+
+Not credit: nothing here looks at another rollout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finestep_fast.env.episode import Episode, EpisodeStatus
+from finestep_fast.env.facts import step_facts
+from finestep_fast.rewards import RewardConfig, StepFacts, process_reward, validators
+from finestep_fast.sql.engine import Engine
+from finestep_fast.sql.outcome import Match, Status
+
+
+@dataclass(frozen=True)
+class RolloutScore:
+    """What one episode earned.
+
+    Attributes:
+        outcome: 1 if the final query's result equals the gold query's, else 0.
+        process: [n] process reward of each step, in [0, 1].
+        validators: [n] the validators of each step by name.
+        counted: Whether the episode says something about the policy; not if the database or the
+            gold query failed.
+        status: How the final query ended, or how the episode did if there is none.
+        message: What went wrong; empty if nothing did.
+    """
+
+    outcome: float
+    process: tuple[float, ...]
+    validators: tuple[dict[str, float], ...]
+    counted: bool
+    status: str
+    message: str
+
+
+def score_episodes(
+    episodes: Sequence[Episode], engine: Engine, rewards: RewardConfig
+) -> list[RolloutScore]:
+    """Scores episodes that are over; all final queries are run and compared in one batch.
+
+    Args:
+        episodes: The episodes, of any questions on any databases.
+        engine: Runs the queries.
+        rewards: Decides what is right and how validators are weighed.
+
+    Returns:
+        One score per episode, in their order. A failed gold query or database gives a score that
+        is not counted, never an exception.
+    """
+    matches = engine.match(
+        [
+            (episode.question.database, episode.final_sql or "", episode.question.gold_sql)
+            for episode in episodes
+        ],
+        semantics=rewards.semantics,
+        timeout_s=rewards.match_timeout_s,
+    )
+    return [
+        rollout_score(episode, match, rewards)
+        for episode, match in zip(episodes, matches, strict=True)
+    ]
+
+
+def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> RolloutScore:
+    """The score of one episode whose final query was compared."""
+    values = step_validators(episode, match.status)
+    failed = episode.status is EpisodeStatus.FAILED
+    counted = not failed and not match.status.is_infrastructure
+    if failed:
+        status, message = str(episode.status), episode.message
+    elif match.status.is_infrastructure or episode.final_sql is not None:
+        status, message = str(match.status), match.message
+    else:
+        status, message = str(episode.status), episode.message
+    return RolloutScore(
+        outcome=float(counted and match.equal),
+        process=tuple(process_reward(value, rewards) for value in values),
+        validators=values,
+        counted=counted,
+        status=status,
+        message=message,
+    )
+
+
+def step_validators(episode: Episode, final_status: Status) -> tuple[dict[str, float], ...]:
+    """The validators of every step of an episode."""
+    if episode.schema is None:
+        return ()
+    earlier: list[StepFacts] = []
+    values = []
+    for step in episode.steps:
+        facts = step_facts(step, episode.schema, final_status=final_status)
+        values.append(validators(facts, earlier))
+        earlier.append(facts)
+    return tuple(values)

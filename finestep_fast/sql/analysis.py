@@ -1,0 +1,112 @@
+"""What a query says: its normal form, and which tables and columns it names.
+
+Not an execution and no judgement of meaning: two queries with different normal forms may well be
+equivalent. It never fails: a query that cannot be parsed has a cruder normal form and no names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sqlglot
+from sqlglot import exp
+from sqlglot.errors import SqlglotError
+
+from finestep_fast.sql import lexer
+from finestep_fast.sql.resolution import Reading
+from finestep_fast.sql.schema import DatabaseSchema
+
+MAX_PARSED_CHARS = 20_000
+MAX_REMEMBERED = 16_384
+DIALECT = sqlglot.Dialect.get_or_raise("sqlite")
+# What sqlglot and a walk over its trees raise on text that is no SQL, besides sqlglot's own errors.
+PARSING_ERRORS = (
+    SqlglotError,
+    RecursionError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    AssertionError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryFacts:
+    """What a query says.
+
+    Attributes:
+        normal_form: Equal for queries that differ only in white space, comments, letter case of
+            keywords and names, quotes around names, redundant parentheses, and aliases.
+        tables: Tables of the database that the query names, as the query spells them, folded.
+        columns: Columns it names: `table.column` where the table is known, else as written. Names
+            that the query gives itself are not among them.
+        missing: Those of `tables` and `columns` that do not exist.
+        parsed: Whether the query could be parsed; if not, there are no names.
+    """
+
+    normal_form: str
+    tables: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    parsed: bool = False
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The tables and columns the query names."""
+        return self.tables + self.columns
+
+    @property
+    def existing(self) -> tuple[str, ...]:
+        """Those of them that exist."""
+        return tuple(name for name in self.named if name not in self.missing)
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def analyse(sql: str, schema: DatabaseSchema) -> QueryFacts:
+    """The facts of one query on one database; remembered, and never an exception.
+
+    An unqualified name in double quotes that is no column, where a value is expected, is a string,
+    as SQLite has it.
+    """
+    query = parsed_query(sql)
+    if query is not None:
+        reading = Reading(schema.columns_by_table)
+        try:
+            normal_form = reading.text_of_query(query)
+        except PARSING_ERRORS:
+            pass
+        else:
+            return QueryFacts(
+                normal_form,
+                tuple(reading.tables),
+                tuple(reading.columns),
+                tuple(reading.missing),
+                parsed=True,
+            )
+    return QueryFacts(lexer.folded_text(sql))
+
+
+@lru_cache(maxsize=MAX_REMEMBERED)
+def outermost_order(sql: str) -> bool:
+    """Whether the outermost SELECT of a query orders its rows; never an exception."""
+    query = parsed_query(sql)
+    if query is None:
+        return lexer.orders_outermost(sql)
+    while isinstance(query, (exp.Subquery, exp.Paren)) and query.args.get("order") is None:
+        query = query.this
+    return query.args.get("order") is not None
+
+
+def parsed_query(sql: str) -> exp.Expr | None:
+    """The tree of a text that holds exactly one query; none for anything else."""
+    if len(sql) > MAX_PARSED_CHARS:
+        return None
+    try:
+        statements = [tree for tree in DIALECT.parse(sql) if tree is not None]
+    except PARSING_ERRORS:
+        return None
+    if len(statements) != 1 or not isinstance(statements[0], (exp.Query, exp.Values)):
+        return None
+    return statements[0]

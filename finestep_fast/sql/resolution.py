@@ -1,0 +1,378 @@
+"""Names in a parsed query, resolved to tables and columns while its normal form is written.
+
+One walk over the tree does both, since a normal form without aliases needs to know what each name
+means. Not a parser, and not sqlglot's optimizer, which is far slower and refuses unknown names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlglot import exp
+
+from finestep_fast.sql.schema import ROWID_NAMES
+
+# Where SQLite reads an unknown name in double quotes as a string without a second thought.
+VALUE_ARGS = frozenset({"expression", "low", "high", "true", "false", "default"})
+SOURCE_ARGS = frozenset({"from_", "joins", "with_", "expressions"})
+
+
+@dataclass(slots=True)
+class Source:
+    """One thing in a FROM clause.
+
+    Attributes:
+        mark: What stands for it in the normal form.
+        columns: Its folded column names with what stands for each; none if they cannot be known.
+        table: The folded name of the table it is, empty if it is made by the query itself.
+        missing: Whether it is a table that does not exist.
+    """
+
+    mark: str
+    columns: Mapping[str, str] | None
+    table: str = ""
+    missing: bool = False
+
+    def has(self, name: str) -> bool:
+        """Whether it surely has a column of that name."""
+        if self.columns is not None and name in self.columns:
+            return True
+        return bool(self.table) and not self.missing and name in ROWID_NAMES
+
+
+@dataclass(slots=True)
+class Scope:
+    """What the names inside one SELECT may refer to.
+
+    Attributes:
+        parent: The scope around a correlated subquery.
+        sources: What its FROM clause holds, by folded alias.
+        aliases: The names its output columns are given, with the normal form behind each.
+        defined: Common table expressions visible in it.
+    """
+
+    parent: Scope | None
+    defined: dict[str, Source]
+    sources: dict[str, Source] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+
+    def outward(self) -> Iterator[Scope]:
+        """This scope and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.parent
+
+
+class Reading:
+    """One walk over one query.
+
+    Attributes:
+        tables: Tables named, folded, in the order of their first mention.
+        columns: Columns named.
+        missing: Those of both that do not exist.
+    """
+
+    def __init__(self, columns_by_table: Mapping[str, frozenset[str]]) -> None:
+        self._columns_by_table = columns_by_table
+        self._num_sources = 0
+        self.tables: dict[str, None] = {}
+        self.columns: dict[str, None] = {}
+        self.missing: dict[str, None] = {}
+
+    def text_of_query(self, query: exp.Expr) -> str:
+        """The normal form of the outermost query; fills in the names on the way."""
+        return self._query(query, None, {})[0]
+
+    def _query(
+        self, query: exp.Expr, parent: Scope | None, defined: dict[str, Source]
+    ) -> tuple[str, dict[str, str] | None]:
+        """The normal form of a query, and its output columns by folded name."""
+        defined, head = self._definitions(query, parent, defined)
+        if isinstance(query, exp.Select):
+            text, outputs = self._select(query, Scope(parent, defined))
+        elif isinstance(query, exp.SetOperation):
+            text, outputs = self._set_operation(query, parent, defined)
+        elif isinstance(query, (exp.Subquery, exp.Paren)):
+            text, outputs = self._query(query.this, parent, defined)
+            scope = Scope(parent, defined, aliases=dict(outputs or {}))
+            text += self._rest(query, scope, frozenset({"this", "alias", "with_"}))
+        else:
+            scope = Scope(parent, defined)
+            text = type(query).__name__ + self._rest(query, scope, frozenset({"with_", "alias"}))
+            outputs = None
+        return head + text, outputs
+
+    def _definitions(
+        self, query: exp.Expr, parent: Scope | None, defined: dict[str, Source]
+    ) -> tuple[dict[str, Source], str]:
+        """The common table expressions visible in a query, and the normal form of its own ones."""
+        clause = query.args.get("with_")
+        if clause is None:
+            return defined, ""
+        defined = dict(defined)
+        texts = []
+        for place, definition in enumerate(clause.expressions):
+            name = folded(definition.args["alias"].this)
+            mark = f"w{place}"
+            inner = dict(defined)
+            if clause.args.get("recursive"):
+                inner[name] = Source(mark, given_names(definition.args["alias"]))
+            text, outputs = self._query(definition.this, parent, inner)
+            defined[name] = Source(mark, given_names(definition.args["alias"]) or outputs)
+            texts.append(f"{mark}={text}")
+        kind = "recursive" if clause.args.get("recursive") else "with"
+        return defined, f"{kind}({';'.join(texts)})"
+
+    def _select(self, select: exp.Select, scope: Scope) -> tuple[str, dict[str, str] | None]:
+        """The normal form of one SELECT, and its output columns."""
+        parts = []
+        clause = select.args.get("from_")
+        if clause is not None:
+            parts.append(self._source(clause.this, scope))
+        joins = select.args.get("joins") or []
+        joined = [(join, self._source(join.this, scope)) for join in joins]
+        parts.extend(self._join(join, text, scope) for join, text in joined)
+        shown = []
+        outputs: dict[str, str] | None = {}
+        for place, output in enumerate(select.expressions):
+            inner = output.this if isinstance(output, exp.Alias) else output
+            text = self._text(inner, scope)
+            shown.append(text)
+            if isinstance(output, exp.Alias):
+                name = folded(output.args["alias"])
+                scope.aliases.setdefault(name, text)
+                if outputs is not None:
+                    outputs.setdefault(name, f"c{place}")
+            elif is_star(inner):
+                outputs = merged(outputs, starred(inner, scope))
+            elif isinstance(inner, exp.Column) and outputs is not None:
+                outputs.setdefault(folded(inner.this), f"c{place}")
+        rest = self._rest(select, scope, SOURCE_ARGS)
+        return f"select({','.join(shown)})from({','.join(parts)}){rest}", outputs
+
+    def _set_operation(
+        self, query: exp.SetOperation, parent: Scope | None, defined: dict[str, Source]
+    ) -> tuple[str, dict[str, str] | None]:
+        """The normal form of a UNION, INTERSECT or EXCEPT; long chains are walked, not nested."""
+        chain = [query]
+        while isinstance(chain[-1].this, exp.SetOperation) and not has_tail(chain[-1].this):
+            chain.append(chain[-1].this)
+        text, outputs = self._query(chain[-1].this, parent, defined)
+        for operation in reversed(chain):
+            other, _ = self._query(operation.args["expression"], parent, defined)
+            kind = type(operation).__name__ + ("" if operation.args.get("distinct") else "All")
+            text = f"{text}{kind}({other})"
+        scope = Scope(parent, defined, aliases=dict(outputs or {}))
+        if outputs is None:
+            scope.sources[""] = Source("", None)
+        skipped = frozenset({"this", "expression", "distinct", "with_"})
+        return text + self._rest(query, scope, skipped), outputs
+
+    def _source(self, node: exp.Expr, scope: Scope) -> str:
+        """The normal form of one thing in a FROM clause, which it adds to the scope."""
+        alias = node.args.get("alias")
+        mark = f"t{self._num_sources}"
+        self._num_sources += 1
+        name = folded(alias.this) if alias is not None and alias.this is not None else ""
+        if isinstance(node, exp.Table) and isinstance(node.this, exp.Identifier):
+            text, source, own_name = self._table(node, mark, scope)
+            name = name or own_name
+        elif isinstance(node, exp.Subquery) and isinstance(node.this, exp.Table):
+            return "(" + self._source(node.this, scope) + ")"
+        elif isinstance(node, (exp.Subquery, exp.Query)):
+            text, outputs = self._query(node, scope.parent, scope.defined)
+            source = Source(mark, outputs)
+        else:
+            rest = self._rest(node, scope, frozenset({"alias", "joins"}))
+            text, source = type(node).__name__ + rest, Source(mark, None)
+            own = node.this
+            if not name and isinstance(own, exp.Anonymous):
+                name = str(own.this).lower()
+        source.columns = given_names(alias) or source.columns
+        scope.sources.setdefault(name or mark, source)
+        joins = node.args.get("joins") or []
+        joined = [(join, self._source(join.this, scope)) for join in joins]
+        return ",".join([text, *(self._join(join, inner, scope) for join, inner in joined)])
+
+    def _table(self, node: exp.Table, mark: str, scope: Scope) -> tuple[str, Source, str]:
+        """The normal form of a table that is named, what it is, and its own name."""
+        name = folded(node.this)
+        database = folded(node.args["db"]) if node.args.get("db") is not None else ""
+        made = scope.defined.get(name) if not database else None
+        if made is not None:
+            return made.mark, Source(mark, made.columns), name
+        shown = f"{database}.{name}" if database not in ("", "main") else name
+        columns = self._columns_by_table.get(name) if database in ("", "main") else None
+        self.tables.setdefault(shown)
+        if name in ("sqlite_master", "sqlite_schema"):
+            return shown, Source(mark, None), name
+        if columns is None:
+            self.missing.setdefault(shown)
+            return shown, Source(mark, None, shown, missing=True), name
+        return shown, Source(mark, {c: c for c in columns}, shown), name
+
+    def _join(self, join: exp.Join, text: str, scope: Scope) -> str:
+        """The normal form of a join whose source has been read."""
+        words = (join.args.get(key) or "" for key in ("method", "side", "kind"))
+        kind = "".join(str(word).upper() for word in words if word not in ("INNER", "CROSS"))
+        using = [self._column(name, "", name, scope) for name in map(folded, join_names(join))]
+        rest = self._rest(join, scope, frozenset({"this", "method", "side", "kind", "using"}))
+        return f"{kind}join {text}" + (f"using({','.join(using)})" if using else "") + rest
+
+    def _text(self, node: Any, scope: Scope, as_value: bool = False) -> str:
+        """The normal form of any node inside a SELECT."""
+        if not isinstance(node, exp.Expr):
+            return str(node)
+        if isinstance(node, exp.Column):
+            return self._column_node(node, scope, as_value)
+        if isinstance(node, exp.Literal):
+            return repr(node.this) if node.args.get("is_string") else str(node.this).lower()
+        if isinstance(node, exp.Identifier):
+            return folded(node)
+        if isinstance(node, (exp.Paren, exp.Alias)):
+            return self._text(node.this, scope, as_value)
+        if isinstance(node, (exp.Query, exp.Subquery)):
+            return f"({self._query(node, scope, scope.defined)[0]})"
+        if isinstance(node, exp.Table):
+            return folded(node.this) if isinstance(node.this, exp.Identifier) else node.sql()
+        if isinstance(node, exp.Anonymous):
+            inner = ",".join(self._text(e, scope, i > 0) for i, e in enumerate(node.expressions))
+            return f"{str(node.this).lower()}({inner})"
+        return type(node).__name__ + self._rest(node, scope, frozenset(), as_value)
+
+    def _rest(
+        self, node: exp.Expr, scope: Scope, skipped: frozenset[str], as_value: bool = False
+    ) -> str:
+        """The normal form of a node's arguments, empty ones and skipped ones left out."""
+        of_case = isinstance(node, (exp.Case, exp.DPipe, exp.Coalesce))
+        parts = []
+        for key, value in node.args.items():
+            if value is None or value is False or value == [] or key in skipped:
+                continue
+            here = as_value or of_case or key in VALUE_ARGS
+            if isinstance(value, list):
+                here = here or isinstance(node, exp.In)
+                inner = ",".join([self._text(item, scope, here) for item in value])
+                parts.append(f"{key}[{inner}]")
+            elif value is True:
+                parts.append(key)
+            else:
+                parts.append(f"{key}={self._text(value, scope, here)}")
+        return f"({' '.join(parts)})" if parts else ""
+
+    def _column_node(self, node: exp.Column, scope: Scope, as_value: bool) -> str:
+        """The normal form of a column or of a qualified star."""
+        qualifier = folded(node.args["table"]) if node.args.get("table") is not None else ""
+        if is_star(node):
+            source = found_source(qualifier, scope)
+            if source is None:
+                self.missing.setdefault(f"{qualifier}.*")
+                self.columns.setdefault(f"{qualifier}.*")
+            return f"{source.mark if source else qualifier}.*"
+        name = folded(node.this)
+        if as_value and not qualifier and is_quoted(node.this) and not known(name, scope):
+            return repr(node.this.name)
+        return self._column(name, qualifier, f"{qualifier}.{name}" if qualifier else name, scope)
+
+    def _column(self, name: str, qualifier: str, written: str, scope: Scope) -> str:
+        """The normal form of a column, which it counts as named, and as missing if it is."""
+        if qualifier:
+            source = found_source(qualifier, scope)
+            if source is None:
+                return self._missing(written, written)
+            if source.missing or (source.columns is not None and not source.has(name)):
+                return self._missing(f"{source.table or qualifier}.{name}", f"{source.mark}.{name}")
+            return self._existing(name, source)
+        for around in scope.outward():
+            for source in around.sources.values():
+                if source.has(name):
+                    return self._existing(name, source)
+            if name in around.aliases:
+                return around.aliases[name]
+        unsure = [s for around in scope.outward() for s in around.sources.values()]
+        if any(s.columns is None and not s.missing for s in unsure):
+            return name
+        return self._missing(written, written)
+
+    def _existing(self, name: str, source: Source) -> str:
+        """Counts a column that exists, if it is one of the database."""
+        if source.table:
+            self.columns.setdefault(f"{source.table}.{name}")
+        return f"{source.mark}.{(source.columns or {}).get(name, name)}"
+
+    def _missing(self, shown: str, text: str) -> str:
+        """Counts a column that does not exist."""
+        self.columns.setdefault(shown)
+        self.missing.setdefault(shown)
+        return text
+
+
+def folded(node: Any) -> str:
+    """A name as SQLite compares it: without case and quotes."""
+    return str(node.name if isinstance(node, exp.Expr) else node).lower()
+
+
+def is_quoted(node: Any) -> bool:
+    """Whether a name stands in quotes."""
+    return isinstance(node, exp.Identifier) and bool(node.args.get("quoted"))
+
+
+def is_star(node: exp.Expr) -> bool:
+    """Whether a node is `*` or `t.*`."""
+    return isinstance(node, exp.Star) or (
+        isinstance(node, exp.Column) and isinstance(node.this, exp.Star)
+    )
+
+
+def has_tail(query: exp.Expr) -> bool:
+    """Whether a set operation has clauses of its own: WITH, ORDER BY, LIMIT."""
+    return any(query.args.get(key) for key in ("with_", "order", "limit", "offset"))
+
+
+def join_names(join: exp.Join) -> list[Any]:
+    """The names in a join's USING."""
+    return list(join.args.get("using") or [])
+
+
+def given_names(alias: Any) -> dict[str, str] | None:
+    """The column names that an alias gives, as in `t(a, b)`; none if it gives none."""
+    names = alias.args.get("columns") if isinstance(alias, exp.TableAlias) else None
+    return {folded(name): f"c{place}" for place, name in enumerate(names)} if names else None
+
+
+def found_source(name: str, scope: Scope) -> Source | None:
+    """What a qualifier means: the innermost source of that name."""
+    for around in scope.outward():
+        if name in around.sources:
+            return around.sources[name]
+    return None
+
+
+def known(name: str, scope: Scope) -> bool:
+    """Whether an unqualified name surely is a column or an alias."""
+    return any(
+        name in around.aliases or any(source.has(name) for source in around.sources.values())
+        for around in scope.outward()
+    )
+
+
+def starred(node: exp.Expr, scope: Scope) -> dict[str, str] | None:
+    """The columns that a star stands for, by name; none if they cannot be known."""
+    sources = list(scope.sources.values())
+    if isinstance(node, exp.Column):
+        source = found_source(folded(node.args["table"]), scope)
+        sources = [source] if source else []
+    columns: dict[str, str] | None = {}
+    for source in sources:
+        columns = merged(columns, {name: name for name in source.columns or {}})
+        if source.columns is None:
+            columns = None
+    return columns
+
+
+def merged(a: dict[str, str] | None, b: dict[str, str] | None) -> dict[str, str] | None:
+    """Output columns of two parts; the first of two equal names counts."""
+    return None if a is None or b is None else {**b, **a}
