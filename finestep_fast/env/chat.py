@@ -1,0 +1,143 @@
+"""Token ids of a conversation: token ids in, token ids out.
+
+A rollout is one growing list of token ids: the prompt's ids, the ids the policy sampled, the ids of
+an observation, and so on. Nothing that was sampled is ever decoded and encoded again, since a
+tokenizer need not give the same ids back (retokenisation drift), and the loss would then be taken on
+tokens that the policy never chose.
+
+This is not a chat template: the tokenizer brings its own. Only the text *between* two assistant turns
+is taken from it, once, and its fixed parts are encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from finestep_fast.env.calls import CALL_END
+from finestep_fast.errors import InputError
+
+_REPLY = "\x02reply\x03"
+_OBSERVATION = "\x02observation\x03"
+
+
+class Tokenizer(Protocol):
+    """What is asked of a tokenizer; every fast tokenizer of `transformers` offers it."""
+
+    eos_token_id: int | None
+    chat_template: Any
+
+    def get_vocab(self) -> dict[str, int]:
+        """The id of every token, added tokens included."""
+
+    def encode(self, text: str, **options: Any) -> list[int]:
+        """The ids of a text."""
+
+    def decode(self, token_ids: Sequence[int], **options: Any) -> str:
+        """The text of ids."""
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
+        """A conversation as text."""
+
+
+class ChatFormat:
+    """Renders prompts and observations of one tokenizer as token ids.
+
+    Args:
+        tokenizer: with a chat template.
+        tools: JSON schemas handed to the chat template; none if the prompt describes the tools itself.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or its template drops a tool's message.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        if not tokenizer.chat_template:
+            raise InputError(
+                "model: its tokenizer has no chat template; expected one that renders tool messages"
+            )
+        self.tokenizer = tokenizer
+        self.tools = list(tools) if tools else None
+        before, after = self._between_turns()
+        self._before_observation = self._ids(before)
+        self._after_observation = self._ids(after)
+        self.end_of_turn_id = (
+            self._before_observation[0] if self._before_observation else tokenizer.eos_token_id
+        )
+        stops = {tokenizer.eos_token_id, self.end_of_turn_id}
+        self.stop_ids = frozenset(token for token in stops if token is not None)
+        last = CALL_END[-1]  # printable ASCII, spelled as itself in every kind of vocabulary
+        self._closing_ids = frozenset(
+            i for token, i in tokenizer.get_vocab().items() if last in token
+        )
+
+    def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+        """The ids of the opening messages, up to where the policy begins to write."""
+        return self._ids(self._render(messages, add_generation_prompt=True))
+
+    def reply_ids(self, text: str) -> list[int]:
+        """The ids of an assistant text that was written by hand (a demonstration), never of a sampled one."""
+        return self._ids(text)
+
+    def observation_ids(self, text: str, reply_ids: Sequence[int]) -> list[int]:
+        """The ids between the reply just sampled and the next one: end of turn, observation, next header.
+
+        Args:
+            text: what the environment answers. Control tokens spelled in it stay plain text.
+            reply_ids: the ids the policy sampled in this turn; an end-of-turn token it emitted is not repeated.
+        """
+        before = self._before_observation
+        if before and reply_ids and reply_ids[-1] == before[0]:
+            before = before[1:]
+        plain = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return [*before, *plain, *self._after_observation]
+
+    def reply_text(self, reply_ids: Sequence[int]) -> str:
+        """The text of a sampled reply, without the end-of-turn token."""
+        ids = list(reply_ids)
+        while ids and ids[-1] in (self.tokenizer.eos_token_id, self.end_of_turn_id):
+            ids.pop()
+        return self.tokenizer.decode(
+            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+        )
+
+    def ends_reply(self, reply_ids: Sequence[int]) -> bool:
+        """Whether the turn is over: an end-of-turn token, or the end of a tool call (nothing may follow one)."""
+        if reply_ids[-1] in self.stop_ids:
+            return True
+        if reply_ids[-1] not in self._closing_ids:
+            return False
+        # A token holds at least one byte, so the closing tag fits into as many tokens as it has bytes.
+        tail = self.tokenizer.decode(list(reply_ids[-len(CALL_END) :]), skip_special_tokens=False)
+        return CALL_END in tail
+
+    def _between_turns(self) -> tuple[str, str]:
+        """The template's text before and after an observation, found by rendering two marks."""
+        conversation = [
+            {"role": "user", "content": "question"},
+            {"role": "assistant", "content": _REPLY},
+            {"role": "tool", "content": _OBSERVATION},
+        ]
+        text = self._render(conversation, add_generation_prompt=True)
+        if _REPLY not in text or _OBSERVATION not in text.split(_REPLY, 1)[1]:
+            raise InputError(
+                "model: its chat template does not render a 'tool' message after an assistant's; "
+                "expected a template for tool calls, like Qwen's"
+            )
+        before, after = text.split(_REPLY, 1)[1].split(_OBSERVATION, 1)
+        return before, after
+
+    def _render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
+        return str(
+            self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages],
+                tools=self.tools,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+            )
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,347 @@
+"""The trainer's settings: one frozen dataclass per stage, composed into `TrainConfig`.
+
+How files and `key=value` words become these is `finestep_fast.config`; what a stage does with its
+settings stands beside that stage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from finestep_fast.config import (
+    CreditConfig,
+    LossConfig,
+    apply_overrides,
+    build,
+    check_reward_balance,
+    read_yaml,
+)
+from finestep_fast.config.check import check_number, check_whole
+from finestep_fast.config_files import config_path
+from finestep_fast.env.config import EnvConfig
+from finestep_fast.errors import InputError
+from finestep_fast.rewards import RewardConfig
+from finestep_fast.train.quickstart.model import SmallModelConfig
+from finestep_fast.train.quickstart.world import WorldConfig
+
+CONFIG_FILE = "config.yaml"
+"""A run's settings, whole, in its folder."""
+
+_FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.")
+
+Schedule = Literal["constant", "cosine", "linear"]
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where questions, databases and demonstrations come from."""
+
+    questions: Path | None = None
+    """Training questions in BIRD's format (JSON or JSON lines); None generates the quickstart's world."""
+    databases: Path | None = None
+    """Folder of `<db_id>/<db_id>.sqlite`."""
+    dev_questions: Path | None = None
+    """Questions to evaluate on; None holds out `dev_share` of the training databases."""
+    dev_databases: Path | None = None
+    """Folder of their databases; None means `databases`."""
+    dev_share: float = 0.1
+    """Share of the databases whose questions are held out when `dev_questions` is None."""
+    demonstrations: Path | None = None
+    """JSON lines of `question_id` and `calls` for the warm start."""
+    limit: int | None = None
+    """At most this many training questions, and as many for dev."""
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """The world that is generated when `questions` is None."""
+
+    def __post_init__(self) -> None:
+        """Check that the fields fit together.
+
+        Raises:
+            InputError: A path is missing beside another, or a number is out of range.
+        """
+        if (self.questions is None) != (self.databases is None):
+            given, missing = (
+                ("questions", "databases") if self.questions else ("databases", "questions")
+            )
+            raise InputError(
+                f"{missing} is missing; {given} needs it: set both, or neither for the quickstart's world"
+            )
+        if self.questions is None:
+            for name in ("dev_questions", "demonstrations"):
+                if getattr(self, name) is not None:
+                    raise InputError(
+                        f"{name} is {getattr(self, name)}; it needs questions and databases beside it"
+                    )
+        check_number("dev_share", self.dev_share, low=0, high=0.9)
+        if self.limit is not None:
+            check_whole("limit", self.limit, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its learning rate."""
+
+    learning_rate: float = 1e-6
+    """Peak learning rate."""
+    schedule: Schedule = "constant"
+    """How the rate goes on after its rise; constant, or down to zero at the last step."""
+    rise_steps: int = 0
+    """Optimiser steps over which the rate rises from zero."""
+    weight_decay: float = 0.0
+    """AdamW's weight decay."""
+    beta2: float = 0.95
+    """AdamW's second-moment decay; the first is 0.9."""
+    max_grad_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_number("learning_rate", self.learning_rate, above=0)
+        check_whole("rise_steps", self.rise_steps, low=0)
+        check_number("weight_decay", self.weight_decay, low=0)
+        check_number("beta2", self.beta2, low=0, high=1)
+        check_number("max_grad_norm", self.max_grad_norm, above=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmStartConfig:
+    """Supervised training on demonstrations, before any reward is seen."""
+
+    tokens: int = 0
+    """Tokens to train on, prompts and observations included; 0 leaves the warm start out."""
+    batch_rollouts: int = 16
+    """Demonstrations per optimiser step, over all processes."""
+    optim: OptimConfig = field(
+        default_factory=lambda: OptimConfig(learning_rate=3e-3, schedule="cosine")
+    )
+    """AdamW."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_whole("tokens", self.tokens, low=0)
+        check_whole("batch_rollouts", self.batch_rollouts, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutConfig:
+    """How many rollouts an update takes, and how they are sampled."""
+
+    prompts: int = 16
+    """Questions per update, over all processes; each is one group."""
+    rollouts_per_prompt: int = 8
+    """Rollouts per question."""
+    temperature: float = 1.0
+    """Of sampling; the losses use the same one."""
+    max_step_tokens: int = 256
+    """Tokens the policy may write in one step."""
+    max_rollout_tokens: int = 4096
+    """Tokens of a whole rollout, prompt and observations included."""
+    batch_rows: int = 128
+    """Rollouts played at once by one process; bounds the memory of the cache."""
+    tool_threads: int = 8
+    """Threads that run tool calls."""
+    drop_uniform_groups: bool = False
+    """Leave out groups whose rollouts all have the same outcome."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_whole("prompts", self.prompts, low=1)
+        check_whole("rollouts_per_prompt", self.rollouts_per_prompt, low=1)
+        check_number("temperature", self.temperature, above=0)
+        check_whole("max_step_tokens", self.max_step_tokens, low=1)
+        check_whole("max_rollout_tokens", self.max_rollout_tokens, low=2)
+        check_whole("batch_rows", self.batch_rows, low=1)
+        check_whole("tool_threads", self.tool_threads, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateConfig:
+    """From scored rollouts to new weights."""
+
+    updates: int = 100
+    """Rounds of rollouts and learning."""
+    minibatches: int = 2
+    """Optimiser steps per pass over the rollouts of an update."""
+    passes: int = 1
+    """Passes over the rollouts of an update."""
+    micro_batch_tokens: int = 16384
+    """Padded tokens of one forward and backward pass; bounds the memory."""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """AdamW."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_whole("updates", self.updates, low=0)
+        check_whole("minibatches", self.minibatches, low=1)
+        check_whole("passes", self.passes, low=1)
+        check_whole("micro_batch_tokens", self.micro_batch_tokens, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on the dev questions, greedy."""
+
+    questions: int | None = None
+    """At most this many dev questions; None takes all."""
+    every_updates: int = 0
+    """Also evaluate after every so many updates; 0 only before and after."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        if self.questions is not None:
+            check_whole("questions", self.questions, low=1)
+        check_whole("every_updates", self.every_updates, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """When the state of a run is written."""
+
+    every_updates: int = 10
+    """Write after every so many updates; 0 only when a phase ends or the run is stopped."""
+    every_warm_steps: int = 200
+    """Write after every so many steps of the warm start; 0 only when it ends or is stopped."""
+    keep: int = 1
+    """How many checkpoints stay."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_whole("every_updates", self.every_updates, low=0)
+        check_whole("every_warm_steps", self.every_warm_steps, low=0)
+        check_whole("keep", self.keep, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything a run is told."""
+
+    output: Path = Path("runs/finestep")
+    """Folder of the run: settings, metrics, rollouts, checkpoints, the trained model."""
+    seed: int = 0
+    """Of the world, the weights, the order of questions and the sampling."""
+    model: Path | None = None
+    """Folder of a `transformers` causal language model with a chat template; None makes `small_model`."""
+    small_model: SmallModelConfig = field(default_factory=SmallModelConfig)
+    """Size of the model that is made when `model` is None."""
+    precision: Precision = "auto"
+    """Of training passes: bfloat16 by autocast, or float32; auto asks the machine."""
+    data: DataConfig = field(default_factory=DataConfig)
+    """Questions, databases, demonstrations."""
+    env: EnvConfig = field(default_factory=EnvConfig)
+    """Tools, prompt, limits of an episode."""
+    rewards: RewardConfig = field(default_factory=RewardConfig)
+    """Weights of the process rewards."""
+    credit: CreditConfig = field(default_factory=CreditConfig)
+    """From rewards to step advantages."""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """From step advantages to the policy loss."""
+    warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
+    """Supervised training first."""
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Sampling."""
+    update: UpdateConfig = field(default_factory=UpdateConfig)
+    """Learning."""
+    eval: EvalConfig = field(default_factory=EvalConfig)
+    """Evaluation."""
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    """Checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check that the stages fit together.
+
+        Raises:
+            InputError: They do not.
+        """
+        check_whole("seed", self.seed, low=0)
+        try:
+            check_reward_balance(self.credit, self.env.max_steps)
+        except InputError as error:
+            raise InputError(f"credit: {error}") from None
+        if (
+            self.data.questions is not None
+            and self.model is None
+            and self.data.demonstrations is None
+        ):
+            raise InputError(
+                "model is null; with data.questions it must be the folder of a causal language model "
+                "(one made here knows nothing unless data.demonstrations teach it)"
+            )
+        if (
+            self.warm_start.tokens
+            and self.data.questions is not None
+            and self.data.demonstrations is None
+        ):
+            raise InputError(
+                f"warm_start.tokens is {self.warm_start.tokens}; it must be 0 without data.demonstrations"
+            )
+
+
+def load_config(source: Path | None, overrides: Sequence[str]) -> TrainConfig:
+    """Read the settings of a run.
+
+    Args:
+        source: A YAML file, or the name of one that comes with the package. None is `quickstart`, or
+            `agent` (made for pretrained models) if `overrides` name a model.
+        overrides: Words such as `update.updates=20`, set after the file is read; `resume=DIR` takes the
+            settings of an earlier run instead.
+
+    Raises:
+        InputError: Something is wrong with a file, a key or a value; the message names it.
+    """
+    resumed = [word for word in overrides if word.startswith("resume=")]
+    if resumed:
+        return _resumed_config(source, resumed[-1].partition("=")[2], overrides)
+    if source is None:
+        names_model = any(word.startswith("model=") for word in overrides)
+        source = config_path("agent" if names_model else "quickstart")
+    elif not source.exists() and source.suffix == "":
+        source = config_path(str(source))
+    return build(TrainConfig, apply_overrides(read_yaml(source), overrides))
+
+
+def _resumed_config(source: Path | None, folder: str, overrides: Sequence[str]) -> TrainConfig:
+    path = Path(folder) / CONFIG_FILE
+    if source is not None:
+        raise InputError(
+            f"resume is {folder!r}; {source} must be left out, the run brings its settings"
+        )
+    if not path.exists():
+        raise InputError(
+            f"resume is {folder!r}; it must be the folder of a run, which holds {CONFIG_FILE}"
+        )
+    changes = [word for word in overrides if not word.startswith("resume=")]
+    for word in changes:
+        if not word.startswith(_FREE_ON_RESUME):
+            raise InputError(
+                f"{word!r}: a resumed run keeps its settings; only {', '.join(_FREE_ON_RESUME)} may change"
+            )
+    mapping = {**read_yaml(path), "output": folder}
+    return build(TrainConfig, apply_overrides(mapping, changes))

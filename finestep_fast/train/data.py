@@ -1,0 +1,110 @@
+"""Questions, databases and demonstrations of a run: generated, or the user's own.
+
+Nothing here touches a model or a tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from finestep_fast.env.calls import ToolCall
+from finestep_fast.env.question import Question, load_questions
+from finestep_fast.errors import InputError
+from finestep_fast.train.config import DataConfig
+from finestep_fast.train.quickstart.world import write_world
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """The calls somebody made to answer a question; the environment's answers come from replaying them."""
+
+    question: Question
+    calls: tuple[ToolCall, ...]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a run learns from and is measured on."""
+
+    train: list[Question]
+    dev: list[Question]
+    demonstrations: list[Demonstration]
+
+    def questions_of_update(self, update: int, prompts: int, seed: int) -> list[Question]:
+        """The questions of one update: a stream of passes over the training set, each in its own order."""
+        chosen = []
+        for place in range(update * prompts, (update + 1) * prompts):
+            epoch, index = divmod(place, len(self.train))
+            order = np.random.default_rng([seed, epoch]).permutation(len(self.train))
+            chosen.append(self.train[order[index]])
+        return chosen
+
+
+def generate_world(config: DataConfig, root: Path) -> DataConfig:
+    """Write the quickstart's world below `root` unless it is there; returns settings that point to it."""
+    if not root.exists():
+        write_world(root, config.world)
+    return DataConfig(
+        questions=root / "train.json",
+        databases=root / "databases",
+        dev_questions=root / "dev.json",
+        demonstrations=root / "demonstrations.jsonl",
+        limit=config.limit,
+        world=config.world,
+    )
+
+
+def load_data(config: DataConfig, seed: int) -> RunData:
+    """Read questions and demonstrations.
+
+    Raises:
+        InputError: A file is unusable, or holds no question.
+    """
+    assert config.questions is not None
+    assert config.databases is not None
+    train = load_questions(config.questions, config.databases)
+    if config.dev_questions is not None:
+        dev = load_questions(config.dev_questions, config.dev_databases or config.databases)
+    else:
+        train, dev = _held_out(train, config.dev_share, seed)
+    if not train:
+        raise InputError(f"data.questions: {config.questions} leaves no question to train on")
+    demonstrations = []
+    if config.demonstrations is not None:
+        demonstrations = _load_demonstrations(config.demonstrations, train)
+    return RunData(train[: config.limit], dev[: config.limit], demonstrations)
+
+
+def _held_out(
+    questions: list[Question], share: float, seed: int
+) -> tuple[list[Question], list[Question]]:
+    """Split by database, so that dev questions are on databases never trained on."""
+    names = sorted({question.db_id for question in questions})
+    count = min(round(share * len(names)) or (share > 0), len(names) - 1)
+    held = set(np.random.default_rng(seed).permutation(names)[:count].tolist())
+    train = [question for question in questions if question.db_id not in held]
+    return train, [question for question in questions if question.db_id in held]
+
+
+def _load_demonstrations(path: Path, questions: list[Question]) -> list[Demonstration]:
+    question_of_id = {question.question_id: question for question in questions}
+    demonstrations = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            question_id = str(record["question_id"])
+            calls = tuple(
+                ToolCall(call["name"], dict(call["arguments"])) for call in record["calls"]
+            )
+        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"{path}: line {number}: {error}; it must hold question_id and calls of name and arguments"
+            ) from error
+        if question_id not in question_of_id:
+            raise InputError(f"{path}: line {number}: no question has question_id {question_id!r}")
+        demonstrations.append(Demonstration(question_of_id[question_id], calls))
+    return demonstrations

@@ -1,0 +1,108 @@
+"""The quickstart's tokenizer and model, made from nothing in a second.
+
+A byte-level BPE fitted to the demonstrations, and a Qwen3-architecture model of under a million
+parameters. They exist so that the whole way can be run without a download; they know no English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+_TURN_START, _TURN_END, _TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+# The syntax of a call, a token a piece: a small model should spend its tokens on the SQL.
+_CALL_PIECES = (
+    '<tool_call>\n{"name": "list_tables", "arguments": {}}\n</tool_call>',
+    '<tool_call>\n{"name": "describe_table", "arguments": {"table": "',
+    '<tool_call>\n{"name": "search_values", "arguments": {"text": "',
+    '<tool_call>\n{"name": "execute_sql", "arguments": {"sql": "',
+    '<tool_call>\n{"name": "submit", "arguments": {"sql": "',
+    '"}}\n</tool_call>',
+    "<tool_call>",
+    "</tool_call>",
+)
+
+# Newlines are written as expressions: a newline that follows a block tag is dropped by the template engine.
+_CHAT_TEMPLATE = (
+    "{%- for message in messages -%}"
+    "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
+    "{%- endfor -%}"
+    "{%- if add_generation_prompt -%}{{ '<|im_start|>assistant\\n' }}{%- endif -%}"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SmallModelConfig:
+    """Size of a model trained from scratch.
+
+    Attributes:
+        vocab_size: tokens of the byte-level BPE, the call syntax and control tokens included.
+        layers: transformer blocks.
+        hidden_size: width D of the hidden states.
+        heads: query heads.
+        kv_heads: key and value heads.
+        mlp_size: width of the gated feed-forward layer.
+        max_tokens: positions the model can address.
+    """
+
+    vocab_size: int = 912
+    layers: int = 3
+    hidden_size: int = 128
+    heads: int = 4
+    kv_heads: int = 2
+    mlp_size: int = 384
+    max_tokens: int = 2048
+
+
+def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE fitted to `texts`, with a chat template and the call syntax as whole tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    pieces = [AddedToken(piece, normalized=False) for piece in _CALL_PIECES]
+    trainer = trainers.BpeTrainer(
+        vocab_size=config.vocab_size - len(pieces),
+        special_tokens=[_TEXT_END, _TURN_START, _TURN_END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens(pieces)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=_TURN_END,
+        pad_token=_TEXT_END,
+        additional_special_tokens=[_TURN_START],
+        clean_up_tokenization_spaces=False,
+        model_max_length=config.max_tokens,
+    )
+    fast.chat_template = _CHAT_TEMPLATE
+    return fast
+
+
+def small_model(
+    tokenizer: PreTrainedTokenizerFast, config: SmallModelConfig, *, seed: int
+) -> Qwen3ForCausalLM:
+    """A randomly initialised Qwen3-architecture model for `tokenizer`."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=max(config.vocab_size, len(tokenizer)),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.mlp_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=config.hidden_size // config.heads,
+            max_position_embeddings=config.max_tokens,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )

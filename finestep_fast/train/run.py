@@ -1,0 +1,331 @@
+"""A run, in order: warm start, evaluation, updates, evaluation, report.
+
+It owns the order of things, and when state is saved. Sampling, credit, learning, checkpoints and
+display are the modules beside it.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object, set_seed
+from torch import nn
+from transformers.utils import logging as transformers_logging
+
+from finestep_fast.config import as_mapping, write_yaml
+from finestep_fast.env.question import Question
+from finestep_fast.env.scoring import RolloutScore
+from finestep_fast.errors import InputError
+from finestep_fast.sql import Engine
+from finestep_fast.train.checkpoint import Checkpoints, RunState
+from finestep_fast.train.config import CONFIG_FILE, TrainConfig
+from finestep_fast.train.learner import Learner
+from finestep_fast.train.logs import Logs
+from finestep_fast.train.policy import attention
+from finestep_fast.train.rollouts import credited, sample_rollouts
+from finestep_fast.train.sampler import Sampler, SamplerConfig
+from finestep_fast.train.screen import Screen, draw_curves
+from finestep_fast.train.setup import make_accelerator, make_parts
+from finestep_fast.train.stop import Stopped, StopRequest
+from finestep_fast.train.summary import Tally, farming_alarm, tally
+from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.warm_start import supervised_step
+
+BEFORE, FINAL = "before", "final"
+"""Names of the evaluations that every run has: before the first update and after the last."""
+
+
+class Run:
+    """One run, from its beginning or from its latest checkpoint.
+
+    Args:
+        config: its settings; `output` is its folder.
+        stop: asked at safe points whether to stop.
+
+    Raises:
+        InputError: The settings, the data or the model are unusable.
+    """
+
+    def __init__(self, config: TrainConfig, stop: StopRequest) -> None:
+        self.config, self.stop, self.folder = config, stop, config.output
+        self.accelerator = make_accelerator()
+        main = self.accelerator.is_main_process
+        self.screen = Screen(live=main)
+        transformers_logging.disable_progress_bar()
+        if main:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_yaml(self.folder / CONFIG_FILE, as_mapping(config))
+        self.accelerator.wait_for_everyone()
+        self.logs = Logs(self.folder, active=main)
+        self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint.keep)
+        set_seed(config.seed, device_specific=True)
+
+    def train(self) -> dict[str, dict[str, float]]:
+        """Do what is left of the run.
+
+        Returns:
+            Evaluations on dev by name, `before` and `final` among them.
+
+        Raises:
+            Stopped: The run was asked to stop; its state is saved.
+        """
+        with Engine(timeout_s=self.config.env.query_timeout_s) as self.engine:
+            self.screen.say(f"run folder: {self.folder}")
+            self.parts = make_parts(self.config, self.folder, self.accelerator, self.engine)
+            self.sampler = self._sampler()
+            self.state = self._restored_state()
+            try:
+                self._warm_start()
+                self._evaluate(BEFORE)
+                self._updates()
+                self._evaluate(FINAL)
+            except Stopped:
+                self._save()
+                raise
+        self._finish()
+        return self.state.evaluations
+
+    def _sampler(self) -> Sampler:
+        # One process may stop in mid-rollout; several must stop together, between updates.
+        check = self.stop.check if self.accelerator.num_processes == 1 else lambda: None
+        rollout = self.config.rollout
+        limits = SamplerConfig(
+            max_step_tokens=rollout.max_step_tokens,
+            max_rollout_tokens=rollout.max_rollout_tokens,
+            temperature=rollout.temperature,
+            batch_rows=rollout.batch_rows,
+            tool_threads=rollout.tool_threads,
+        )
+        return Sampler(self.parts.policy, self.parts.chat, limits, check)
+
+    def _restored_state(self) -> RunState:
+        latest = self.checkpoints.latest()
+        state = RunState()
+        if latest is not None:
+            path, state = latest
+            self.accelerator.load_state(str(path))
+            self.screen.say(
+                f"resumed from {path.name}: {state.warm_steps} steps of warm start, {state.updates} updates"
+            )
+        self.logs.cut_back(state.log_bytes)
+        return state
+
+    def _warm_start(self) -> None:
+        batches = self.parts.batches
+        if self.state.phase != "warm_start":
+            return
+        if batches is not None:
+            every = self.config.checkpoint.every_warm_steps
+            optim = self.config.warm_start.optim
+            title = "warm start"
+            with (
+                self.screen.bar(title, len(batches), done=self.state.warm_steps) as bar,
+                self._training(title),
+            ):
+                for step in range(self.state.warm_steps, len(batches)):
+                    self.stop.check_together(self.accelerator)
+                    loss = supervised_step(
+                        self.accelerator,
+                        self.parts.model,
+                        self.parts.warm.optimizer,
+                        batches[step],
+                        dtype=self.parts.dtype,
+                        max_grad_norm=optim.max_grad_norm,
+                    )
+                    self.parts.warm.scheduler.step()
+                    self.state.warm_steps = step + 1
+                    self.logs.write("warm_start", [{"step": step, "loss": loss}])
+                    bar.advance(1, f"loss {loss:.3f}")
+                    if every and (step + 1) % every == 0 and step + 1 < len(batches):
+                        self._save()
+            self.parts.warm.optimizer.state.clear()  # its moments are of no use to the updates
+        self.state.phase = "update"
+        self._save()
+
+    def _updates(self) -> None:
+        if self.state.phase != "update":
+            return
+        total = self.config.update.updates
+        learner = self._learner()
+        with self.screen.bar("updates", total, done=self.state.updates) as bar:
+            for update in range(self.state.updates, total):
+                self.stop.check_together(self.accelerator)
+                record = self._update(update, learner)
+                self.state.updates = update + 1
+                self.logs.write("metrics", [record])
+                bar.advance(
+                    1,
+                    f"EX {record['ex']:.2f}  calls {record['calls']:.2f}  reward {record['process_reward']:.2f}",
+                )
+                self._warn_of_farming()
+                done, every = update + 1, self.config.eval.every_updates
+                if every and done % every == 0 and done < total:
+                    self._evaluate(f"update_{done}")
+                every = self.config.checkpoint.every_updates
+                if every and done % every == 0 and done < total:
+                    self._save()
+        self.state.phase = "done"
+        self._save()
+
+    def _update(self, update: int, learner: Learner) -> dict[str, Any]:
+        """One round: sample, score, credit, learn; returns its line of the log."""
+        config, rank = self.config, self.accelerator.process_index
+        questions = self.parts.data.questions_of_update(update, config.rollout.prompts, config.seed)
+        begin = time.perf_counter()
+        transcripts, scores, groups = self._play(
+            questions, config.rollout.rollouts_per_prompt, seed=self._seed(1, update)
+        )
+        rollouts = credited(
+            transcripts,
+            scores,
+            groups,
+            config.credit,
+            drop_uniform_groups=config.rollout.drop_uniform_groups,
+        )
+        sampled = time.perf_counter()
+        with self._training("updates"):
+            learnt = learner.learn(rollouts, seed=self._seed(2, update))
+        end = time.perf_counter()
+        records = gather_object([{**item, "process": rank} for item in rollouts.records(update)])
+        self.logs.write("rollouts", records)
+        return {
+            "update": update,
+            **self._together(tally(transcripts, scores)).rates(),
+            **learnt,
+            "rollout_seconds": round(sampled - begin, 3),
+            "learn_seconds": round(end - sampled, 3),
+        }
+
+    def _evaluate(self, name: str) -> None:
+        """Answer the dev questions greedily, unless that was done before the run was resumed."""
+        questions = self.parts.data.dev[: self.config.eval.questions]
+        if name in self.state.evaluations or not questions:
+            return
+        self.stop.check_together(self.accelerator)
+        begin = time.perf_counter()
+        share = len(questions[self.accelerator.process_index :: self.accelerator.num_processes])
+        with self.screen.bar(f"dev, {name}", share) as bar:
+            transcripts, scores, _ = self._play(
+                questions, 1, seed=0, temperature=0.0, on_end=bar.advance
+            )
+        rates = self._together(tally(transcripts, scores)).rates()
+        seconds = time.perf_counter() - begin
+        self.state.evaluations[name] = {**rates, "seconds": seconds}
+        records = [
+            {"name": name, "question_id": t.episode.question.question_id, "outcome": score.outcome}
+            for t, score in zip(transcripts, scores, strict=True)
+        ]
+        self.logs.write("evaluations", gather_object(records))
+
+    def _play(
+        self,
+        questions: Sequence[Question],
+        rollouts_per_prompt: int,
+        *,
+        seed: int,
+        temperature: float | None = None,
+        on_end: Callable[[int], None] = lambda count: None,
+    ) -> tuple[list[Transcript], list[RolloutScore], list[int]]:
+        """Play this process's share of the questions."""
+        share = questions[self.accelerator.process_index :: self.accelerator.num_processes]
+        return sample_rollouts(
+            share,
+            rollouts_per_prompt,
+            sampler=self.sampler,
+            engine=self.engine,
+            env=self.config.env,
+            rewards=self.config.rewards,
+            seed=seed,
+            temperature=temperature,
+            on_end=on_end,
+        )
+
+    def _learner(self) -> Learner:
+        return Learner(
+            self.accelerator,
+            self.parts.model,
+            self.parts.update.optimizer,
+            self.parts.update.scheduler,
+            update=self.config.update,
+            loss=self.config.loss,
+            temperature=self.config.rollout.temperature,
+            dtype=self.parts.dtype,
+            reference_model=self._reference_model(),
+        )
+
+    def _reference_model(self) -> nn.Module | None:
+        """The policy from before the first update; kept in the run's folder for a resumed run."""
+        if self.config.loss.kl is None:
+            return None
+        path = self.folder / "reference.pt"
+        if self.state.updates == 0 and self.accelerator.is_main_process:
+            torch.save(self.parts.policy.state_dict(), path)
+        self.accelerator.wait_for_everyone()
+        if not path.exists():
+            raise InputError(
+                f"{path} is missing; the KL term needs the weights from before the first update"
+            )
+        model = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
+        model.load_state_dict(
+            torch.load(path, map_location=self.accelerator.device, weights_only=True)
+        )
+        return model
+
+    def _finish(self) -> None:
+        model = self.folder / "model"
+        if self.accelerator.is_main_process:
+            self.parts.policy.save_pretrained(model)
+            self.parts.tokenizer.save_pretrained(model)
+            report = {"evaluations": self.state.evaluations, "seconds": self.state.seconds}
+            (self.folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
+            records = self.logs.read("metrics")
+            if records:
+                draw_curves(self.folder / "curves.png", records)
+        self.accelerator.wait_for_everyone()
+        if self.state.evaluations:
+            self.screen.table(
+                f"{self.folder.name}, seed {self.config.seed}", self.state.evaluations
+            )
+        self.screen.say(f"model: {model}")
+
+    def _save(self) -> None:
+        self.state.log_bytes = self.logs.sizes()
+        self.checkpoints.save(self.state, self.accelerator, self.parts.policy, self.parts.tokenizer)
+
+    def _warn_of_farming(self) -> None:
+        alarm = farming_alarm(self.logs.read("metrics"))
+        if alarm:
+            self.screen.say(f"warning: {alarm}")
+
+    def _together(self, mine: Tally) -> Tally:
+        """The tally over all processes."""
+        values = torch.tensor(mine.values(), dtype=torch.float64, device=self.accelerator.device)
+        return Tally.of(self.accelerator.reduce(values, "sum").tolist())
+
+    def _seed(self, *purpose: int) -> int:
+        """A seed of its own for every purpose and process."""
+        words = np.random.SeedSequence([self.config.seed, *purpose, self.accelerator.process_index])
+        return int(words.generate_state(1)[0])
+
+    @contextmanager
+    def _training(self, phase: str) -> Iterator[None]:
+        """Train mode and the attention that trains fastest here; time goes to the phase's account."""
+        begin = time.perf_counter()
+        policy = self.parts.policy
+        policy.train()
+        fastest = (
+            "eager" if self.accelerator.device.type == "cpu" else policy.config._attn_implementation
+        )
+        try:
+            with attention(policy, fastest):
+                yield
+        finally:
+            spent = time.perf_counter() - begin
+            self.state.seconds[phase] = self.state.seconds.get(phase, 0.0) + spent

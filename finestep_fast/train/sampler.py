@@ -1,0 +1,276 @@
+"""Batched multi-turn rollouts of one causal language model.
+
+All rows advance by one token a pass. A row whose turn is over gets its observation's ids forced one
+by one while the others go on sampling, so no rollout waits for another's turn and the key/value cache
+is kept from the first token to the last. Rows that have ended are dropped. The log-probability of a
+sampled token is taken in the pass that sampled it.
+
+This is not a server: one model, one process, one device.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from finestep_fast.env.chat import ChatFormat
+from finestep_fast.env.episode import Episode, EpisodeStatus
+from finestep_fast.train.cache import rollout_cache
+from finestep_fast.train.transcript import Transcript
+
+# Rows are dropped from the batch once this share of them has ended: a copy of the cache pays only then.
+_DROP_SHARE = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig:
+    """Limits and temperature of sampling.
+
+    Attributes:
+        max_step_tokens: tokens the policy may write in one step.
+        max_rollout_tokens: tokens of a whole rollout, prompt and observations included.
+        temperature: of sampling; 0 takes the most probable token.
+        batch_rows: rollouts that are played at once; more wait. Bounds the memory of the cache.
+        tool_threads: threads that run the tool calls of one pass.
+    """
+
+    max_step_tokens: int = 256
+    max_rollout_tokens: int = 4096
+    temperature: float = 1.0
+    batch_rows: int = 128
+    tool_threads: int = 8
+
+
+@dataclass
+class _Row:
+    transcript: Transcript
+    forced: deque[int]
+    reply: list[int] = field(default_factory=list)
+    reply_logp: list[float] = field(default_factory=list)
+    ended: bool = False
+
+
+class Sampler:
+    """Plays episodes with a model.
+
+    Args:
+        model: a causal language model, not wrapped for training.
+        chat: renders prompts and observations.
+        config: limits and temperature.
+        check: called once a pass; may raise to abandon the rollouts (Ctrl-C).
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        chat: ChatFormat,
+        config: SamplerConfig,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.model = model
+        self.chat = chat
+        self.config = config
+        self.check = check
+
+    def play(
+        self,
+        episodes: Sequence[Episode],
+        *,
+        seed: int,
+        temperature: float | None = None,
+        on_end: Callable[[int], None] = lambda count: None,
+    ) -> list[Transcript]:
+        """Play episodes to their ends.
+
+        Args:
+            episodes: [R] fresh episodes; neighbours with the same prompt share its computation.
+            seed: of the sampling; the same seed, model and episodes give the same tokens.
+            temperature: overrides the configured one.
+            on_end: called with the number of rollouts that have just ended.
+
+        Returns:
+            [R] transcripts, in the order of `episodes`.
+        """
+        generator = torch.Generator(device=self.model.device).manual_seed(seed)
+        heat = self.config.temperature if temperature is None else temperature
+        was_training = self.model.training
+        self.model.eval()
+        transcripts: list[Transcript] = []
+        try:
+            with torch.inference_mode(), ThreadPoolExecutor(self.config.tool_threads) as tools:
+                for first in range(0, len(episodes), self.config.batch_rows):
+                    batch = episodes[first : first + self.config.batch_rows]
+                    transcripts += _Batch(self, batch, generator, heat, tools, on_end).play()
+        finally:
+            self.model.train(was_training)
+        return transcripts
+
+
+class _Batch:
+    """One batch of rows under way; see `Sampler.play`."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        episodes: Sequence[Episode],
+        generator: torch.Generator,
+        temperature: float,
+        tools: ThreadPoolExecutor,
+        on_end: Callable[[int], None],
+    ) -> None:
+        self.model, self.chat, self.config = sampler.model, sampler.chat, sampler.config
+        self.check = sampler.check
+        self.generator, self.temperature = generator, temperature
+        self.tools, self.on_end = tools, on_end
+        prompts: dict[tuple[tuple[str, str], ...], list[int]] = {}
+        self.rows: list[_Row] = []
+        for episode in episodes:
+            messages = episode.messages()
+            key = tuple((message["role"], message["content"]) for message in messages)
+            ids = prompts.get(key) or prompts.setdefault(key, self.chat.prompt_ids(messages))
+            self.rows.append(_Row(Transcript(episode, list(ids), len(ids)), deque()))
+        self.all_rows = list(self.rows)
+        self._leave_out_unplayable()
+
+    def play(self) -> list[Transcript]:
+        if self.rows:
+            logits = self._prefill()
+            while True:
+                self.check()
+                token = self._drop_ended(self._next_tokens(logits))
+                if not self.rows:
+                    break
+                logits = self._advance(token)
+        return [row.transcript for row in self.all_rows]
+
+    def _leave_out_unplayable(self) -> None:
+        """Drop episodes that have failed already, and prompts that leave no room for an answer."""
+        limit = self.config.max_rollout_tokens
+        for row in self.rows:
+            length = row.transcript.num_prompt_tokens
+            if length >= limit:
+                row.transcript.episode.end(
+                    EpisodeStatus.FAILED,
+                    f"the prompt has {length} tokens; max_rollout_tokens is {limit}",
+                )
+        self.rows = [row for row in self.rows if not row.transcript.episode.done]
+        self.on_end(len(self.all_rows) - len(self.rows))
+
+    def _prefill(self) -> Tensor:
+        """Run every distinct prompt once, left-padded; returns the logits [B, V] after it."""
+        place: dict[tuple[int, ...], int] = {}
+        place_of_row = [
+            place.setdefault(tuple(row.transcript.token_ids), len(place)) for row in self.rows
+        ]
+        width = max(len(ids) for ids in place)
+        device = self.model.device
+        token = torch.zeros(len(place), width, dtype=torch.long)
+        mask = torch.zeros(len(place), width, dtype=torch.long)
+        for ids, row in place.items():
+            token[row, width - len(ids) :] = torch.tensor(ids)
+            mask[row, width - len(ids) :] = 1
+        self.cache = rollout_cache(self.model.config)
+        position = (mask.cumsum(-1) - 1).clamp_min(0)
+        logits = self._forward(token.to(device), mask.to(device), position.to(device))
+        rows = torch.tensor(place_of_row, device=device)
+        self.cache.reorder_cache(rows)
+        self.mask = mask.to(device)[rows]
+        self.position = position[:, -1:].to(device)[rows]
+        return logits[rows]
+
+    def _advance(self, token: Tensor) -> Tensor:
+        """Feed one token [B, 1] per row; returns the next logits [B, V]."""
+        self.mask = torch.cat([self.mask, torch.ones_like(token)], dim=1)
+        self.position = self.position + 1
+        return self._forward(token, self.mask, self.position)
+
+    def _forward(self, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:
+        output = self.model(
+            input_ids=token,
+            attention_mask=mask,
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _next_tokens(self, logits: Tensor) -> Tensor:
+        """Sample a token for every row that is writing, take the forced one for the others; [B, 1]."""
+        sampled, sampled_logp = self._sample(logits)
+        tokens = sampled.tolist()
+        logps = sampled_logp.tolist()
+        turned: list[_Row] = []
+        for place, row in enumerate(self.rows):
+            if row.ended:
+                continue
+            if row.forced:
+                tokens[place] = row.forced.popleft()
+                continue
+            row.reply.append(tokens[place])
+            row.reply_logp.append(logps[place])
+            if self._turn_is_over(row):
+                turned.append(row)
+        if turned:
+            self._take_turns(turned)
+        return torch.tensor(tokens, device=logits.device)[:, None]
+
+    def _sample(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        if self.temperature == 0:
+            logp = logits.log_softmax(-1)
+            token = logp.argmax(-1)
+        else:
+            logp = (logits / self.temperature).log_softmax(-1)
+            token = torch.multinomial(logp.exp(), 1, generator=self.generator)[:, 0]
+        return token, logp.gather(-1, token[:, None])[:, 0]
+
+    def _turn_is_over(self, row: _Row) -> bool:
+        length = len(row.transcript.token_ids) + len(row.reply)
+        return (
+            len(row.reply) >= self.config.max_step_tokens
+            or length >= self.config.max_rollout_tokens
+            or self.chat.ends_reply(row.reply)
+        )
+
+    def _take_turns(self, rows: list[_Row]) -> None:
+        """Hand finished replies to their episodes; force the observations' ids, or end the rows."""
+        for row in rows:
+            row.transcript.add_step(row.reply, row.reply_logp)
+        replies = [self.chat.reply_text(row.reply) for row in rows]
+        steps = [row.transcript.episode.step for row in rows]
+        turns = list(self.tools.map(lambda step, reply: step(reply), steps, replies))
+        for row, turn in zip(rows, turns, strict=True):
+            row.ended = turn.done
+            if not turn.done:
+                self._observe(row, self.chat.observation_ids(turn.observation, row.reply))
+            row.reply, row.reply_logp = [], []
+        self.on_end(sum(row.ended for row in rows))
+
+    def _observe(self, row: _Row, observation: list[int]) -> None:
+        transcript = row.transcript
+        if len(transcript.token_ids) + len(observation) >= self.config.max_rollout_tokens:
+            transcript.episode.end(EpisodeStatus.OUT_OF_TOKENS)
+            row.ended = True
+        else:
+            transcript.add_observation(observation)
+            row.forced.extend(observation)
+
+    def _drop_ended(self, token: Tensor) -> Tensor:
+        """Drop ended rows when enough of them have gathered; returns the tokens [B, 1] of those kept."""
+        kept = [place for place, row in enumerate(self.rows) if not row.ended]
+        if len(kept) > (1 - _DROP_SHARE) * len(self.rows):
+            return token
+        self.rows = [self.rows[place] for place in kept]
+        if not kept:
+            return token[:0]
+        rows = torch.tensor(kept, device=token.device)
+        self.cache.reorder_cache(rows)
+        self.mask, self.position = self.mask[rows], self.position[rows]
+        return token[rows]

@@ -1,0 +1,176 @@
+"""What a run works with, put together: data, tokenizer, model, optimisers.
+
+Nothing is trained here. A resumed run is put together in the same way and then takes over its saved
+state.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import nn
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
+
+from finestep_fast.env.chat import ChatFormat
+from finestep_fast.env.tools import TOOL_SCHEMAS
+from finestep_fast.errors import InputError
+from finestep_fast.sql import Engine
+from finestep_fast.train.config import OptimConfig, TrainConfig
+from finestep_fast.train.data import RunData, generate_world, load_data
+from finestep_fast.train.policy import load_model, load_tokenizer, training_dtype
+from finestep_fast.train.quickstart.model import small_model, small_tokenizer
+from finestep_fast.train.replay import Dialogue, replay, transcripts
+from finestep_fast.train.warm_start import DemonstrationBatches
+
+_WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+@dataclass
+class Optimization:
+    """An optimiser and the schedule of its learning rate."""
+
+    optimizer: torch.optim.Optimizer
+    scheduler: LRScheduler
+
+
+@dataclass
+class Parts:
+    """The parts of a run.
+
+    Attributes:
+        data: questions and demonstrations.
+        tokenizer: of the policy.
+        chat: prompts and observations as token ids.
+        policy: the model itself.
+        model: the model as prepared for training.
+        dtype: of training passes.
+        batches: of the warm start; None if there is none.
+        warm: of the warm start.
+        update: of the updates.
+    """
+
+    data: RunData
+    tokenizer: PreTrainedTokenizerFast
+    chat: ChatFormat
+    policy: PreTrainedModel
+    model: nn.Module
+    dtype: torch.dtype
+    batches: DemonstrationBatches | None
+    warm: Optimization
+    update: Optimization
+
+
+def make_accelerator() -> Accelerator:
+    """An accelerator for one process or several with a whole model each.
+
+    Raises:
+        InputError: The launch asks for a model in pieces, which sampling here cannot do.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise InputError(
+            "accelerate: FSDP was asked for; expected one process or several with a whole model each"
+        )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    if accelerator.distributed_type not in _WHOLE_MODEL:
+        raise InputError(
+            f"accelerate: distributed type {accelerator.distributed_type.value}; "
+            "expected one process or several with a whole model each"
+        )
+    return accelerator
+
+
+def make_parts(
+    config: TrainConfig, folder: Path, accelerator: Accelerator, engine: Engine
+) -> Parts:
+    """Put a run together.
+
+    Args:
+        config: its settings.
+        folder: of the run; the generated world and a tokenizer made from it are kept there.
+        accelerator: of the run.
+        engine: runs the demonstrations' calls.
+
+    Raises:
+        InputError: The data or the model are unusable.
+    """
+    sources = config.data
+    if sources.questions is None:
+        with accelerator.main_process_first():
+            sources = generate_world(sources, folder / "world")
+    data = load_data(sources, config.seed)
+    warm_tokens = config.warm_start.tokens
+    dialogues = (
+        [replay(item, engine, config.env) for item in data.demonstrations] if warm_tokens else []
+    )
+    with accelerator.main_process_first():
+        tokenizer = _tokenizer(config, folder / "tokenizer", dialogues)
+    chat = ChatFormat(tokenizer, TOOL_SCHEMAS)
+    batches = None
+    if dialogues:
+        batches = DemonstrationBatches(
+            transcripts(dialogues, chat, config.rollout.max_rollout_tokens),
+            tokens=warm_tokens,
+            batch_rollouts=config.warm_start.batch_rollouts,
+            seed=config.seed,
+        )
+    if config.model is not None:
+        policy = load_model(config.model)
+    else:
+        policy = small_model(tokenizer, config.small_model, seed=config.seed)
+    update_steps = config.update.updates * config.update.passes * config.update.minibatches
+    warm = _optimization(policy, config.warm_start.optim, len(batches) if batches else 1)
+    update = _optimization(policy, config.update.optim, max(update_steps, 1))
+    model, warm.optimizer, update.optimizer = accelerator.prepare(
+        policy, warm.optimizer, update.optimizer
+    )
+    accelerator.register_for_checkpointing(warm.scheduler, update.scheduler)
+    return Parts(
+        data=data,
+        tokenizer=tokenizer,
+        chat=chat,
+        policy=accelerator.unwrap_model(model),
+        model=model,
+        dtype=training_dtype(config.precision, accelerator.device),
+        batches=batches,
+        warm=warm,
+        update=update,
+    )
+
+
+def _tokenizer(
+    config: TrainConfig, kept: Path, dialogues: list[Dialogue]
+) -> PreTrainedTokenizerFast:
+    """The model's own, the one kept in the run's folder, or one fitted to the demonstrations."""
+    if config.model is not None:
+        return load_tokenizer(config.model)
+    if not kept.exists():
+        if not dialogues:
+            raise InputError(
+                "warm_start.tokens is 0; it must be more, or `model` must name a folder"
+            )
+        texts = (text for dialogue in dialogues for text in dialogue.texts())
+        partial = kept.with_name(f".partial-{kept.name}")
+        small_tokenizer(texts, config.small_model).save_pretrained(partial)
+        partial.rename(kept)
+    return load_tokenizer(kept)
+
+
+def _optimization(policy: PreTrainedModel, config: OptimConfig, num_steps: int) -> Optimization:
+    optimizer = AdamW(
+        policy.parameters(),
+        lr=config.learning_rate,
+        betas=(0.9, config.beta2),
+        weight_decay=config.weight_decay,
+    )
+    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    scheduler = get_scheduler(
+        name, optimizer, num_warmup_steps=config.rise_steps, num_training_steps=num_steps
+    )
+    return Optimization(optimizer, scheduler)

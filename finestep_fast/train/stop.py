@@ -1,0 +1,73 @@
+"""Ctrl-C and SIGTERM as a request to stop at the next safe point."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Self
+
+import torch
+from accelerate import Accelerator
+
+from finestep_fast.errors import FinestepError
+
+
+class Stopped(FinestepError):
+    """The run was asked to stop; `signal_number` says by what."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signal_number).name}")
+        self.signal_number = signal_number
+
+
+class StopRequest:
+    """Catches SIGINT and SIGTERM while it is entered; a second one acts at once, as it would without it."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._previous: dict[int, signal._HANDLER] = {}
+
+    def __enter__(self) -> Self:
+        """Install the handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Put the former handlers back."""
+        self._restore()
+
+    def check(self) -> None:
+        """Stop here if asked to.
+
+        Raises:
+            Stopped: A signal has come.
+        """
+        if self.signal_number is not None:
+            raise Stopped(self.signal_number)
+
+    def check_together(self, accelerator: Accelerator) -> None:
+        """Stop here if any process was asked to; all processes must call this.
+
+        Raises:
+            Stopped: A signal has come to one of them.
+        """
+        if accelerator.num_processes > 1:
+            mine = torch.tensor(float(self.signal_number or 0), device=accelerator.device)
+            number = int(accelerator.gather(mine[None]).max())
+            self.signal_number = number or None
+        self.check()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

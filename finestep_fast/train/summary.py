@@ -1,0 +1,120 @@
+"""What a set of rollouts looks like in numbers: the one place where they are defined."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from finestep_fast.env.scoring import RolloutScore
+from finestep_fast.train.transcript import Transcript
+
+
+@dataclass
+class Tally:
+    """Counts over rollouts; sums of tallies are tallies, so processes can add theirs up.
+
+    Attributes:
+        rollouts: that count, infrastructure failures left out.
+        failed: left out because something outside the policy failed.
+        outcome: sum of outcomes.
+        process: sum over rollouts of the mean process reward of their steps.
+        calls: tool calls, the final submit included.
+        silent: rollouts that looked at nothing before they answered.
+        steps: assistant turns.
+        malformed: of these, not exactly one well-formed call.
+        redundant: of these, a repeat of an earlier call or result.
+        policy_tokens: written by the policy.
+        tokens: of whole rollouts.
+    """
+
+    rollouts: int = 0
+    failed: int = 0
+    outcome: float = 0.0
+    process: float = 0.0
+    calls: int = 0
+    silent: int = 0
+    steps: int = 0
+    malformed: int = 0
+    redundant: int = 0
+    policy_tokens: int = 0
+    tokens: int = 0
+
+    def add(self, transcript: Transcript, score: RolloutScore) -> None:
+        """Count one rollout."""
+        if not score.counted:
+            self.failed += 1
+            return
+        malformed = sum(values["format"] < 1 for values in score.validators)
+        calls = len(score.validators) - malformed
+        self.rollouts += 1
+        self.outcome += score.outcome
+        self.process += sum(score.process) / max(len(score.process), 1)
+        self.calls += calls
+        self.silent += calls <= 1
+        self.steps += len(score.validators)
+        self.malformed += malformed
+        self.redundant += sum(
+            values["format"] == 1 and values["novel"] < 1 for values in score.validators
+        )
+        self.policy_tokens += transcript.num_policy_tokens
+        self.tokens += len(transcript.token_ids)
+
+    def values(self) -> list[float]:
+        """The counts as numbers, to be added over processes."""
+        return [float(value) for value in asdict(self).values()]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Tally:
+        """The tally that `values` were taken from."""
+        return cls(**dict(zip(asdict(cls()), values, strict=True)))
+
+    def rates(self) -> dict[str, float]:
+        """Per rollout and per step; all 0 where nothing was counted."""
+        rollouts, steps = max(self.rollouts, 1), max(self.steps, 1)
+        return {
+            "ex": self.outcome / rollouts,
+            "process_reward": self.process / rollouts,
+            "calls": self.calls / rollouts,
+            "silent_rate": self.silent / rollouts,
+            "redundant_rate": self.redundant / max(self.calls, 1),
+            "malformed_rate": self.malformed / steps,
+            "policy_tokens": self.policy_tokens / rollouts,
+            "tokens": self.tokens / rollouts,
+            "rollouts": float(self.rollouts),
+            "failed": float(self.failed),
+        }
+
+
+def tally(transcripts: Sequence[Transcript], scores: Sequence[RolloutScore]) -> Tally:
+    """Count rollouts."""
+    total = Tally()
+    for transcript, score in zip(transcripts, scores, strict=True):
+        total.add(transcript, score)
+    return total
+
+
+def farming_alarm(records: Sequence[Mapping[str, float]], window: int = 10) -> str | None:
+    """Say so when calls per question have risen by a fifth over two windows while EX has not.
+
+    Args:
+        records: one line of metrics per update, in order.
+        window: updates per window.
+
+    Returns:
+        A warning, once per window at most, or None.
+    """
+    if len(records) < 2 * window or len(records) % window:
+        return None
+
+    def mean(key: str, part: Sequence[Mapping[str, float]]) -> float:
+        return sum(record[key] for record in part) / len(part)
+
+    before, after = records[-2 * window : -window], records[-window:]
+    calls = mean("calls", before), mean("calls", after)
+    ex = mean("ex", before), mean("ex", after)
+    if calls[1] <= 1.2 * calls[0] or ex[1] > ex[0]:
+        return None
+    return (
+        f"calls per question rose from {calls[0]:.2f} to {calls[1]:.2f} over {window} updates "
+        f"while EX went from {ex[0]:.1%} to {ex[1]:.1%}: process rewards may be farmed"
+    )

@@ -1,0 +1,95 @@
+"""Supervised steps on demonstrations: the policy's tokens, and only those, are learnt."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finestep_fast.train.padding import pad_rows
+from finestep_fast.train.policy import token_logp
+from finestep_fast.train.transcript import Transcript
+
+# Batches are cut from this many neighbours sorted by length: little padding, still well mixed.
+_POOL_BATCHES = 8
+
+
+class DemonstrationBatches:
+    """The batches of a warm start; any of them can be had again, so a run can be resumed.
+
+    Args:
+        transcripts: demonstrations as token ids.
+        tokens: how many tokens to train on, passes repeated.
+        batch_rollouts: demonstrations per step, over all processes.
+        seed: of the order.
+    """
+
+    def __init__(
+        self, transcripts: Sequence[Transcript], *, tokens: int, batch_rollouts: int, seed: int
+    ) -> None:
+        self.transcripts = transcripts
+        self.batch_rollouts = batch_rollouts
+        self.seed = seed
+        mean_length = sum(len(item.token_ids) for item in transcripts) / len(transcripts)
+        self._num_steps = math.ceil(tokens / (mean_length * batch_rollouts))
+        self._order = functools.lru_cache(maxsize=2)(self._permutation)
+
+    def __len__(self) -> int:
+        """The number of steps."""
+        return self._num_steps
+
+    def __getitem__(self, step: int) -> list[Transcript]:
+        """The demonstrations of one step: neighbours by length within a pool that passes give."""
+        pool, place = divmod(step, _POOL_BATCHES)
+        pool_size = self.batch_rollouts * _POOL_BATCHES
+        chosen = []
+        for index in range(pool * pool_size, (pool + 1) * pool_size):
+            epoch, within = divmod(index, len(self.transcripts))
+            chosen.append(self.transcripts[self._order(epoch)[within]])
+        chosen.sort(key=lambda item: len(item.token_ids))
+        batch = np.random.default_rng([self.seed, 1, pool]).permutation(_POOL_BATCHES)[place]
+        return chosen[batch * self.batch_rollouts : (batch + 1) * self.batch_rollouts]
+
+    def _permutation(self, epoch: int) -> list[int]:
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.transcripts))
+        return [int(index) for index in order]
+
+
+def supervised_step(
+    accelerator: Accelerator,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batch: Sequence[Transcript],
+    *,
+    dtype: torch.dtype,
+    max_grad_norm: float,
+) -> float:
+    """One optimiser step on the mean negative log-probability of the policy's tokens.
+
+    Args:
+        accelerator: of the run.
+        model: as prepared by it.
+        optimizer: as prepared by it.
+        batch: demonstrations of the step, at least one per process; each process takes its share.
+        dtype: of the forward pass.
+        max_grad_norm: gradients are scaled down to this norm.
+
+    Returns:
+        The loss over all processes.
+    """
+    share = batch[accelerator.process_index :: accelerator.num_processes]
+    total = sum(item.num_policy_tokens for item in batch)
+    rows = pad_rows([item.token_ids for item in share], accelerator.device)
+    with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype != torch.float32):
+        logp = token_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
+        loss = -logp.sum() / total
+    accelerator.backward(loss * accelerator.num_processes)  # the wrapper averages over processes
+    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(accelerator.reduce(loss.detach(), "sum"))
