@@ -36,6 +36,13 @@ def _imported_modules(source: str) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
+def _is_module(name: str) -> bool:
+    """Whether `finestep_fast.x` or `finestep_fast.x.y` lies in a module, not in the front door."""
+    part = name.partition(".")[2].partition(".")[0]
+    folder, file = PACKAGE / part, PACKAGE / f"{part}.py"
+    return part == "_core" or (part != "" and (folder.is_dir() or file.is_file()))
+
+
 def _part(path: Path) -> str:
     """`finestep_fast/sql/engine.py` -> `sql`; `finestep_fast/ops.py` -> `ops`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
@@ -55,6 +62,18 @@ def test_a_foreign_package_is_known_to_its_layer_only(module: str) -> None:
         if f"{name}.".startswith(f"{module}.") and _part(path) not in KNOWN_BY[module]
     }
     assert not strangers, f"only {sorted(KNOWN_BY[module])} may import {module}"
+
+
+def test_only_programs_and_adapters_use_the_front_door() -> None:
+    """Everything below imports what `finestep_fast/__init__.py` offers from where it is made."""
+    users = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in PACKAGE.rglob("*.py")
+        if _part(path) not in {"__init__", "train", "eval", "adapters"}
+        for name in _imported_modules(path.read_text(encoding="utf-8"))
+        if name.startswith("finestep_fast") and not _is_module(name)
+    }
+    assert not users
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
