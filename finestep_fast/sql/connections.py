@@ -85,8 +85,9 @@ class Connection:
 class ConnectionPool:
     """Idle connections by database, at most `max_idle` of them; the longest unused go first."""
 
-    def __init__(self, max_idle: int) -> None:
+    def __init__(self, max_idle: int, max_heap_bytes: int) -> None:
         self._max_idle = max_idle
+        self._max_heap_bytes = max_heap_bytes
         self._lock = threading.Lock()
         self._idle: OrderedDict[FileIdentity, list[Connection]] = OrderedDict()
         self._num_idle = 0
@@ -109,7 +110,7 @@ class ConnectionPool:
         guard = Guard()
         connection = Connection(identity, open_read_only(identity.path), guard)
         try:
-            fence(connection.sqlite, guard)
+            fence(connection.sqlite, guard, self._max_heap_bytes)
         except sqlite3.Error as error:
             connection.sqlite.close()
             raise UnreadableDatabaseError(f"database {identity.path!r}: {error}") from error

@@ -30,7 +30,7 @@ from finestep_fast.sql.connections import (
     UnreadableDatabaseError,
     file_identity,
 )
-from finestep_fast.sql.execution import Limits, fetched
+from finestep_fast.sql.execution import OUT_OF_MEMORY, Limits, fetched
 from finestep_fast.sql.outcome import Match, Result, Status
 
 Path = str | os.PathLike[str]
@@ -43,6 +43,10 @@ VOLATILE = re.compile(
     r"|\bstrftime\s*\(\s*'[^']*'\s*\)",
     re.IGNORECASE,
 )
+
+
+PATIENCE_S = 0.02
+QUICK_JOBS = 20
 
 
 class Engine:
@@ -58,6 +62,8 @@ class Engine:
         threads: Queries run at the same time; by default one per available core.
         max_connections: Idle connections kept.
         gold_cache_bytes: Memory that remembered gold results may take.
+        max_heap_bytes: Memory that SQLite may take. One process has one such limit: the smallest
+            that any engine in it asked for.
 
     Raises:
         InputError: A limit is not a positive number.
@@ -72,6 +78,7 @@ class Engine:
         threads: int | None = None,
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
+        max_heap_bytes: int = 2 << 30,
     ) -> None:
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.timeout_s = timeout_s
@@ -84,8 +91,9 @@ class Engine:
             threads=self.threads,
             max_connections=max_connections,
             gold_cache_bytes=gold_cache_bytes,
+            max_heap_bytes=max_heap_bytes,
         )
-        self._connections = ConnectionPool(max_connections)
+        self._connections = ConnectionPool(max_connections, max_heap_bytes)
         self._golds = GoldCache(gold_cache_bytes)
         self._workers: ThreadPoolExecutor | None = None
         self._starting = threading.Lock()
@@ -279,31 +287,43 @@ class Engine:
             self._connections.give_back(connection)
 
     def _each(self, work: Callable[[Job], Answer], jobs: Sequence[Job]) -> list[Answer]:
-        """The answers to all jobs in their order, worked out by several threads."""
+        """The answers to all jobs in their order; helper threads join in when it takes long."""
         num_helpers = min(self.threads, len(jobs)) - 1
         if num_helpers < 1:
             return [work(job) for job in jobs]
-        answers: list[Answer | None] = [None] * len(jobs)
+        answers: dict[int, Answer] = {}
         positions = iter(range(len(jobs)))
+        finished = threading.Event()
 
         def take_turns() -> None:
             for position in positions:
                 answers[position] = work(jobs[position])
 
+        def help_if_slow() -> None:
+            # Queries of microseconds run faster in one thread, which then never waits for the GIL.
+            num_before = 0
+            while not finished.wait(PATIENCE_S):
+                if len(answers) - num_before < QUICK_JOBS:
+                    return take_turns()
+                num_before = len(answers)
+
         helpers: list[Future[None]] = []
         try:
-            helpers = [self._pool().submit(take_turns) for _ in range(num_helpers)]
+            helpers = [self._pool().submit(help_if_slow) for _ in range(num_helpers)]
             take_turns()
+            finished.set()
             for helper in helpers:
                 helper.result()
         except BaseException:
-            for helper in helpers:
-                helper.cancel()
             for _ in positions:  # nobody shall take another turn
                 pass
+            finished.set()
             self._connections.cancel()
             raise
-        return [answer for answer in answers if answer is not None]
+        for position, answer in answers.items():
+            if ran_out_of_memory(answer):  # perhaps by a neighbour's fault: once more, alone
+                answers[position] = work(jobs[position])
+        return [answers[position] for position in range(len(jobs))]
 
     def _pool(self) -> ThreadPoolExecutor:
         """The helper threads, started when first needed."""
@@ -355,6 +375,11 @@ def as_whole(result: Result, semantics: str) -> Result:
         message = "the result holds text that is not valid UTF-8"
         return Result(Status.ERROR, message=message, elapsed_ms=result.elapsed_ms)
     return result
+
+
+def ran_out_of_memory(answer: object) -> bool:
+    """Whether a query failed for want of memory, which all queries of a process share."""
+    return isinstance(answer, (Result, Match)) and answer.message.endswith(OUT_OF_MEMORY)
 
 
 def orders_rows(sql: str) -> bool:

@@ -13,6 +13,7 @@ from sys import getsizeof
 from finestep_fast.sql.connections import Connection
 from finestep_fast.sql.outcome import Result, Row, Status
 
+OUT_OF_MEMORY = "out of memory"
 UNDECODED = "Could not decode to UTF-8"
 DATABASE_CODES = frozenset(
     {
@@ -98,8 +99,10 @@ def failed(connection: Connection, error: Exception) -> Result:
         if time.monotonic() <= guard.deadline:
             raise KeyboardInterrupt from error
         return Result(Status.TIMEOUT, message="stopped at the deadline")
-    if isinstance(error, (MemoryError, sqlite3.DataError)):
-        return Result(Status.TOO_LARGE, message=str(error) or "out of memory")
+    if isinstance(error, MemoryError):
+        return Result(Status.TOO_LARGE, message=OUT_OF_MEMORY)
+    if isinstance(error, sqlite3.DataError):
+        return Result(Status.TOO_LARGE, message=str(error))
     if code is not None and code & 0xFF in DATABASE_CODES:
         path = connection.identity.path
         return Result(Status.DATABASE_UNREADABLE, message=f"database {path!r}: {error}")

@@ -1,7 +1,7 @@
 """The wall around one connection: what a query may do, and until when.
 
-Not a memory wall for a whole process, and no protection from one instruction that SQLite cannot
-interrupt: limits on lengths keep the known ones short.
+No protection from one instruction that SQLite cannot interrupt: limits on lengths keep the known
+ones short.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finestep_fast.sql import lexer
 MAX_VALUE_BYTES = 16 << 20
 MAX_SQL_BYTES = 128 << 10
 MAX_EXPANDED_CTES = 4096
-INSTRUCTIONS_PER_TICK = 10_000
+INSTRUCTIONS_PER_TICK = 1000
 LIMITS = {
     sqlite3.SQLITE_LIMIT_LENGTH: MAX_VALUE_BYTES,
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: MAX_SQL_BYTES,
@@ -129,13 +129,14 @@ class Guard:
         self.cancelled = True
 
 
-def fence(connection: sqlite3.Connection, guard: Guard) -> None:
+def fence(connection: sqlite3.Connection, guard: Guard, max_heap_bytes: int) -> None:
     """Puts limits, settings, authorizer and clock on a connection that was just opened."""
     for limit, value in LIMITS.items():
         connection.setlimit(limit, value)
     connection.execute("PRAGMA query_only=1")
     connection.execute("PRAGMA trusted_schema=0")
     connection.execute("PRAGMA temp_store=2")
+    connection.execute(f"PRAGMA hard_heap_limit={int(max_heap_bytes)}")
     with contextlib.suppress(sqlite3.OperationalError):  # a build without JSON
         # Declaring a table-valued function writes to the schema in memory: done before the wall.
         connection.execute("SELECT 1 FROM json_each('[]'), json_tree('[]')").close()

@@ -275,7 +275,11 @@ class Reading:
         name = folded(node.this)
         if as_value and not qualifier and is_quoted(node.this) and not known(name, scope):
             return repr(node.this.name)
-        return self._column(name, qualifier, f"{qualifier}.{name}" if qualifier else name, scope)
+        written = f"{qualifier}.{name}" if qualifier else name
+        if node.args.get("db") is not None and folded(node.args["db"]) != "main":
+            written = f"{folded(node.args['db'])}.{written}"
+            return self._missing(written, written)
+        return self._column(name, qualifier, written, scope)
 
     def _column(self, name: str, qualifier: str, written: str, scope: Scope) -> str:
         """The normal form of a column, which it counts as named, and as missing if it is."""
