@@ -2,11 +2,11 @@
 
 A rollout is one growing list of token ids: the prompt's ids, the ids the policy sampled, the ids of
 an observation, and so on. Nothing that was sampled is ever decoded and encoded again, since a
-tokenizer need not give the same ids back (retokenisation drift), and the loss would then be taken on
-tokens that the policy never chose.
+tokenizer need not give the same ids back (retokenisation drift), and the loss would then be taken
+on tokens that the policy never chose.
 
-This is not a chat template: the tokenizer brings its own. Only the text *between* two assistant turns
-is taken from it, once, and its fixed parts are encoded once.
+This is not a chat template: the tokenizer brings its own. Only the text *between* two assistant
+turns is taken from it, once, and its fixed parts are encoded once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
     def encode(self, text: str, **options: Any) -> list[int]:
         """The ids of a text."""
 
-    def decode(self, token_ids: Sequence[int], **options: Any) -> str:
+    def decode(self, token_ids: list[int], **options: Any) -> str | list[str]:
         """The text of ids."""
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
@@ -45,7 +45,7 @@ class ChatFormat:
 
     Args:
         tokenizer: with a chat template.
-        tools: JSON schemas handed to the chat template; none if the prompt describes the tools itself.
+        tools: JSON schemas for the chat template; none if the prompt describes the tools itself.
 
     Raises:
         InputError: the tokenizer has no chat template, or its template drops a tool's message.
@@ -78,15 +78,16 @@ class ChatFormat:
         return self._ids(self._render(messages, add_generation_prompt=True))
 
     def reply_ids(self, text: str) -> list[int]:
-        """The ids of an assistant text that was written by hand (a demonstration), never of a sampled one."""
+        """The ids of a reply written by hand (a demonstration), never of a sampled one."""
         return self._ids(text)
 
     def observation_ids(self, text: str, reply_ids: Sequence[int]) -> list[int]:
-        """The ids between the reply just sampled and the next one: end of turn, observation, next header.
+        """The ids between a sampled reply and the next one: end of turn, observation, header.
 
         Args:
             text: what the environment answers. Control tokens spelled in it stay plain text.
-            reply_ids: the ids the policy sampled in this turn; an end-of-turn token it emitted is not repeated.
+            reply_ids: the ids sampled in this turn; an end-of-turn token among them is not
+                repeated.
         """
         before = self._before_observation
         if before and reply_ids and reply_ids[-1] == before[0]:
@@ -99,19 +100,16 @@ class ChatFormat:
         ids = list(reply_ids)
         while ids and ids[-1] in (self.tokenizer.eos_token_id, self.end_of_turn_id):
             ids.pop()
-        return self.tokenizer.decode(
-            ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-        )
+        return self._text(ids)
 
     def ends_reply(self, reply_ids: Sequence[int]) -> bool:
-        """Whether the turn is over: an end-of-turn token, or the end of a tool call (nothing may follow one)."""
+        """Whether the turn is over: an end-of-turn token or a closed call (nothing may follow)."""
         if reply_ids[-1] in self.stop_ids:
             return True
         if reply_ids[-1] not in self._closing_ids:
             return False
-        # A token holds at least one byte, so the closing tag fits into as many tokens as it has bytes.
-        tail = self.tokenizer.decode(list(reply_ids[-len(CALL_END) :]), skip_special_tokens=False)
-        return CALL_END in tail
+        # A token holds a byte or more, so the tag lies within as many tokens as it has bytes.
+        return CALL_END in self._text(list(reply_ids[-len(CALL_END) :]))
 
     def _between_turns(self) -> tuple[str, str]:
         """The template's text before and after an observation, found by rendering two marks."""
@@ -141,3 +139,10 @@ class ChatFormat:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _text(self, ids: list[int]) -> str:
+        return str(
+            self.tokenizer.decode(
+                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )

@@ -6,9 +6,9 @@ Here keys and values lie in one slab with room to spare, and the model sees view
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
-from torch import Tensor
+from torch import LongTensor, Tensor
 from transformers import DynamicCache, PreTrainedConfig
 from transformers.cache_utils import DynamicLayer
 
@@ -16,7 +16,7 @@ _FIRST_CAPACITY = 256
 
 
 class SlabLayer(DynamicLayer):
-    """One layer's keys and values, [B, heads, tokens, D], as views of slabs that double when full."""
+    """One layer's keys and values, [B, heads, tokens, D]: views of slabs that double when full."""
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Take dtype, device and widths from the first keys and values, [B, heads, new, D]."""
@@ -39,18 +39,18 @@ class SlabLayer(DynamicLayer):
         self._key_slab[:, :, self._size : size] = key_states
         self._value_slab[:, :, self._size : size] = value_states
         self._size = size
-        self._expose()
-        return self.keys, self.values
+        return self._expose()
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep the rows `beam_idx` of the batch, in that order; a row may be named more than once."""
+        """Keep the rows `beam_idx` of the batch, in that order; a row may be named twice."""
         self._key_slab = self._copied(self._key_slab, self._key_slab.shape[-2], beam_idx)
         self._value_slab = self._copied(self._value_slab, self._value_slab.shape[-2], beam_idx)
         self._expose()
 
-    def _expose(self) -> None:
-        self.keys = self._key_slab[:, :, : self._size]
-        self.values = self._value_slab[:, :, : self._size]
+    def _expose(self) -> tuple[Tensor, Tensor]:
+        keys, values = self._key_slab[:, :, : self._size], self._value_slab[:, :, : self._size]
+        self.keys, self.values = keys, values
+        return keys, values
 
     def _copied(self, slab: Tensor, capacity: int, rows: Tensor | None = None) -> Tensor:
         held = slab[:, :, : self._size]
@@ -61,8 +61,14 @@ class SlabLayer(DynamicLayer):
 
 
 def rollout_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A cache for a model: slabs if every layer attends to everything, transformers' own layers if not."""
+    """A cache for a model: slabs if every layer attends to all tokens, else transformers' own."""
     cache = DynamicCache(config=config)
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
-        cache.layers = [SlabLayer() for _ in cache.layers]
+        # Their constructor has no types.
+        cache.layers = [SlabLayer() for _ in cache.layers]  # type: ignore[no-untyped-call]
     return cache
+
+
+def select_rows(cache: DynamicCache, rows: Tensor) -> None:
+    """Keep the rows [B] of the batch, in that order; a row may be named twice."""
+    cache.reorder_cache(cast(LongTensor, rows))

@@ -41,7 +41,7 @@ class DataConfig:
     """Where questions, databases and demonstrations come from."""
 
     questions: Path | None = None
-    """Training questions in BIRD's format (JSON or JSON lines); None generates the quickstart's world."""
+    """Training questions in BIRD's format, JSON or JSON lines; None generates the quickstart's."""
     databases: Path | None = None
     """Folder of `<db_id>/<db_id>.sqlite`."""
     dev_questions: Path | None = None
@@ -68,13 +68,15 @@ class DataConfig:
                 ("questions", "databases") if self.questions else ("databases", "questions")
             )
             raise InputError(
-                f"{missing} is missing; {given} needs it: set both, or neither for the quickstart's world"
+                f"{missing} is missing; {given} needs it: "
+                "set both, or neither for the quickstart's world"
             )
         if self.questions is None:
             for name in ("dev_questions", "demonstrations"):
                 if getattr(self, name) is not None:
                     raise InputError(
-                        f"{name} is {getattr(self, name)}; it needs questions and databases beside it"
+                        f"{name} is {getattr(self, name)}; "
+                        "it needs questions and databases beside it"
                     )
         check_number("dev_share", self.dev_share, low=0, high=0.9)
         if self.limit is not None:
@@ -248,7 +250,7 @@ class TrainConfig:
     seed: int = 0
     """Of the world, the weights, the order of questions and the sampling."""
     model: Path | None = None
-    """Folder of a `transformers` causal language model with a chat template; None makes `small_model`."""
+    """Folder of a causal language model with a chat template; None makes `small_model`."""
     small_model: SmallModelConfig = field(default_factory=SmallModelConfig)
     """Size of the model that is made when `model` is None."""
     precision: Precision = "auto"
@@ -291,8 +293,8 @@ class TrainConfig:
             and self.data.demonstrations is None
         ):
             raise InputError(
-                "model is null; with data.questions it must be the folder of a causal language model "
-                "(one made here knows nothing unless data.demonstrations teach it)"
+                "model is null; with data.questions it must be the folder of a causal language "
+                "model (one made here knows nothing unless data.demonstrations teach it)"
             )
         if (
             self.warm_start.tokens
@@ -300,7 +302,8 @@ class TrainConfig:
             and self.data.demonstrations is None
         ):
             raise InputError(
-                f"warm_start.tokens is {self.warm_start.tokens}; it must be 0 without data.demonstrations"
+                f"warm_start.tokens is {self.warm_start.tokens}; "
+                "it must be 0 without data.demonstrations"
             )
 
 
@@ -308,10 +311,10 @@ def load_config(source: Path | None, overrides: Sequence[str]) -> TrainConfig:
     """Read the settings of a run.
 
     Args:
-        source: A YAML file, or the name of one that comes with the package. None is `quickstart`, or
-            `agent` (made for pretrained models) if `overrides` name a model.
-        overrides: Words such as `update.updates=20`, set after the file is read; `resume=DIR` takes the
-            settings of an earlier run instead.
+        source: A YAML file, or the name of one that comes with the package. None is `quickstart`,
+            or `agent` (made for pretrained models) if `overrides` name a model.
+        overrides: Words such as `update.updates=20`, set after the file is read; `resume=DIR` takes
+            the settings of an earlier run instead.
 
     Raises:
         InputError: Something is wrong with a file, a key or a value; the message names it.
@@ -341,7 +344,8 @@ def _resumed_config(source: Path | None, folder: str, overrides: Sequence[str]) 
     for word in changes:
         if not word.startswith(_FREE_ON_RESUME):
             raise InputError(
-                f"{word!r}: a resumed run keeps its settings; only {', '.join(_FREE_ON_RESUME)} may change"
+                f"{word!r}: a resumed run keeps its settings; "
+                f"only {', '.join(_FREE_ON_RESUME)} may change"
             )
     mapping = {**read_yaml(path), "output": folder}
     return build(TrainConfig, apply_overrides(mapping, changes))

@@ -20,7 +20,7 @@ from finestep_fast.train.quickstart.world import write_world
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The calls somebody made to answer a question; the environment's answers come from replaying them."""
+    """The calls somebody made to answer a question; replaying them gives the observations."""
 
     question: Question
     calls: tuple[ToolCall, ...]
@@ -35,7 +35,7 @@ class RunData:
     demonstrations: list[Demonstration]
 
     def questions_of_update(self, update: int, prompts: int, seed: int) -> list[Question]:
-        """The questions of one update: a stream of passes over the training set, each in its own order."""
+        """The questions of one update, from a stream of passes over all, each in its own order."""
         chosen = []
         for place in range(update * prompts, (update + 1) * prompts):
             epoch, index = divmod(place, len(self.train))
@@ -45,7 +45,7 @@ class RunData:
 
 
 def generate_world(config: DataConfig, root: Path) -> DataConfig:
-    """Write the quickstart's world below `root` unless it is there; returns settings that point to it."""
+    """Write the quickstart's world below `root` unless it is there; returns settings for it."""
     if not root.exists():
         write_world(root, config.world)
     return DataConfig(
@@ -102,7 +102,8 @@ def _load_demonstrations(path: Path, questions: list[Question]) -> list[Demonstr
             )
         except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
-                f"{path}: line {number}: {error}; it must hold question_id and calls of name and arguments"
+                f"{path}: line {number}: {error}; "
+                "it must hold question_id and calls of name and arguments"
             ) from error
         if question_id not in question_of_id:
             raise InputError(f"{path}: line {number}: no question has question_id {question_id!r}")

@@ -74,7 +74,7 @@ class Learner:
             seed: of the order of rollouts.
 
         Returns:
-            Means over the optimiser steps, over all processes; empty if there was nothing to learn from.
+            Means over the optimiser steps, over all processes; empty if there was nothing to learn.
         """
         samples = [
             _Sample(item.token_ids, item.step_spans, item.token_logp, advantage)
@@ -84,7 +84,7 @@ class Learner:
                 strict=True,
             )
         ]
-        if int(self._total(len(samples))) == 0:
+        if self._total(len(samples)) == 0:
             return {}
         steps: list[dict[str, float]] = []
         for epoch in range(self.config.passes):
@@ -98,9 +98,9 @@ class Learner:
 
     def _optimizer_step(self, samples: Sequence[_Sample]) -> dict[str, float]:
         counts = {
-            "num_policy_tokens": int(self._total(sum(item.num_policy_tokens for item in samples))),
-            "num_rollouts": int(self._total(len(samples))),
-            "num_steps": int(self._total(sum(len(item.step_spans) for item in samples))),
+            "num_policy_tokens": self._total(sum(item.num_policy_tokens for item in samples)),
+            "num_rollouts": self._total(len(samples)),
+            "num_steps": self._total(sum(len(item.step_spans) for item in samples)),
         }
         if counts["num_rollouts"] == 0:
             return {}
@@ -130,7 +130,7 @@ class Learner:
         norm = self.accelerator.clip_grad_norm_(
             self.model.parameters(), self.config.optim.max_grad_norm
         )
-        rate = self.scheduler.get_last_lr()[0]
+        rate = float(self.scheduler.get_last_lr()[0])
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
@@ -161,7 +161,9 @@ class Learner:
             torch.cat([item.step_advantage for item in samples]).to(device),
             loss=self.loss,
             token_logp_ref=self._reference_logp(rows, spans),
-            **counts,
+            num_policy_tokens=counts["num_policy_tokens"],
+            num_rollouts=counts["num_rollouts"],
+            num_steps=counts["num_steps"],
         )
         return out.loss, out.metrics
 
@@ -182,7 +184,7 @@ class Learner:
             return self._logp(self.reference_model, rows, spans)
 
     def _zero_loss(self) -> Tensor:
-        """A loss of 0 that touches every parameter, so that a process without rollouts keeps in step."""
+        """A loss of 0 that touches every parameter: a process without rollouts keeps in step."""
         rows = pad_rows([[0]], self.accelerator.device)
         logits = self.model(
             input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
@@ -190,5 +192,7 @@ class Learner:
         zero: Tensor = logits.sum() * 0.0
         return zero
 
-    def _total(self, count: int) -> Tensor:
-        return self.accelerator.reduce(torch.tensor(count, device=self.accelerator.device), "sum")
+    def _total(self, count: int) -> int:
+        """The sum over processes."""
+        mine = torch.tensor(count, device=self.accelerator.device)
+        return int(self.accelerator.reduce(mine, "sum"))

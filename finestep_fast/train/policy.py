@@ -27,11 +27,17 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         InputError: There is none that can be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
     except (OSError, ValueError) as error:
         raise InputError(
             f"model is {str(path)!r}; no tokenizer can be read there: {error}"
         ) from error
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise InputError(
+            f"model is {str(path)!r}; its tokenizer is a {type(tokenizer).__name__}; "
+            "it must be a fast one (tokenizer.json)"
+        )
+    return tokenizer
 
 
 def load_model(path: Path) -> PreTrainedModel:
@@ -61,7 +67,7 @@ def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    # The capability the vector kernels were chosen for says nothing of bfloat16 products; the flags do.
+    # The capability that vector kernels were chosen for says nothing of bfloat16; the flags do.
     supports = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supports and supports())
 
@@ -98,7 +104,9 @@ def token_logp(
         [R, L] float32, differentiable; 0 outside the spans.
     """
     row, column = _positions(spans, rows.token_ids.device)
-    logits = model(input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False).logits
+    logits: Tensor = model(
+        input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
+    ).logits
     chosen = logits[row, column - 1].float() / temperature
     target = rows.token_ids[row, column]
     logp = chosen.log_softmax(-1).gather(-1, target[:, None])[:, 0]

@@ -19,7 +19,7 @@ from finestep_fast.train.transcript import Transcript
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A replayed demonstration: the episode, and per step the reply and the observation that followed."""
+    """A replayed demonstration: the episode, and per step the reply and its observation."""
 
     episode: Episode
     turns: list[tuple[str, str]]

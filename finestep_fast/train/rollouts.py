@@ -95,7 +95,7 @@ def sample_rollouts(
     """Play and score `rollouts_per_prompt` episodes per question.
 
     Returns:
-        [R] transcripts, [R] scores, [R] index of the question; rollouts of a question are neighbours.
+        [R] transcripts, [R] scores, [R] index of the question; its rollouts are neighbours.
     """
     group_of_rollout = [
         group for group in range(len(questions)) for _ in range(rollouts_per_prompt)

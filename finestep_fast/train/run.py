@@ -112,7 +112,8 @@ class Run:
             path, state = latest
             self.accelerator.load_state(str(path))
             self.screen.say(
-                f"resumed from {path.name}: {state.warm_steps} steps of warm start, {state.updates} updates"
+                f"resumed from {path.name}: {state.warm_steps} steps of warm start, "
+                f"{state.updates} updates"
             )
         self.logs.cut_back(state.log_bytes)
         return state
@@ -162,7 +163,8 @@ class Run:
                 self.logs.write("metrics", [record])
                 bar.advance(
                     1,
-                    f"EX {record['ex']:.2f}  calls {record['calls']:.2f}  reward {record['process_reward']:.2f}",
+                    f"EX {record['ex']:.2f}  calls {record['calls']:.2f}  "
+                    f"reward {record['process_reward']:.2f}",
                 )
                 self._warn_of_farming()
                 done, every = update + 1, self.config.eval.every_updates
@@ -272,7 +274,7 @@ class Run:
             raise InputError(
                 f"{path} is missing; the KL term needs the weights from before the first update"
             )
-        model = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
+        model: nn.Module = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
         model.load_state_dict(
             torch.load(path, map_location=self.accelerator.device, weights_only=True)
         )
@@ -316,7 +318,7 @@ class Run:
 
     @contextmanager
     def _training(self, phase: str) -> Iterator[None]:
-        """Train mode and the attention that trains fastest here; time goes to the phase's account."""
+        """Train mode, and the attention that trains fastest here; adds to the phase's seconds."""
         begin = time.perf_counter()
         policy = self.parts.policy
         policy.train()

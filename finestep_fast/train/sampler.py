@@ -1,9 +1,9 @@
 """Batched multi-turn rollouts of one causal language model.
 
 All rows advance by one token a pass. A row whose turn is over gets its observation's ids forced one
-by one while the others go on sampling, so no rollout waits for another's turn and the key/value cache
-is kept from the first token to the last. Rows that have ended are dropped. The log-probability of a
-sampled token is taken in the pass that sampled it.
+by one while the others go on sampling, so no rollout waits for another's turn and the key/value
+cache is kept from the first token to the last. Rows that have ended are dropped. The
+log-probability of a sampled token is taken in the pass that sampled it.
 
 This is not a server: one model, one process, one device.
 """
@@ -21,10 +21,10 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.cache import rollout_cache
+from finestep_fast.train.cache import rollout_cache, select_rows
 from finestep_fast.train.transcript import Transcript
 
-# Rows are dropped from the batch once this share of them has ended: a copy of the cache pays only then.
+# Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
 _DROP_SHARE = 0.2
 
 
@@ -179,7 +179,7 @@ class _Batch:
         position = (mask.cumsum(-1) - 1).clamp_min(0)
         logits = self._forward(token.to(device), mask.to(device), position.to(device))
         rows = torch.tensor(place_of_row, device=device)
-        self.cache.reorder_cache(rows)
+        select_rows(self.cache, rows)
         self.mask = mask.to(device)[rows]
         self.position = position[:, -1:].to(device)[rows]
         return logits[rows]
@@ -203,7 +203,7 @@ class _Batch:
         return logits
 
     def _next_tokens(self, logits: Tensor) -> Tensor:
-        """Sample a token for every row that is writing, take the forced one for the others; [B, 1]."""
+        """The next token of every row, [B, 1]: sampled where it is writing, else the forced one."""
         sampled, sampled_logp = self._sample(logits)
         tokens = sampled.tolist()
         logps = sampled_logp.tolist()
@@ -263,7 +263,7 @@ class _Batch:
             row.forced.extend(observation)
 
     def _drop_ended(self, token: Tensor) -> Tensor:
-        """Drop ended rows when enough of them have gathered; returns the tokens [B, 1] of those kept."""
+        """Drop ended rows once enough have gathered; returns the tokens [B, 1] of the rows kept."""
         kept = [place for place, row in enumerate(self.rows) if not row.ended]
         if len(kept) > (1 - _DROP_SHARE) * len(self.rows):
             return token
@@ -271,6 +271,6 @@ class _Batch:
         if not kept:
             return token[:0]
         rows = torch.tensor(kept, device=token.device)
-        self.cache.reorder_cache(rows)
+        select_rows(self.cache, rows)
         self.mask, self.position = self.mask[rows], self.position[rows]
         return token[rows]

@@ -82,8 +82,9 @@ class _LiveBar:
         self._progress, self._task = progress, task
 
     def advance(self, count: int, note: str = "") -> None:
-        fields = {"note": note} if note else {}
-        self._progress.update(self._task, advance=count, **fields)
+        self._progress.update(self._task, advance=count)
+        if note:
+            self._progress.update(self._task, note=note)
 
 
 class _LineBar:

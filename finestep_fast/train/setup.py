@@ -75,7 +75,8 @@ def make_accelerator() -> Accelerator:
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
         raise InputError(
-            "accelerate: FSDP was asked for; expected one process or several with a whole model each"
+            "accelerate: FSDP was asked for; "
+            "expected one process or several with a whole model each"
         )
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     if accelerator.distributed_type not in _WHOLE_MODEL:

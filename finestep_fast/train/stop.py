@@ -21,7 +21,7 @@ class Stopped(FinestepError):
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while it is entered; a second one acts at once, as it would without it."""
+    """Catches SIGINT and SIGTERM while it is entered; a second one acts at once, as ever."""
 
     def __init__(self) -> None:
         self.signal_number: int | None = None

@@ -27,17 +27,17 @@ class Tally:
         tokens: of whole rollouts.
     """
 
-    rollouts: int = 0
-    failed: int = 0
+    rollouts: float = 0.0
+    failed: float = 0.0
     outcome: float = 0.0
     process: float = 0.0
-    calls: int = 0
-    silent: int = 0
-    steps: int = 0
-    malformed: int = 0
-    redundant: int = 0
-    policy_tokens: int = 0
-    tokens: int = 0
+    calls: float = 0.0
+    silent: float = 0.0
+    steps: float = 0.0
+    malformed: float = 0.0
+    redundant: float = 0.0
+    policy_tokens: float = 0.0
+    tokens: float = 0.0
 
     def add(self, transcript: Transcript, score: RolloutScore) -> None:
         """Count one rollout."""
@@ -66,7 +66,7 @@ class Tally:
     @classmethod
     def of(cls, values: Sequence[float]) -> Tally:
         """The tally that `values` were taken from."""
-        return cls(**dict(zip(asdict(cls()), values, strict=True)))
+        return cls(*values)
 
     def rates(self) -> dict[str, float]:
         """Per rollout and per step; all 0 where nothing was counted."""

@@ -27,7 +27,7 @@ _CALL_PIECES = (
     "</tool_call>",
 )
 
-# Newlines are written as expressions: a newline that follows a block tag is dropped by the template engine.
+# Newlines are written as expressions: the template engine drops one that follows a block tag.
 _CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>' + '\\n' }}"
@@ -60,7 +60,7 @@ class SmallModelConfig:
 
 
 def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE fitted to `texts`, with a chat template and the call syntax as whole tokens."""
+    """A byte-level BPE fitted to `texts`, with a chat template and whole tokens for the calls."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
