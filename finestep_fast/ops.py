@@ -300,20 +300,17 @@ def _loss_counts(
             f"{needed} is not given while {named[0]} is; aggregation {loss.aggregation!r} "
             f"divides by {needed}"
         )
-    for name in named:
-        count = given[name]
-        if isinstance(count, Tensor):
-            if count.numel() != 1:
-                raise InputError(f"{name} has shape {tuple(count.shape)}; expected one number")
-        elif count is not None and not count > 0:
-            raise InputError(f"{name} is {count}; it must be above 0")
+    return LossCounts(*(_count(name, count, batch) for name, count in given.items()))
 
-    def count_of(name: str, own: int) -> Count:
-        count = given[name]
-        return max(own, 1) if count is None else count
 
-    return LossCounts(
-        count_of("num_policy_tokens", batch.num_policy_tokens),
-        count_of("num_rollouts", batch.num_rollouts),
-        count_of("num_steps", batch.num_steps),
-    )
+def _count(name: str, count: Count | None, batch: StepBatch) -> Count:
+    own: int = getattr(batch, name)
+    if count is None:
+        return own
+    if isinstance(count, Tensor):
+        if count.numel() != 1:
+            raise InputError(f"{name} has shape {tuple(count.shape)}; expected one number")
+        return count.reshape(())
+    if not (count > 0 or (count == 0 and own == 0)):
+        raise InputError(f"{name} is {count}; it must be above 0, the batch has {own}")
+    return count

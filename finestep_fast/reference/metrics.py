@@ -30,13 +30,14 @@ def loss_metrics(
         clipped: Bound -> [N] bool, where it decided.
 
     Returns:
-        Name -> tensor; [] unless said otherwise.
+        Name -> tensor; [] unless said otherwise. Over micro-batches `policy_tokens` add up,
+        `ratio_max` is a maximum, the others are means weighted by `policy_tokens`.
 
-        - `policy_tokens`: N, to weigh the others by.
+        - `policy_tokens`: N.
         - `clip_fraction_low`, `_high`, `_dual`: share of policy tokens where that bound decided.
         - `approx_kl`: mean of `exp(x) - x - 1` with x the log ratio of a token.
         - `ratio_mean`, `ratio_max`.
-        - `effective_sample_size`: `(sum rho)^2 / sum rho^2`, in policy tokens.
+        - `effective_sample_size`: `(sum rho)^2 / (N sum rho^2)`, a share of the policy tokens.
         - `advantage_by_position`: [steps of the longest rollout] mean over steps.
         - `reference_kl`: mean estimate of the distance to the reference; only where `kl` is set.
     """
@@ -49,8 +50,8 @@ def loss_metrics(
     metrics["approx_kl"] = (log_ratio.expm1() - log_ratio).sum() * share
     metrics["ratio_mean"] = ratio.sum() * share
     metrics["ratio_max"] = torch.cat([ratio, ratio.new_zeros(1)]).amax()
-    square = (ratio**2).sum()
-    metrics["effective_sample_size"] = ratio.sum() ** 2 / square.clamp(min=1e-30)
+    spread = (ratio**2).sum().clamp(min=torch.finfo(ratio.dtype).tiny)
+    metrics["effective_sample_size"] = ratio.sum() ** 2 / spread * share
     metrics["advantage_by_position"] = advantage_by_position(batch, step_advantage.detach())
     return metrics
 

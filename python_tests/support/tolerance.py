@@ -1,0 +1,28 @@
+"""The one tolerance rule: a candidate may be as wrong as the same-typed reference, no more."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def assert_as_exact(candidate: Tensor, same_dtype_reference: Tensor, truth: Tensor) -> None:
+    """Check `|candidate - truth| <= |reference - truth| + eps(dtype) max|truth|`, elementwise.
+
+    Args:
+        candidate: what is tested.
+        same_dtype_reference: the reference's result in the candidate's type.
+        truth: the reference's result in float64.
+    """
+    assert candidate.shape == truth.shape
+    assert candidate.dtype == same_dtype_reference.dtype
+    if truth.numel() == 0:
+        return
+    allowed = (same_dtype_reference.double() - truth).abs()
+    allowed += torch.finfo(candidate.dtype).eps * truth.abs().max()
+    excess = (candidate.double() - truth).abs() - allowed
+    worst = int(excess.argmax())
+    assert bool((excess <= 0).all()), (
+        f"{candidate.flatten()[worst]!r} differs from {truth.flatten()[worst]!r} by more than "
+        f"{allowed.flatten()[worst]:.3g}, at {worst}"
+    )

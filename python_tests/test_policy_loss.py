@@ -1,0 +1,416 @@
+"""The policy loss: cases worked by hand, gradcheck, the method told twice, and its laws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import pairwise, product
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from finestep_fast import LossConfig, StepBatch, policy_loss, step_advantage, step_policy_loss
+from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
+from finestep_fast.reference.loss import (
+    AGGREGATIONS,
+    COUNT_OF_AGGREGATION,
+    KINDS,
+    KLS,
+    RATIOS,
+    LossCounts,
+)
+from support.batches import (
+    SHAPES,
+    Rollout,
+    packed,
+    padded,
+    placed,
+    policy_values,
+    rollout_lists,
+)
+from support.impls import IMPLS
+from support.loops import loop_policy_loss
+from support.tolerance import assert_as_exact
+
+pytestmark = pytest.mark.parametrize("impl", IMPLS)
+
+# Two steps of one rollout and one of another; token 0 and 5 are observations.
+BATCH = StepBatch.from_spans([[(1, 3), (3, 5)], [(6, 7)]], [0, 0], num_tokens=7)
+ADVANTAGE = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+RATIO = torch.tensor([9.0, 1.5, 0.5, 1.5, 0.5, 9.0, 1.0], dtype=torch.float64)
+OLD = torch.full((7,), -1.0, dtype=torch.float64)
+N = float("nan")
+
+
+def hand(
+    loss: LossConfig, impl: str, **changes: Tensor
+) -> tuple[float, list[float], dict[str, Any]]:
+    """Return loss, gradient and metrics of the example, as Python numbers."""
+    logp = (OLD + RATIO.log()).requires_grad_()
+    given: dict[str, Any] = {"token_logp_old": OLD, "batch": BATCH, "step_advantage": ADVANTAGE}
+    out = policy_loss(logp, **{**given, **changes}, loss=loss, impl=impl)
+    out.loss.backward()
+    assert logp.grad is not None
+    metrics = {name: value.tolist() for name, value in out.metrics.items()}
+    return out.loss.item(), logp.grad.tolist(), metrics
+
+
+def test_ppo_by_hand(impl: str) -> None:
+    # A = 1: min(1.5, 1.28), min(0.5, 0.8); A = -2: min(-3, -2.56), min(-1, -1.6); A = 0.5: 0.5
+    loss, gradient, metrics = hand(LossConfig(), impl)
+    assert loss == pytest.approx(-(1.28 + 0.5 - 3 - 1.6 + 0.5) / 5)
+    assert gradient == pytest.approx([0, 0, -0.5 / 5, 3 / 5, 0, 0, -0.5 / 5])
+    assert metrics["policy_tokens"] == 5
+    assert metrics["clip_fraction_high"] == pytest.approx(1 / 5)
+    assert metrics["clip_fraction_low"] == pytest.approx(1 / 5)
+    assert metrics["clip_fraction_dual"] == 0
+
+
+def test_dual_clip_by_hand(impl: str) -> None:
+    loss, gradient, metrics = hand(LossConfig(dual_clip=1.4), impl)
+    assert loss == pytest.approx(-(1.28 + 0.5 - 2.8 - 1.6 + 0.5) / 5)
+    assert gradient == pytest.approx([0, 0, -0.5 / 5, 0, 0, 0, -0.5 / 5])
+    assert metrics["clip_fraction_dual"] == pytest.approx(1 / 5)
+
+
+def test_cispo_by_hand(impl: str) -> None:
+    # The gradient of every token is its clipped ratio times its advantage.
+    loss, gradient, metrics = hand(LossConfig(kind="cispo"), impl)
+    weight = [1.28 * 1, 0.8 * 1, 1.28 * -2, 0.8 * -2, 1 * 0.5]
+    logp = [-1 + math.log(ratio) for ratio in (1.5, 0.5, 1.5, 0.5, 1)]
+    assert loss == pytest.approx(-sum(w * x for w, x in zip(weight, logp, strict=True)) / 5)
+    expected = [-w / 5 for w in weight]
+    assert gradient == pytest.approx([0, *expected[:4], 0, expected[4]])
+    assert metrics["clip_fraction_high"] == metrics["clip_fraction_low"] == pytest.approx(2 / 5)
+
+
+def test_step_ratio_by_hand(impl: str) -> None:
+    # Both steps of the first rollout share sqrt(1.5 * 0.5) = 0.866: A = 1: 0.866; A = -2: -1.732
+    shared = math.sqrt(0.75)
+    loss, gradient, _ = hand(LossConfig(ratio="step"), impl)
+    assert loss == pytest.approx(-(2 * shared - 4 * shared + 0.5) / 5)
+    expected = [-shared / 5, -shared / 5, 2 * shared / 5, 2 * shared / 5]
+    assert gradient == pytest.approx([0, *expected, 0, -0.5 / 5])
+
+
+def test_cispo_with_a_step_ratio_weighs_each_token_by_its_steps_ratio(impl: str) -> None:
+    shared = math.sqrt(0.75)
+    _, gradient, _ = hand(LossConfig(kind="cispo", ratio="step"), impl)
+    expected = [-shared / 5, -shared / 5, 2 * shared / 5, 2 * shared / 5]
+    assert gradient == pytest.approx([0, *expected, 0, -0.5 / 5])
+
+
+def test_rollout_ratio_by_hand(impl: str) -> None:
+    # All four tokens share (1.5 * 0.5 * 1.5 * 0.5)^(1/4); each feels the mean of all terms.
+    shared = math.sqrt(0.75)
+    loss, gradient, metrics = hand(LossConfig(ratio="rollout"), impl)
+    assert loss == pytest.approx(-(2 * shared - 4 * shared + 0.5) / 5)
+    assert gradient == pytest.approx([0, *[2 * shared / 4 / 5] * 4, 0, -0.5 / 5])
+    assert metrics["ratio_mean"] == pytest.approx((4 * shared + 1) / 5)
+    assert metrics["ratio_max"] == 1
+
+
+def test_aggregations_by_hand(impl: str) -> None:
+    term = [1.28, 0.5, -3, -1.6, 0.5]
+    expected: dict[Aggregation, float] = {
+        "token_mean": sum(term) / 5,
+        "rollout_mean": (sum(term[:4]) / 4 + 0.5) / 2,
+        "step_mean": ((1.28 + 0.5) / 2 + (-3 - 1.6) / 2 + 0.5) / 3,
+        "constant": sum(term) / (2 * 10),
+    }
+    assert set(expected) == set(get_args(Aggregation))
+    for aggregation, value in expected.items():
+        tokens = 10 if aggregation == "constant" else None
+        config = LossConfig(aggregation=aggregation, constant_tokens=tokens)
+        assert hand(config, impl)[0] == pytest.approx(-value)
+
+
+def test_kl_kinds_by_hand(impl: str) -> None:
+    reference = OLD + RATIO.log() - 0.5  # logp - logp_ref = 0.5 everywhere
+    expected: dict[KL, float] = {"k1": 0.5, "k2": 0.125, "k3": math.exp(-0.5) + 0.5 - 1}
+    slope = {"k1": 1, "k2": 0.5, "k3": 1 - math.exp(-0.5)}
+    plain_loss, plain_gradient, _ = hand(LossConfig(), impl)
+    for kl, value in expected.items():
+        config = LossConfig(kl=kl, kl_weight=0.1)
+        loss, gradient, metrics = hand(config, impl, token_logp_ref=reference)
+        assert loss == pytest.approx(plain_loss + 0.1 * value)
+        assert metrics["reference_kl"] == pytest.approx(value)
+        added = [after - before for after, before in zip(gradient, plain_gradient, strict=True)]
+        each = 0.1 * slope[kl] / 5
+        assert added == pytest.approx([0, each, each, each, each, 0, each])
+
+
+def test_token_weights_multiply_after_the_clip(impl: str) -> None:
+    weight = torch.tensor([N, 2, 1, 0.5, 1, N, 0], dtype=torch.float64)
+    loss, gradient, _ = hand(LossConfig(), impl, token_weight=weight)
+    assert loss == pytest.approx(-(2 * 1.28 + 0.5 - 1.5 - 1.6) / 5)
+    assert gradient == pytest.approx([0, 0, -0.5 / 5, 1.5 / 5, 0, 0, 0])
+
+
+def test_log_ratios_are_cut_at_20(impl: str) -> None:
+    logp = torch.tensor([-1.0, -1.0, -51.0], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([-31.0, -1.0, -1.0], dtype=torch.float64)
+    batch = StepBatch.from_spans([[(0, 3)]], [0], num_tokens=3)
+    minus_one = torch.tensor([-1.0], dtype=torch.float64)
+    out = policy_loss(logp, old, batch, minus_one, impl=impl)
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx((math.exp(20) + 1 + 0.8) / 3)
+    assert logp.grad is not None
+    assert logp.grad.tolist() == pytest.approx([0, 1 / 3, 0])
+
+
+def test_metrics_by_hand(impl: str) -> None:
+    metrics = hand(LossConfig(), impl)[2]
+    ratio = [1.5, 0.5, 1.5, 0.5, 1]
+    assert metrics["ratio_mean"] == pytest.approx(1)
+    assert metrics["ratio_max"] == pytest.approx(1.5)
+    assert metrics["approx_kl"] == pytest.approx(sum(r - 1 - math.log(r) for r in ratio) / 5)
+    assert metrics["effective_sample_size"] == pytest.approx(25 / sum(r * r for r in ratio) / 5)
+    assert metrics["advantage_by_position"] == pytest.approx([0.75, -2])
+    assert "reference_kl" not in metrics
+
+
+CONFIGS = [
+    LossConfig(
+        kind=kind,
+        ratio=ratio,
+        aggregation=aggregation,
+        constant_tokens=9 if aggregation == "constant" else None,
+        dual_clip=1.5 if kind == "ppo" and ratio == "token" else None,
+        kl=kl,
+        kl_weight=0.3 if kl else 0,
+    )
+    for kind, ratio, aggregation, kl in product(
+        get_args(Kind), get_args(Ratio), get_args(Aggregation), [None, *get_args(KL)]
+    )
+]
+
+
+def named(loss: LossConfig) -> str:
+    return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
+
+
+RAGGED = SHAPES["odd sizes, groups interleaved"]
+
+
+def inputs(batch: StepBatch, loss: LossConfig, seed: int = 0, fill: float = N) -> dict[str, Any]:
+    """Return the arguments of `policy_loss` that are tensors; what nobody owns is `fill`."""
+    values = policy_values(seed, batch)
+    advantage = values.pop("step_advantage")
+    placed_values = {name: placed(batch, value, fill=fill) for name, value in values.items()}
+    if loss.kl is None:
+        del placed_values["token_logp_ref"]
+    return {**placed_values, "step_advantage": advantage}
+
+
+def loss_and_gradient(
+    batch: StepBatch, tensors: Mapping[str, Tensor], loss: LossConfig, impl: str, **counts: Any
+) -> tuple[Tensor, Tensor]:
+    logp = tensors["token_logp"].detach().clone().requires_grad_()
+    rest: dict[str, Any] = {name: value for name, value in tensors.items() if name != "token_logp"}
+    out = policy_loss(logp, batch=batch, **rest, loss=loss, impl=impl, **counts)
+    out.loss.backward()
+    assert logp.grad is not None
+    return out.loss.detach(), logp.grad
+
+
+@pytest.mark.parametrize("loss", [loss for loss in CONFIGS if loss.kind == "ppo"], ids=named)
+def test_gradcheck(loss: LossConfig, impl: str) -> None:
+    if impl != "reference":
+        pytest.skip("float64 finite differences are for the reference")
+    batch = packed(RAGGED)
+    tensors = inputs(batch, loss, fill=0.0)
+    logp = tensors.pop("token_logp").requires_grad_()
+    assert torch.autograd.gradcheck(
+        lambda logp: policy_loss(logp, batch=batch, **tensors, loss=loss, impl=impl).loss,
+        (logp,),
+    )
+
+
+@pytest.mark.parametrize("loss", CONFIGS, ids=named)
+def test_loss_equals_a_second_telling_in_loops(loss: LossConfig, impl: str) -> None:
+    batch = packed(RAGGED)
+    values = {name: value.tolist() for name, value in policy_values(5, batch).items()}
+    expected = loop_policy_loss(RAGGED, loss=loss, **values)
+    value, _ = loss_and_gradient(batch, inputs(batch, loss, seed=5), loss, impl)
+    assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+@given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), seed=st.integers(0, 99))
+def test_loss_of_any_batch_equals_a_second_telling(
+    rollouts: list[Rollout], loss: LossConfig, seed: int, impl: str
+) -> None:
+    batch = packed(rollouts)
+    values = {name: value.tolist() for name, value in policy_values(seed, batch).items()}
+    expected = loop_policy_loss(rollouts, loss=loss, **values)
+    value, _ = loss_and_gradient(batch, inputs(batch, loss, seed), loss, impl)
+    assert value.item() == pytest.approx(expected, rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_is_as_exact_as_the_float32_reference(shape: str, ratio: Ratio, impl: str) -> None:
+    batch, loss = packed(SHAPES[shape]), LossConfig(ratio=ratio, kl="k3", kl_weight=0.1)
+    exact = inputs(batch, loss)
+    single = {name: value.float() for name, value in exact.items()}
+    truth = loss_and_gradient(batch, exact, loss, "reference")
+    for candidate, reference, true in zip(
+        loss_and_gradient(batch, single, loss, impl),
+        loss_and_gradient(batch, single, loss, "reference"),
+        truth,
+        strict=True,
+    ):
+        assert_as_exact(candidate, reference, true)
+        torch.testing.assert_close(candidate.double(), true, rtol=0, atol=2e-5)
+
+
+@given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), planted=st.sampled_from([N, 1e38]))
+def test_what_stands_outside_steps_changes_nothing(
+    rollouts: list[Rollout], loss: LossConfig, planted: float, impl: str
+) -> None:
+    batch = packed(rollouts)
+    clean = loss_and_gradient(batch, inputs(batch, loss, fill=0.0), loss, impl)
+    for fill in (planted, math.inf, -math.inf):
+        value, gradient = loss_and_gradient(batch, inputs(batch, loss, fill=fill), loss, impl)
+        assert value.equal(clean[0])
+        assert gradient.equal(clean[1])
+    outside = torch.ones(batch.num_tokens, dtype=torch.bool)
+    outside[batch.policy_token] = False
+    assert clean[1][outside].eq(0).all()
+
+
+@given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), extra=st.integers(0, 5))
+def test_packed_and_padded_layouts_and_longer_observations_agree(
+    rollouts: list[Rollout], loss: LossConfig, extra: int, impl: str
+) -> None:
+    longer = [replace(rollout, gap=(7, 0)) for rollout in rollouts]
+    results = []
+    for batch in (packed(rollouts), padded(rollouts, extra=extra), packed(longer)):
+        value, gradient = loss_and_gradient(batch, inputs(batch, loss), loss, impl)
+        results.append((value, gradient[batch.policy_token]))
+    for value, gradient in results[1:]:
+        assert value.equal(results[0][0])
+        assert gradient.equal(results[0][1])
+
+
+def test_a_padded_tensor_gets_a_gradient_of_its_shape_even_when_transposed(impl: str) -> None:
+    batch = padded(RAGGED)
+    loss = LossConfig()
+    tensors = inputs(batch, loss)
+    flat_value, flat_gradient = loss_and_gradient(batch, tensors, loss, impl)
+    shape = (len(RAGGED), -1)
+    rows = {
+        name: value.view(shape).T.contiguous().T if name.startswith("token") else value
+        for name, value in tensors.items()
+    }
+    value, gradient = loss_and_gradient(batch, rows, loss, impl)
+    assert value.equal(flat_value)
+    assert gradient.equal(flat_gradient.view(shape))
+
+
+@given(
+    rollouts=rollout_lists(min_size=2, max_size=9),
+    loss=st.sampled_from(CONFIGS),
+    cuts=st.lists(st.integers(0, 9), max_size=3),
+)
+def test_micro_batches_with_global_counts_add_up_to_the_whole(
+    rollouts: list[Rollout], loss: LossConfig, cuts: list[int], impl: str
+) -> None:
+    whole = packed(rollouts)
+    tensors = inputs(whole, loss)
+    value, gradient = loss_and_gradient(whole, tensors, loss, impl)
+    counts = {
+        "num_policy_tokens": whole.num_policy_tokens,
+        "num_rollouts": whole.num_rollouts,
+        "num_steps": whole.num_steps,
+    }
+    part_value, part_gradient = torch.zeros_like(value), []
+    edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
+    token = step = 0
+    for start, end in pairwise(edges):
+        part = packed(rollouts[start:end])
+        tokens = slice(token, token + part.num_tokens)
+        steps = slice(step, step + part.num_steps)
+        token, step = tokens.stop, steps.stop
+        some = {
+            name: tensor[steps if name == "step_advantage" else tokens]
+            for name, tensor in tensors.items()
+        }
+        each = loss_and_gradient(part, some, loss, impl, **counts)
+        part_value += each[0]
+        part_gradient.append(each[1])
+    torch.testing.assert_close(part_value, value)
+    torch.testing.assert_close(torch.cat(part_gradient), gradient, rtol=1e-12, atol=1e-15)
+
+
+def test_counts_may_be_tensors_from_a_reduction(impl: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig(aggregation="step_mean")
+    tensors = inputs(batch, loss)
+    whole, _ = loss_and_gradient(batch, tensors, loss, impl, num_steps=torch.tensor([20]))
+    alone, _ = loss_and_gradient(batch, tensors, loss, impl)
+    torch.testing.assert_close(whole * 20, alone * batch.num_steps)
+
+
+def test_only_the_policys_logp_gets_a_gradient(impl: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig(kl="k3", kl_weight=0.1)
+    tensors = {name: value.requires_grad_() for name, value in inputs(batch, loss).items()}
+    out = policy_loss(batch=batch, **tensors, loss=loss, impl=impl)
+    out.loss.backward()
+    assert [name for name, value in tensors.items() if value.grad is not None] == ["token_logp"]
+    assert not any(value.requires_grad for value in out.metrics.values())
+
+
+def test_a_batch_without_steps_has_loss_0_and_gradient_0(impl: str) -> None:
+    for shape in ("everything masked", "nothing at all"):
+        batch = packed(SHAPES[shape])
+        value, gradient = loss_and_gradient(batch, inputs(batch, LossConfig()), LossConfig(), impl)
+        assert value.item() == 0
+        assert gradient.eq(0).all()
+
+
+def test_bfloat16_logps_give_a_float32_loss_and_a_bfloat16_gradient(impl: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig()
+    half = {name: value.bfloat16() for name, value in inputs(batch, loss).items()}
+    value, gradient = loss_and_gradient(batch, half, loss, impl)
+    exact = {name: value.float() for name, value in half.items()}
+    expected, expected_gradient = loss_and_gradient(batch, exact, loss, impl)
+    assert value.dtype == torch.float32
+    assert value.equal(expected)
+    assert gradient.equal(expected_gradient.bfloat16())
+
+
+def test_step_policy_loss_is_the_policy_loss_of_the_step_advantages(impl: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig(kl="k2", kl_weight=0.1)
+    tensors = inputs(batch, loss)
+    del tensors["step_advantage"]
+    reward = torch.rand(batch.num_steps, generator=torch.Generator().manual_seed(0))
+    outcome = torch.tensor([1, 0, 0, 1])
+    logp = tensors.pop("token_logp").requires_grad_()
+    one = step_policy_loss(
+        logp,
+        batch=batch,
+        step_reward=reward,
+        rollout_outcome=outcome,
+        **tensors,
+        loss=loss,
+        impl=impl,
+    )
+    advantage = step_advantage(batch, reward, outcome, impl=impl)
+    two = policy_loss(logp, batch=batch, step_advantage=advantage, **tensors, loss=loss, impl=impl)
+    torch.testing.assert_close(one.loss, two.loss)
+    gradients = [torch.autograd.grad(out.loss, logp)[0] for out in (one, two)]
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert one.metrics.keys() == two.metrics.keys()
+
+
+def test_choices_of_the_config_are_those_of_the_reference(impl: str) -> None:
+    assert set(KINDS) == set(get_args(Kind))
+    assert set(RATIOS) == set(get_args(Ratio))
+    assert set(AGGREGATIONS) == set(COUNT_OF_AGGREGATION) == set(get_args(Aggregation))
+    assert set(KLS) == set(get_args(KL))
+    assert set(COUNT_OF_AGGREGATION.values()) <= set(LossCounts._fields)

@@ -1,0 +1,260 @@
+"""Credit: the worked example to six decimals, and the method told twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from finestep_fast import CreditConfig, InputError, StepBatch, step_advantage, token_advantage
+from finestep_fast.config.credit import PRESETS, Channels, Scope
+from finestep_fast.reference import step_return
+from finestep_fast.reference.credit import CHANNELS, SCOPES
+from support.batches import SHAPES, Rollout, packed, rollout_lists, rollout_outcome, step_reward
+from support.impls import IMPLS
+from support.loops import loop_returns, loop_step_advantage
+from support.tolerance import assert_as_exact
+
+pytestmark = pytest.mark.parametrize("impl", IMPLS)
+
+EXAMPLE = [
+    Rollout(0, (1, 1), (1, 1), 1),
+    Rollout(0, (1, 1, 1), (1, 0, 1), 1),
+    Rollout(0, (1, 1, 1), (0, 1, 1), 0),
+    Rollout(0, (1,), (1,), 0),
+]
+HALVES = {"step_weight": 0.5, "rollout_weight": 0.5}
+OLD_FORM: dict[str, Any] = {
+    "process_baseline": 0.0,
+    "outcome_discount": 0.9,
+    "std_floor": 0.0,
+}
+
+# Rollout after rollout, as the method's worked example gives them.
+GOLDEN = {
+    "finestep": (
+        CreditConfig.preset("finestep"),
+        "0.922801 0.963998 0.689155 0.715384 0.901773 -1.176282 -1.038959 -0.997762 -0.980106",
+    ),
+    "finestep, halved with the trajectory": (
+        CreditConfig.preset("finestep", **HALVES),
+        "0.93535 0.955948 0.732354 0.745469 0.838663 -1.06209 -0.993429 -0.97283 -0.87783",
+    ),
+    "finestep_index": (
+        CreditConfig.preset("finestep_index"),
+        "0.967096 0.687456 0.753709 0.459733 0.707106 -0.949986 -1.147189 -0.707106 -0.770819",
+    ),
+    "finestep_decoupled": (
+        CreditConfig.preset("finestep_decoupled"),
+        "1.112755 1.153802 0.439008 0.430846 0.949229 -1.468638 -0.988853 -0.844918 -0.783231",
+    ),
+    "trajectory": (
+        CreditConfig.preset("finestep", scope="trajectory"),
+        "0.947899 0.947899 0.775553 0.775553 0.775553 -0.947899 -0.947899 -0.947899 -0.775553",
+    ),
+    "b = 0, per index": (
+        CreditConfig(**OLD_FORM, scope="per_index"),
+        "0.956437 0.680952 0.767817 0.467128 0.707106 -0.79449 -1.14808 -0.707106 -0.929763",
+    ),
+    "b = 0, per index, mean only": (
+        CreditConfig(**OLD_FORM, scope="per_index", std="none"),
+        "0.502 0.3398 0.403 0.2331 0.4709 -0.417 -0.5729 -0.4709 -0.488",
+    ),
+    "b = 0, pooled": (
+        CreditConfig(**OLD_FORM),
+        "0.929529 0.944191 0.722166 0.7207 0.881542 -0.995382 -0.967524 -1.091125 -1.144096",
+    ),
+    "matchtir": (
+        CreditConfig.preset("matchtir"),
+        "0.910252 0.774299 0.815942 0.663566 0.785586 -0.788133 -0.964686 -0.74444 -0.938061",
+    ),
+    "grpo_process": (
+        CreditConfig.preset("grpo_process"),
+        "0.864067 0.864067 0.864067 0.864067 0.864067 -0.781775 -0.781775 -0.781775 -0.946359",
+    ),
+    "grpo": (
+        CreditConfig.preset("grpo"),
+        "0.866024 0.866024 0.866024 0.866024 0.866024 -0.866024 -0.866024 -0.866024 -0.866024",
+    ),
+}
+
+
+def numbers(text: str) -> Tensor:
+    return torch.tensor([float(word) for word in text.split()], dtype=torch.float64)
+
+
+def advantages(rollouts: list[Rollout], credit: CreditConfig, impl: str) -> Tensor:
+    return step_advantage(
+        packed(rollouts), step_reward(rollouts), rollout_outcome(rollouts), credit=credit, impl=impl
+    )
+
+
+def assert_six_decimals(value: Tensor, expected: str) -> None:
+    torch.testing.assert_close(value, numbers(expected), rtol=0, atol=5.1e-7)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_the_worked_example_to_six_decimals(name: str, impl: str) -> None:
+    credit, expected = GOLDEN[name]
+    assert_six_decimals(advantages(EXAMPLE, credit, impl), expected)
+
+
+def test_the_worked_example_where_nobody_is_right_shows_the_floor(impl: str) -> None:
+    nobody = [replace(rollout, outcome=0) for rollout in EXAMPLE]
+    assert_six_decimals(
+        advantages(nobody, CreditConfig.preset("finestep"), impl),
+        "0.131518 0.131518 -0.168481 -0.191814 0.034518 -0.201814 0.031518 0.101518 0.131518",
+    )
+
+
+@pytest.mark.parametrize(
+    ("credit", "expected"),
+    [
+        (CreditConfig(smoothing=1), "0.97 1 0.8509 0.87 1 -0.1 0 0 0"),
+        (CreditConfig(), "0.97 0.991 0.8509 0.86427 0.959281 -0.1 -0.03 -0.009 0"),
+        (CreditConfig(**OLD_FORM), "1.09 1.097 0.991 0.9903 1.06709 0.171 0.1843 0.12529 0.1"),
+    ],
+    ids=["discounted", "smoothed", "b = 0"],
+)
+def test_the_worked_examples_returns(credit: CreditConfig, expected: str, impl: str) -> None:
+    batch = packed(EXAMPLE)
+    value = step_return(batch, step_reward(EXAMPLE), rollout_outcome(EXAMPLE), credit=credit)
+    assert_six_decimals(value, expected)
+
+
+def test_a_step_ignores_other_groups_and_the_callers_order(impl: str) -> None:
+    other = [Rollout(7, (1, 1), (0, 0.5), 1), Rollout(7, (1,), (0.25,), 0)]
+    credit = CreditConfig.preset("finestep", **HALVES)
+    mixed = [EXAMPLE[0], other[0], EXAMPLE[1], EXAMPLE[2], other[1], EXAMPLE[3]]
+    value = advantages(mixed, credit, impl)
+    of_example = torch.tensor([0, 1, 4, 5, 6, 7, 8, 9, 11])
+    torch.testing.assert_close(value[of_example], advantages(EXAMPLE, credit, impl))
+
+
+def test_advantages_are_cut_to_the_clip(impl: str) -> None:
+    credit = CreditConfig.preset("finestep", advantage_clip=0.7)
+    value = advantages(EXAMPLE, credit, impl)
+    unclipped = advantages(EXAMPLE, replace(credit, advantage_clip=None), impl)
+    assert value.abs().max() == 0.7
+    torch.testing.assert_close(value, unclipped.clamp(-0.7, 0.7), rtol=0, atol=0)
+
+
+def credit_configs() -> st.SearchStrategy[CreditConfig]:
+    share = st.sampled_from([0.0, 0.3, 0.9, 1.0])
+    return st.builds(
+        CreditConfig,
+        process_baseline=share,
+        process_weight=st.sampled_from([0.0, 0.1, 2.0]),
+        outcome_weight=st.sampled_from([0.5, 1.0]),
+        process_discount=share,
+        outcome_discount=share,
+        smoothing=st.sampled_from([0.2, 0.7, 1.0]),
+        scope=st.sampled_from(get_args(Scope)),
+        channels=st.sampled_from(get_args(Channels)),
+        std=st.sampled_from(["sample", "population", "none"]),
+        std_floor=st.sampled_from([0.0, 0.3]),
+        epsilon=st.sampled_from([1e-6, 1e-2]),
+        leave_one_out=st.booleans(),
+        step_weight=st.sampled_from([0.0, 1.0, 0.5]),
+        rollout_weight=st.sampled_from([0.0, 0.5]),
+        advantage_clip=st.sampled_from([None, 1.0, 5.0]),
+    )
+
+
+@given(rollouts=rollout_lists(), credit=credit_configs())
+def test_advantages_equal_a_second_telling_in_loops(
+    rollouts: list[Rollout], credit: CreditConfig, impl: str
+) -> None:
+    expected = torch.tensor(loop_step_advantage(rollouts, credit), dtype=torch.float64)
+    torch.testing.assert_close(advantages(rollouts, credit, impl), expected, rtol=1e-9, atol=1e-8)
+
+
+@given(rollouts=rollout_lists(), credit=credit_configs())
+def test_returns_equal_a_second_telling_in_loops(
+    rollouts: list[Rollout], credit: CreditConfig, impl: str
+) -> None:
+    value = step_return(
+        packed(rollouts), step_reward(rollouts), rollout_outcome(rollouts), credit=credit
+    )
+    w_p, w_o = credit.process_weight, credit.outcome_weight
+    expected = [q for rollout in rollouts for q in loop_returns(rollout, w_p, w_o, credit)]
+    torch.testing.assert_close(value, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_float32_is_as_exact_as_the_float32_reference(preset: str, shape: str, impl: str) -> None:
+    rollouts, credit = SHAPES[shape], CreditConfig.preset(preset)
+    batch = packed(rollouts)
+
+    def computed(dtype: torch.dtype, by: str) -> Tensor:
+        reward, outcome = step_reward(rollouts, dtype), rollout_outcome(rollouts, dtype)
+        return step_advantage(batch, reward, outcome, credit=credit, impl=by)
+
+    truth = computed(torch.float64, "reference")
+    assert_as_exact(computed(torch.float32, impl), computed(torch.float32, "reference"), truth)
+    torch.testing.assert_close(computed(torch.float32, impl).double(), truth, rtol=0, atol=1e-4)
+
+
+def test_weight_on_the_rollout_alone_is_the_trajectory_scope_in_every_channel(impl: str) -> None:
+    for preset in PRESETS:
+        credit = CreditConfig.preset(preset, step_weight=0.0, rollout_weight=1.0)
+        scope = replace(credit, step_weight=1.0, rollout_weight=0.0, scope="trajectory")
+        torch.testing.assert_close(
+            advantages(EXAMPLE, credit, impl), advantages(EXAMPLE, scope, impl), rtol=0, atol=0
+        )
+
+
+def test_a_rollout_without_steps_is_compared_with_nobody(impl: str) -> None:
+    failed = Rollout(0, (), (), 1)
+    for preset in PRESETS:
+        credit = CreditConfig.preset(preset)
+        torch.testing.assert_close(
+            advantages([EXAMPLE[0], failed, *EXAMPLE[1:]], credit, impl),
+            advantages(EXAMPLE, credit, impl),
+            rtol=0,
+            atol=0,
+        )
+
+
+def test_rewards_may_be_integers_bools_or_bfloat16(impl: str) -> None:
+    batch, credit = packed(EXAMPLE), CreditConfig.preset("finestep")
+    expected = advantages(EXAMPLE, credit, impl).float()
+    for dtype in (torch.bool, torch.int64, torch.bfloat16):
+        reward, outcome = step_reward(EXAMPLE, dtype), rollout_outcome(EXAMPLE, dtype)
+        value = step_advantage(batch, reward, outcome, credit=credit, impl=impl)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, expected)
+
+
+def test_token_advantage_is_that_of_the_owning_step_and_0_elsewhere(impl: str) -> None:
+    batch = StepBatch.from_spans([[(1, 3), (4, 5)], [(7, 8)]], [0, 0], num_tokens=9)
+    value = token_advantage(batch, torch.tensor([2.0, -1.0, 3.0]))
+    assert value.tolist() == [0, 2, 2, 0, -1, 0, 0, 3, 0]
+
+
+def test_scopes_and_channels_of_the_config_are_those_of_the_reference(impl: str) -> None:
+    assert set(SCOPES) == set(get_args(Scope))
+    assert set(CHANNELS) == set(get_args(Channels))
+
+
+@pytest.mark.parametrize(
+    ("reward", "outcome", "message"),
+    [
+        (torch.zeros(8), torch.zeros(4), r"step_reward has shape \(8,\); expected \(9,\), S of"),
+        (torch.zeros(9, 1), torch.zeros(4), r"step_reward has shape \(9, 1\); expected \(9,\)"),
+        (torch.zeros(9), torch.zeros(9), r"rollout_outcome has shape \(9,\); expected \(4,\), R"),
+        (torch.zeros(9, dtype=torch.cfloat), torch.zeros(4), "step_reward is torch.complex64"),
+        (torch.zeros(9, device="meta"), torch.zeros(4), "step_reward is on meta; expected cpu"),
+    ],
+)
+def test_the_door_names_the_wrong_reward(
+    reward: Tensor, outcome: Tensor, message: str, impl: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        step_advantage(packed(EXAMPLE), reward, outcome, impl=impl)
