@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import re
 import types
 import typing
@@ -142,37 +143,49 @@ def write_yaml(path: str | Path, mapping: Mapping[str, Any]) -> None:
     """Write plain data as a YAML file that `read_yaml` reads back."""
     import yaml
 
-    Path(path).write_text(
-        yaml.safe_dump(dict(mapping), sort_keys=False, allow_unicode=True), encoding="utf-8"
-    )
+    text = yaml.dump(dict(mapping), Dumper=_yaml_dialect()[1], sort_keys=False, allow_unicode=True)
+    Path(path).write_text(text, encoding="utf-8")
 
 
 def _parse_yaml(text: str, *, where: str) -> Any:
     import yaml
 
+    with _section(where):
+        try:
+            return yaml.load(text, _yaml_dialect()[0])
+        except yaml.YAMLError as error:
+            raise InputError(f"is not YAML: {error}") from error
+
+
+@functools.cache
+def _yaml_dialect() -> tuple[Any, Any]:
+    """Return a loader and a dumper that agree on which words are not strings."""
+    import yaml
+
     class Loader(yaml.SafeLoader):
-        """YAML 1.2's scalars; a repeated key is an error."""
+        """Refuses a key that stands twice in one mapping."""
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-            """Construct a mapping and refuse a key that stands in it twice."""
+            """Construct a mapping of distinct keys."""
             seen: set[Hashable] = set()
             for key_node, _ in node.value:
                 key = key_node.value
                 if key_node.tag == "tag:yaml.org,2002:str" and key in seen:
                     line = key_node.start_mark.line + 1
-                    raise InputError(f"{where}: line {line}: key {key!r} stands there twice")
+                    raise InputError(f"line {line}: key {key!r} stands there twice")
                 seen.add(key)
             return super().construct_mapping(node, deep=deep)
 
-    Loader.yaml_implicit_resolvers = {}
-    for name, (pattern, first) in _SCALARS.items():
-        Loader.add_implicit_resolver(
-            f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), list(first)
-        )
-    try:
-        return yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise InputError(f"{where}: is not YAML: {error}") from error
+    class Dumper(yaml.SafeDumper):
+        """Quotes what the loader would not read back as a string."""
+
+    for dialect in (Loader, Dumper):
+        dialect.yaml_implicit_resolvers = {}
+        for name, (pattern, first) in _SCALARS.items():
+            dialect.add_implicit_resolver(
+                f"tag:yaml.org,2002:{name}", re.compile(f"^(?:{pattern})$"), list(first)
+            )
+    return Loader, Dumper
 
 
 def _field_value(hint: Any, value: Any, path: str) -> Any:
@@ -191,15 +204,27 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     try:
         # JSON's strict rules: a list may be a tuple, text a Path, an int a float; "3" is no int.
         document = pydantic_core.to_json(value, inf_nan_mode="constants")
-        return pydantic.TypeAdapter(hint).validate_json(document, strict=True)
+        return _type_adapter(hint).validate_json(document, strict=True)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
-        place = ".".join([path, *(str(part) for part in first["loc"] if isinstance(part, int))])
+        for part in first["loc"]:  # of a union, it also names the member
+            inside = isinstance(value, Mapping) and part in value
+            if not inside and not isinstance(value, list | tuple):
+                break
+            value, path = value[part], f"{path}.{part}"
         rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
-        rule = rule.replace("a valid integer", "an integer").replace("valid array", "list")
+        rule = rule.replace("a valid integer", "an integer").replace("a valid array", "a list")
+        rule = rule.replace("a valid ", "a ")
         choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
         guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise InputError(f"{place} is {first['input']!r}; it must be {rule}{guess}") from None
+        raise InputError(f"{path} is {first['input']!r}; it must be {rule}{guess}") from None
+
+
+@functools.cache
+def _type_adapter(hint: Any) -> Any:
+    import pydantic
+
+    return pydantic.TypeAdapter(hint)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
