@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from finestep_fast import LossConfig, StepBatch, policy_loss
@@ -16,6 +17,8 @@ from finestep_fast.train.config import UpdateConfig
 from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
 from finestep_fast.train.policy import token_logp
 from finestep_fast.train.rollouts import ScoredRollouts
+
+_MAXIMA = frozenset({"ratio_max"})
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,8 @@ class Learner:
             seed: of the order of rollouts.
 
         Returns:
-            Means over the optimiser steps, over all processes; empty if there was nothing to learn.
+            Means over the optimiser steps, over all processes; `ratio_max` is the largest. Empty if
+            there was nothing to learn.
         """
         samples = [
             _Sample(item.token_ids, item.step_spans, item.token_logp, advantage)
@@ -94,7 +98,8 @@ class Learner:
                 if measured:
                     steps.append(measured)
         keys = steps[0] if steps else {}
-        return {key: float(np.mean([step[key] for step in steps])) for key in keys}
+        means = {key: float(np.mean([step[key] for step in steps])) for key in keys}
+        return means | {key: max(step[key] for step in steps) for key in keys if key in _MAXIMA}
 
     def _optimizer_step(self, samples: Sequence[_Sample]) -> dict[str, float]:
         counts = {
@@ -107,9 +112,7 @@ class Learner:
         groups = micro_batches(
             [len(item.token_ids) for item in samples], self.config.micro_batch_tokens
         )
-        share = counts["num_policy_tokens"] or 1
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        metric_sums: dict[str, Tensor] = {}
+        mine: list[dict[str, Tensor]] = []
         for place, group in enumerate(groups or [[]]):
             last = place == max(len(groups) - 1, 0)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
@@ -120,13 +123,8 @@ class Learner:
                 loss, metrics = self._loss(chosen, counts)
                 # Processes average their gradients; the counts are global, so the sum is wanted.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
-            weight = sum(item.num_policy_tokens for item in chosen) / share
-            loss_sum += loss.detach()
-            for key, value in metrics.items():
-                if value.dim() == 0:
-                    metric_sums[key] = (
-                        metric_sums.get(key, torch.zeros_like(loss_sum)) + weight * value
-                    )
+            scalars = {key: value for key, value in metrics.items() if value.dim() == 0}
+            mine.append({"loss": loss.detach(), **scalars})
         norm = self.accelerator.clip_grad_norm_(
             self.model.parameters(), self.config.optim.max_grad_norm
         )
@@ -134,11 +132,9 @@ class Learner:
         self.optimizer.step()
         self.scheduler.step()
         self.optimizer.zero_grad()
-        measured = {"loss": loss_sum, **metric_sums}
-        reduced = {
-            key: float(self.accelerator.reduce(value, "sum")) for key, value in measured.items()
-        }
-        return {**reduced, "grad_norm": float(norm or 0.0), "learning_rate": rate}
+        parts = [{key: float(value) for key, value in part.items()} for part in mine]
+        measured = _together(gather_object(parts))
+        return {**measured, "grad_norm": float(norm or 0.0), "learning_rate": rate}
 
     def _loss(
         self, samples: Sequence[_Sample], counts: dict[str, int]
@@ -196,3 +192,18 @@ class Learner:
         """The sum over processes."""
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.reduce(mine, "sum"))
+
+
+def _together(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """The metrics of one optimiser step from those of its micro-batches, of all processes."""
+    weights = np.array([part.pop("policy_tokens") for part in parts])
+    measured: dict[str, float] = {}
+    for key in parts[0]:
+        values = [part[key] for part in parts]
+        if key == "loss":
+            measured[key] = sum(values)  # each was divided by the counts of the whole
+        elif key in _MAXIMA:
+            measured[key] = max(values)
+        else:
+            measured[key] = float(np.average(values, weights=weights))
+    return measured
