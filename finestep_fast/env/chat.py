@@ -21,11 +21,18 @@ _REPLY = "\x02reply\x03"
 _OBSERVATION = "\x02observation\x03"
 
 
+def _mark(place: int) -> str:
+    return f"\x02{place}\x03"
+
+
 class Tokenizer(Protocol):
     """What is asked of a tokenizer; every fast tokenizer of `transformers` offers it."""
 
     eos_token_id: int | None
     chat_template: Any
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """The id of every token that was added to the vocabulary, control tokens among them."""
 
     def get_vocab(self) -> dict[str, int]:
         """The id of every token, added tokens included."""
@@ -63,9 +70,7 @@ class ChatFormat:
         before, after = self._between_turns()
         self._before_observation = self._ids(before)
         self._after_observation = self._ids(after)
-        self.end_of_turn_id = (
-            self._before_observation[0] if self._before_observation else tokenizer.eos_token_id
-        )
+        self.end_of_turn_id = self._end_of_turn_id()
         stops = {tokenizer.eos_token_id, self.end_of_turn_id}
         self.stop_ids = frozenset(token for token in stops if token is not None)
         last = CALL_END[-1]  # printable ASCII, spelled as itself in every kind of vocabulary
@@ -75,7 +80,19 @@ class ChatFormat:
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of the opening messages, up to where the policy begins to write."""
-        return self._ids(self._render(messages, add_generation_prompt=True))
+        contents = [message["content"] for message in messages]
+        if all(self._ids(text) == self._plain_ids(text) for text in contents):
+            return self._ids(self._render(messages, add_generation_prompt=True))
+        # A control token is spelled in a question or a schema: only the template may write one.
+        marked = [{**message, "content": _mark(i)} for i, message in enumerate(messages)]
+        rest = self._render(marked, add_generation_prompt=True)
+        ids: list[int] = []
+        for place, text in enumerate(contents):
+            before, found, after = rest.partition(_mark(place))
+            if found:
+                ids += [*self._ids(before), *self._plain_ids(text)]
+                rest = after
+        return ids + self._ids(rest)
 
     def reply_ids(self, text: str) -> list[int]:
         """The ids of a reply written by hand (a demonstration), never of a sampled one."""
@@ -92,8 +109,7 @@ class ChatFormat:
         before = self._before_observation
         if before and reply_ids and reply_ids[-1] == before[0]:
             before = before[1:]
-        plain = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return [*before, *plain, *self._after_observation]
+        return [*before, *self._plain_ids(text), *self._after_observation]
 
     def reply_text(self, reply_ids: Sequence[int]) -> str:
         """The text of a sampled reply, without the end-of-turn token."""
@@ -110,6 +126,12 @@ class ChatFormat:
             return False
         # A token holds a byte or more, so the tag lies within as many tokens as it has bytes.
         return CALL_END in self._text(list(reply_ids[-len(CALL_END) :]))
+
+    def _end_of_turn_id(self) -> int | None:
+        """What ends an assistant's turn: the template's control token, or the end of the text."""
+        controls = {*self.tokenizer.get_added_vocab().values(), self.tokenizer.eos_token_id}
+        before = self._before_observation
+        return before[0] if before and before[0] in controls else self.tokenizer.eos_token_id
 
     def _between_turns(self) -> tuple[str, str]:
         """The template's text before and after an observation, found by rendering two marks."""
@@ -139,6 +161,12 @@ class ChatFormat:
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _plain_ids(self, text: str) -> list[int]:
+        """The ids of a text in which control tokens are only text."""
+        return list(
+            self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        )
 
     def _text(self, ids: list[int]) -> str:
         return str(
