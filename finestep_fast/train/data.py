@@ -66,7 +66,7 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     """
     assert config.questions is not None
     assert config.databases is not None
-    train = load_questions(config.questions, config.databases)
+    train = known = load_questions(config.questions, config.databases)
     if config.dev_questions is not None:
         dev = load_questions(config.dev_questions, config.dev_databases or config.databases)
     else:
@@ -75,7 +75,12 @@ def load_data(config: DataConfig, seed: int) -> RunData:
         raise InputError(f"data.questions: {config.questions} leaves no question to train on")
     demonstrations = []
     if config.demonstrations is not None:
-        demonstrations = _load_demonstrations(config.demonstrations, train)
+        trained_on = {question.db_id for question in train}
+        demonstrations = [
+            item
+            for item in _load_demonstrations(config.demonstrations, known)
+            if item.question.db_id in trained_on
+        ]
     return RunData(train[: config.limit], dev[: config.limit], demonstrations)
 
 

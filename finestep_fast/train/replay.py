@@ -33,23 +33,26 @@ class Dialogue:
 
 
 def replay(demonstration: Demonstration, engine: Engine, config: EnvConfig) -> Dialogue:
-    """Make the demonstration's calls in a fresh episode, until it ends."""
+    """Make the demonstration's calls in a fresh episode, until it ends; none if it has failed."""
     episode = Episode(demonstration.question, engine, config)
     turns = []
     for call in demonstration.calls:
-        reply = render_call(call)
-        turn = episode.step(reply)
-        turns.append((reply, turn.observation))
-        if turn.done:
+        if episode.done:
             break
+        reply = render_call(call)
+        turns.append((reply, episode.step(reply).observation))
     return Dialogue(episode, turns)
 
 
 def transcripts(
     dialogues: Sequence[Dialogue], chat: ChatFormat, max_tokens: int
 ) -> list[Transcript]:
-    """The dialogues as token ids; one longer than `max_tokens` is cut after a whole step."""
-    return [_transcript(dialogue, chat, max_tokens) for dialogue in dialogues]
+    """The dialogues as token ids.
+
+    One longer than `max_tokens` is cut after a whole step; one that leaves no step is left out.
+    """
+    made = [_transcript(dialogue, chat, max_tokens) for dialogue in dialogues]
+    return [transcript for transcript in made if transcript.step_spans]
 
 
 def _transcript(dialogue: Dialogue, chat: ChatFormat, max_tokens: int) -> Transcript:

@@ -187,7 +187,8 @@ class _Batch:
     def _advance(self, token: Tensor) -> Tensor:
         """Feed one token [B, 1] per row; returns the next logits [B, V]."""
         self.mask = torch.cat([self.mask, torch.ones_like(token)], dim=1)
-        self.position = self.position + 1
+        # Rows that have ended are carried along for a while; no position grows beyond the limit.
+        self.position = (self.position + 1).clamp_max(self.config.max_rollout_tokens - 1)
         return self._forward(token, self.mask, self.position)
 
     def _forward(self, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ state.
 
 from __future__ import annotations
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from finestep_fast.train.policy import load_model, load_tokenizer, training_dtyp
 from finestep_fast.train.quickstart.model import small_model, small_tokenizer
 from finestep_fast.train.replay import Dialogue, replay, transcripts
 from finestep_fast.train.warm_start import DemonstrationBatches
+
+logger = logging.getLogger(__name__)
 
 _WHOLE_MODEL = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
@@ -115,8 +118,10 @@ def make_parts(
     chat = ChatFormat(tokenizer, TOOL_SCHEMAS)
     batches = None
     if dialogues:
+        shown = transcripts(dialogues, chat, config.rollout.max_rollout_tokens)
+        _check_demonstrations(len(shown), len(dialogues), config, accelerator)
         batches = DemonstrationBatches(
-            transcripts(dialogues, chat, config.rollout.max_rollout_tokens),
+            shown,
             tokens=warm_tokens,
             batch_rollouts=config.warm_start.batch_rollouts,
             seed=config.seed,
@@ -125,6 +130,7 @@ def make_parts(
         policy = load_model(config.model)
     else:
         policy = small_model(tokenizer, config.small_model, seed=config.seed)
+    _check_positions(policy, config.rollout.max_rollout_tokens)
     update_steps = config.update.updates * config.update.passes * config.update.minibatches
     warm = _optimization(policy, config.warm_start.optim, len(batches) if batches else 1)
     update = _optimization(policy, config.update.optim, max(update_steps, 1))
@@ -161,6 +167,40 @@ def _tokenizer(
         small_tokenizer(texts, config.small_model).save_pretrained(partial)
         partial.rename(kept)
     return load_tokenizer(kept)
+
+
+def _check_demonstrations(
+    num_shown: int, num_given: int, config: TrainConfig, accelerator: Accelerator
+) -> None:
+    batch = config.warm_start.batch_rollouts
+    if batch < accelerator.num_processes:
+        raise InputError(
+            f"warm_start.batch_rollouts is {batch}; "
+            f"it must be at least the number of processes, {accelerator.num_processes}"
+        )
+    limit = config.rollout.max_rollout_tokens
+    if num_shown == 0:
+        raise InputError(
+            f"data.demonstrations: none of {num_given} has a database that can be read and a first "
+            f"step within rollout.max_rollout_tokens, {limit}"
+        )
+    if num_shown < num_given and accelerator.is_main_process:
+        logger.warning(
+            "%d of %d demonstrations are left out: their database cannot be read, or prompt and "
+            "first step have more than rollout.max_rollout_tokens = %d tokens",
+            num_given - num_shown,
+            num_given,
+            limit,
+        )
+
+
+def _check_positions(policy: PreTrainedModel, max_rollout_tokens: int) -> None:
+    positions = getattr(policy.config, "max_position_embeddings", None)
+    if positions is not None and max_rollout_tokens > positions:
+        raise InputError(
+            f"rollout.max_rollout_tokens is {max_rollout_tokens}; "
+            f"it must be at most {positions}, the positions of the model"
+        )
 
 
 def _optimization(policy: PreTrainedModel, config: OptimConfig, num_steps: int) -> Optimization:
