@@ -54,9 +54,10 @@ def _train(source: Path | None, overrides: Sequence[str]) -> int:
     from finestep_fast.train.stop import Stopped, StopRequest
 
     config = load_config(source, overrides)
+    resumed = any(word.startswith("resume=") for word in overrides)
     with StopRequest() as stop:
         try:
-            Run(config, stop).train()
+            Run(config, stop, resumed=resumed).train()
         except Stopped as stopped:
             print(
                 f"{stopped}; the state is saved, go on with: "

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -48,20 +49,23 @@ class Run:
     Args:
         config: its settings; `output` is its folder.
         stop: asked at safe points whether to stop.
+        resumed: whether the run in `output` goes on; if not, there must be none.
 
     Raises:
-        InputError: The settings, the data or the model are unusable.
+        InputError: The folder holds another run.
     """
 
-    def __init__(self, config: TrainConfig, stop: StopRequest) -> None:
+    def __init__(self, config: TrainConfig, stop: StopRequest, *, resumed: bool = False) -> None:
         self.config, self.stop, self.folder = config, stop, config.output
         self.accelerator = make_accelerator()
         main = self.accelerator.is_main_process
         self.screen = Screen(live=main)
         transformers_logging.disable_progress_bar()
+        if not resumed:
+            _check_free(self.folder)
+        self.accelerator.wait_for_everyone()
         if main:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_yaml(self.folder / CONFIG_FILE, as_mapping(config))
         self.accelerator.wait_for_everyone()
         self.logs = Logs(self.folder, active=main)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint.keep)
@@ -74,11 +78,14 @@ class Run:
             Evaluations on dev by name, `before` and `final` among them.
 
         Raises:
+            InputError: The settings, the data or the model are unusable.
             Stopped: The run was asked to stop; its state is saved.
         """
         with Engine(timeout_s=self.config.env.query_timeout_s) as self.engine:
             self.screen.say(f"run folder: {self.folder}")
             self.parts = make_parts(self.config, self.folder, self.accelerator, self.engine)
+            if self.accelerator.is_main_process:
+                write_yaml(self.folder / CONFIG_FILE, as_mapping(self.config))
             self.sampler = self._sampler()
             self.state = self._restored_state()
             try:
@@ -116,6 +123,9 @@ class Run:
                 f"{state.updates} updates"
             )
         self.logs.cut_back(state.log_bytes)
+        if state.phase == "done" and state.updates < self.config.update.updates:
+            state.phase = "update"  # the run was done; it is resumed to go further
+            state.evaluations.pop(FINAL, None)
         return state
 
     def _warm_start(self) -> None:
@@ -302,7 +312,7 @@ class Run:
         self.checkpoints.save(self.state, self.accelerator, self.parts.policy, self.parts.tokenizer)
 
     def _warn_of_farming(self) -> None:
-        alarm = farming_alarm(self.logs.read("metrics"))
+        alarm = self.logs.active and farming_alarm(self.logs.read("metrics"))
         if alarm:
             self.screen.say(f"warning: {alarm}")
 
@@ -331,3 +341,12 @@ class Run:
         finally:
             spent = time.perf_counter() - begin
             self.state.seconds[phase] = self.state.seconds.get(phase, 0.0) + spent
+
+
+def _check_free(folder: Path) -> None:
+    left = [name for name in (CONFIG_FILE, "checkpoints", "world") if (folder / name).exists()]
+    if left:
+        raise InputError(
+            f"output is {str(folder)!r}; {left[0]} of an earlier run is there: go on with it by "
+            f"resume={folder}, or choose another output"
+        )
