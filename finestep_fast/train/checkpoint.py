@@ -8,6 +8,7 @@ where the run stands and how long its logs were.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import asdict, dataclass, field
@@ -73,6 +74,8 @@ class Checkpoints:
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         accelerator.wait_for_everyone()
+        # It notes at every save that tied weights are stored once; they are tied again when read.
+        logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
         accelerator.save_state(str(partial))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
