@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import permutations
 from random import Random
 from typing import Any, get_args
 
@@ -164,9 +165,8 @@ def test_a_group_in_which_all_returns_are_equal_gets_exact_zeros(
 
 
 def test_a_spread_within_rounding_counts_as_none(impl: str) -> None:
-    # The same sum in another order: 0.1 (0.3 + 0.7 + 0.1) has several roundings.
-    orders = [(0.3, 0.7, 0.1), (0.1, 0.3, 0.7), (0.7, 0.1, 0.3)]
-    rollouts = [Rollout(0, (1, 1, 1), reward, 1) for reward in orders]
+    # The same sum in every order: it has several roundings, in float32 and in float64.
+    rollouts = [Rollout(0, (1, 1, 1), reward) for reward in permutations((0.1, 0.6, 0.9))]
     credit = CreditConfig.preset("grpo_process", epsilon=0.0)
     for dtype in (torch.float32, torch.float64):
         assert advantages(rollouts, credit, impl, dtype).eq(0).all()
