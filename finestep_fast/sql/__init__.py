@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finestep_fast.sql.comparison import Semantics, compare
-from finestep_fast.sql.engine import Engine, Path
+from finestep_fast.sql.engine import DatabasePath, Engine
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
 from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def run(
-    jobs: Iterable[tuple[Path, str]],
+    jobs: Iterable[tuple[DatabasePath, str]],
     *,
     max_rows: int = 2_000_000,
     max_bytes: int = 1 << 30,
@@ -45,7 +45,7 @@ def run(
 
 
 def match(
-    triples: Iterable[tuple[Path, str, str]],
+    triples: Iterable[tuple[DatabasePath, str, str]],
     *,
     semantics: Semantics = "bird",
     float_tolerance: float = 0.0,

@@ -10,7 +10,6 @@ import math
 import os
 import re
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -31,9 +30,10 @@ from finestep_fast.sql.connections import (
     file_identity,
 )
 from finestep_fast.sql.execution import OUT_OF_MEMORY, Limits, fetched
+from finestep_fast.sql.gold_cache import GoldCache
 from finestep_fast.sql.outcome import Match, Result, Status
 
-Path = str | os.PathLike[str]
+DatabasePath = str | os.PathLike[str]
 Job = TypeVar("Job")
 Answer = TypeVar("Answer")
 
@@ -119,7 +119,7 @@ class Engine:
 
     def run(
         self,
-        jobs: Iterable[tuple[Path, str]],
+        jobs: Iterable[tuple[DatabasePath, str]],
         *,
         max_rows: int | None = None,
         max_bytes: int | None = None,
@@ -147,7 +147,7 @@ class Engine:
 
     def match(
         self,
-        triples: Iterable[tuple[Path, str, str]],
+        triples: Iterable[tuple[DatabasePath, str, str]],
         *,
         semantics: Semantics = "bird",
         float_tolerance: float = 0.0,
@@ -275,7 +275,7 @@ class Engine:
         )
         return limits
 
-    def _run_one(self, path: Path, sql: str, limits: Limits) -> Result:
+    def _run_one(self, path: DatabasePath, sql: str, limits: Limits) -> Result:
         """Runs one query on a pooled connection."""
         try:
             connection = self._connections.borrow(file_identity(path))
@@ -331,37 +331,6 @@ class Engine:
             if self._workers is None:
                 self._workers = ThreadPoolExecutor(self.threads, thread_name_prefix="finestep-sql")
             return self._workers
-
-
-class GoldCache:
-    """Gold results within a budget of memory; the longest unused are forgotten first."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._lock = threading.Lock()
-        self._golds: OrderedDict[tuple[object, ...], tuple[Gold, int]] = OrderedDict()
-        self._size_bytes = 0
-
-    def get(self, key: tuple[object, ...]) -> Gold | None:
-        """The gold result under a key, if it is remembered."""
-        with self._lock:
-            found = self._golds.get(key)
-            if found is None:
-                return None
-            self._golds.move_to_end(key)
-            return found[0]
-
-    def put(self, key: tuple[object, ...], gold: Gold, size_bytes: int) -> None:
-        """Remembers a gold result, unless it alone exceeds the budget."""
-        size_bytes += 1024
-        with self._lock:
-            if key in self._golds or size_bytes > self._max_bytes:
-                return
-            self._golds[key] = (gold, size_bytes)
-            self._size_bytes += size_bytes
-            while self._size_bytes > self._max_bytes:
-                _, (_, freed) = self._golds.popitem(last=False)
-                self._size_bytes -= freed
 
 
 def as_whole(result: Result, semantics: str) -> Result:

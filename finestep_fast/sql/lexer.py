@@ -6,7 +6,7 @@ Not a parser: it knows quotes, comments, words, numbers and the depth of parenth
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -110,6 +110,7 @@ def expanded_ctes(sql: str) -> int:
     """
     listed = list(tokens(sql))
     bodies: dict[str, list[range]] = {}
+    defining: set[int] = set()
     for i, token in enumerate(listed):
         if token.kind != "word" or token.folded != "as":
             continue
@@ -117,11 +118,19 @@ def expanded_ctes(sql: str) -> int:
         if opening is not None and name is not None:
             depth = listed[opening].depth
             ends = (j for j in range(opening + 1, len(listed)) if listed[j].depth <= depth)
-            bodies.setdefault(name, []).append(range(opening + 1, next(ends, len(listed))))
+            body = range(opening + 1, next(ends, len(listed)))
+            bodies.setdefault(listed[name].folded, []).append(body)
+            defining.add(name)
+
+    def reads_in(places: Iterable[int]) -> list[str]:
+        return [
+            listed[i].folded
+            for i in places
+            if listed[i].folded in bodies and i not in defining and reads_table(listed, i)
+        ]
 
     reads = {
-        name: [r for body in spans for r in reads_in(listed, body, bodies)]
-        for name, spans in bodies.items()
+        name: [read for body in spans for read in reads_in(body)] for name, spans in bodies.items()
     }
     sizes: dict[str, int] = {}
 
@@ -132,7 +141,9 @@ def expanded_ctes(sql: str) -> int:
             sizes[name] = 1 + sum(size(read, above | {name}) for read in reads[name])
         return sizes[name]
 
-    return sum(size(name, frozenset()) for name in reads_in(listed, range(len(listed)), bodies))
+    inside = {i for spans in bodies.values() for body in spans for i in body}
+    outside = (i for i in range(len(listed)) if i not in inside)
+    return sum(size(name, frozenset()) for name in reads_in(outside))
 
 
 def body_after(listed: list[Token], i: int) -> int | None:
@@ -145,8 +156,8 @@ def body_after(listed: list[Token], i: int) -> int | None:
     return None
 
 
-def name_before(listed: list[Token], i: int) -> str | None:
-    """The name that the AS at token i defines, stepping over a list of columns."""
+def name_before(listed: list[Token], i: int) -> int | None:
+    """Where the name stands that the AS at token i defines, stepping over a list of columns."""
     j = i - 1
     if j >= 0 and listed[j].text == ")":
         depth = listed[j].depth
@@ -154,17 +165,12 @@ def name_before(listed: list[Token], i: int) -> str | None:
         while j >= 0 and not (listed[j].text == "(" and listed[j].depth == depth):
             j -= 1
         j -= 1
-    return listed[j].folded if j >= 0 and listed[j].kind in ("word", "quoted") else None
+    return j if j >= 0 and listed[j].kind in ("word", "quoted") else None
 
 
-def reads_in(listed: list[Token], span: range, names: dict[str, list[range]]) -> list[str]:
-    """The names, of those given, that a span of tokens reads as tables."""
-    found = []
-    for i in span:
-        token = listed[i]
-        if token.kind not in ("word", "quoted") or token.folded not in names or i == 0:
-            continue
-        after = listed[i + 1].text if i + 1 < len(listed) else ""
-        if listed[i - 1].folded in ("from", "join", ",", "(") and after != ".":
-            found.append(token.folded)
-    return found
+def reads_table(listed: list[Token], i: int) -> bool:
+    """Whether the name at token i stands where a table is read, as far as tokens can tell."""
+    after = listed[i + 1].text if i + 1 < len(listed) else ""
+    before = listed[i - 1].folded if i else ""
+    is_name = listed[i].kind in ("word", "quoted")
+    return is_name and after != "." and before in ("from", "join", ",", "(")

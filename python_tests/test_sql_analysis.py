@@ -1,0 +1,236 @@
+"""What a query says: its normal form and the names in it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from finestep_fast.sql import DatabaseSchema, database_schema
+from finestep_fast.sql.analysis import analyse, outermost_order
+from support.databases import written
+
+BASE = "SELECT name FROM customer WHERE city = 'London'"
+JOINED = (
+    'SELECT c.name, count(*) FROM customer AS c JOIN "Order Item" AS o ON o.customer = c.id '
+    "GROUP BY c.name ORDER BY count(*) DESC LIMIT 3"
+)
+
+
+@pytest.fixture(scope="module")
+def schema(tmp_path_factory: pytest.TempPathFactory) -> DatabaseSchema:
+    return database_schema(written(tmp_path_factory.mktemp("analysis") / "shop.sqlite"))
+
+
+@pytest.mark.parametrize(
+    ("query", "variants"),
+    [
+        (
+            BASE,
+            [
+                "select  name\nfrom customer\twhere city='London' ;",
+                "SELECT NAME FROM Customer WHERE CITY = 'London'",
+                "SELECT name -- who\nFROM /* all */ customer WHERE city = 'London'",
+                "SELECT \"name\" FROM `customer` WHERE [city] = 'London'",
+                "SELECT customer.name FROM customer WHERE customer.city = 'London'",
+                "SELECT T1.name AS who FROM customer AS T1 WHERE T1.city = 'London'",
+                "SELECT x.name n FROM main.customer x WHERE (x.city = 'London')",
+                "SELECT name FROM customer WHERE ((city) = ('London'))",
+            ],
+        ),
+        (
+            JOINED,
+            [
+                JOINED.replace("c.", "zz.").replace("AS c ", "zz ").replace("JOIN", "INNER JOIN"),
+                JOINED.replace("count(*) FROM", "COUNT(*) AS n FROM").replace(
+                    "BY count(*)", "BY n"
+                ),
+                JOINED.lower().replace("order item", "ORDER ITEM"),
+            ],
+        ),
+        (
+            "WITH a AS (SELECT city AS x FROM customer) SELECT x FROM a WHERE x <> 'Paris'",
+            [
+                "with B as (select c.city y from customer c) select y z from B where y != 'Paris'",
+                "WITH a(q) AS (SELECT city FROM customer) SELECT q FROM a WHERE q <> 'Paris'",
+            ],
+        ),
+        (
+            "SELECT d.m FROM (SELECT max(id) AS m FROM customer) AS d",
+            ["SELECT e.k FROM (SELECT max(id) AS k FROM customer) e"],
+        ),
+        (
+            "SELECT name FROM customer c WHERE EXISTS "
+            '(SELECT 1 FROM "Order Item" o WHERE o.customer = c.id)',
+            [
+                "SELECT name FROM customer WHERE EXISTS "
+                '(SELECT 1 FROM "Order Item" WHERE "Order Item".customer = customer.id)'
+            ],
+        ),
+        (
+            "SELECT city FROM customer UNION SELECT name FROM customer ORDER BY city",
+            ["SELECT a.city FROM customer a UNION SELECT b.name FROM customer b ORDER BY city ASC"],
+        ),
+    ],
+)
+def test_space_case_quotes_and_aliases_do_not_change_the_normal_form(
+    schema: DatabaseSchema, query: str, variants: list[str]
+) -> None:
+    facts = analyse(query, schema)
+    assert facts.parsed
+    assert facts.missing == ()
+    for variant in variants:
+        assert analyse(variant, schema).normal_form == facts.normal_form, variant
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "SELECT name FROM customer WHERE city = 'london'",
+        "SELECT name FROM customer WHERE city = ' London'",
+        "SELECT name FROM customer WHERE city <> 'London'",
+        "SELECT DISTINCT name FROM customer WHERE city = 'London'",
+        "SELECT id FROM customer WHERE city = 'London'",
+        "SELECT name FROM customer WHERE name = 'London'",
+        "SELECT name FROM londoner WHERE city = 'London'",
+        "SELECT name FROM customer WHERE city = 'London' LIMIT 1",
+        "SELECT name FROM customer WHERE city = 'London' ORDER BY name",
+        "SELECT name, name FROM customer WHERE city = 'London'",
+        "SELECT name FROM customer WHERE city = 'London' AND id = 1",
+        "SELECT a.name FROM customer a, customer b WHERE a.city = 'London'",
+    ],
+)
+def test_queries_that_ask_for_something_else_have_another_normal_form(
+    schema: DatabaseSchema, other: str
+) -> None:
+    assert analyse(other, schema).normal_form != analyse(BASE, schema).normal_form
+
+
+def test_swapped_aliases_are_told_apart(schema: DatabaseSchema) -> None:
+    one = "SELECT a.name FROM customer a JOIN customer b ON a.id < b.id"
+    two = "SELECT b.name FROM customer a JOIN customer b ON a.id < b.id"
+    three = "SELECT b.name FROM customer b JOIN customer a ON b.id < a.id"
+    forms = [analyse(query, schema).normal_form for query in (one, two, three)]
+    assert forms[0] == forms[2] != forms[1]
+
+
+def test_names_are_resolved_through_aliases_subqueries_and_expressions(
+    schema: DatabaseSchema,
+) -> None:
+    query = """
+        WITH big AS (SELECT customer AS buyer, "unit price" AS price FROM "Order Item")
+        SELECT c.name, (SELECT max(b.price) FROM big b WHERE b.buyer = c.id) AS top
+        FROM customer c LEFT JOIN londoner USING (name)
+        WHERE c.city IN (SELECT city FROM customer) AND rowid > 0 ORDER BY top
+    """
+    facts = analyse(query, schema)
+    assert facts.missing == ()
+    assert set(facts.tables) == {"order item", "customer", "londoner"}
+    assert set(facts.columns) == {
+        "order item.customer",
+        "order item.unit price",
+        "customer.name",
+        "customer.id",
+        "customer.city",
+        "customer.rowid",
+    }
+    assert facts.existing == facts.named
+
+
+@pytest.mark.parametrize(
+    ("query", "missing"),
+    [
+        ("SELECT nam FROM customer", {"nam"}),
+        ("SELECT c.nam FROM customer c", {"customer.nam"}),
+        ("SELECT x.name FROM customer c", {"x.name"}),
+        ("SELECT name FROM customers", {"customers", "name"}),
+        ("SELECT name FROM other.customer", {"other.customer", "name"}),
+        ("SELECT n FROM (SELECT name FROM customer)", {"n"}),
+        ("SELECT d.id FROM (SELECT name FROM customer) d", {"d.id"}),
+        ("SELECT name FROM customer ORDER BY age", {"age"}),
+        ("SELECT name FROM customer JOIN londoner USING (id2)", {"id2"}),
+        ("SELECT d.* FROM customer", {"d.*"}),
+        # SQLite takes a quoted name it does not know for a string; as a column it was invented.
+        ('SELECT "nam" FROM customer', {"nam"}),
+        ('SELECT name FROM customer WHERE "ctiy" = 1', {"ctiy"}),
+        # ... but where a value is expected it is a string that was meant.
+        ('SELECT name FROM customer WHERE city = "London"', set()),
+        ('SELECT name FROM customer WHERE city IN ("London", "Paris")', set()),
+        ('SELECT name FROM customer WHERE city LIKE "%on" OR city BETWEEN "a" AND "b"', set()),
+        ('SELECT iif(id > 1, "yes", "no"), name || " " FROM customer', set()),
+        ("SELECT name AS n FROM customer WHERE n > 'B' GROUP BY n HAVING n < 'X'", set()),
+        ("SELECT value, x FROM json_each('[1]')", set()),
+        ("SELECT name FROM sqlite_master", set()),
+        ("SELECT * FROM (SELECT * FROM customer) WHERE city = 'x'", set()),
+        ("SELECT 1", set()),
+    ],
+)
+def test_invented_names_are_found(schema: DatabaseSchema, query: str, missing: set[str]) -> None:
+    facts = analyse(query, schema)
+    assert facts.parsed
+    assert set(facts.missing) == missing
+    assert set(facts.existing) == set(facts.named) - missing
+
+
+@pytest.mark.parametrize(
+    ("query", "normal_form"),
+    [
+        ("", ""),
+        ("  -- nothing", ""),
+        (";;", ""),
+        ("SELEC  Name, 'A b' FROM", "selec name , 'A b' from"),
+        ("SELECT 1; SELECT 2", "select 1 ; select 2"),
+        ("DELETE FROM t -- all", "delete from t"),
+        ("SELECT 'open", "select 'open"),
+    ],
+)
+def test_what_is_no_single_query_still_has_a_normal_form(
+    schema: DatabaseSchema, query: str, normal_form: str
+) -> None:
+    facts = analyse(query, schema)
+    assert not facts.parsed
+    assert facts.normal_form == normal_form
+    assert facts.named == ()
+
+
+SCRAPS = """
+    SELECT FROM WHERE ( ) , * . ; ' " [ ` customer name c AS JOIN ON = < IN NOT NULL WITH UNION
+    ORDER BY GROUP HAVING LIMIT CASE WHEN THEN END 1 'x' count( -- /* ?1 :a @b x'0 EXISTS OVER
+    VALUES RECURSIVE CAST INT || -> LATERAL DISTINCT ALL USING {} $$ é
+"""
+WORDS = st.sampled_from([*SCRAPS.split(), "\0"])
+
+
+@given(st.one_of(st.lists(WORDS, max_size=25).map(" ".join), st.text(max_size=40)))
+def test_any_text_has_facts(schema: DatabaseSchema, text: str) -> None:
+    facts = analyse(text, schema)
+    assert set(facts.missing) <= set(facts.named)
+    assert isinstance(outermost_order(text), bool)
+
+
+@pytest.mark.parametrize(
+    "unit", ["(", "(SELECT ", "abs(", "NOT ", "CASE WHEN ", "- ", "1+", "a AND "]
+)
+def test_deep_and_long_queries_have_facts_soon(schema: DatabaseSchema, unit: str) -> None:
+    for count in (30, 300, 3000):
+        closing = ")" * (count if unit.endswith("(") or "(SELECT" in unit else 0)
+        analyse("SELECT " + unit * count + "1" + closing, schema)
+
+
+@pytest.mark.parametrize(
+    ("query", "ordered"),
+    [
+        ("SELECT a FROM t ORDER  BY a", True),
+        ("SELECT a FROM t order\nby a LIMIT 1", True),
+        ("SELECT a FROM t UNION SELECT b FROM t ORDER BY 1", True),
+        ("WITH x AS (SELECT 1 ORDER BY 1) SELECT * FROM x", False),
+        ("SELECT * FROM (SELECT a FROM t ORDER BY a)", False),
+        ("SELECT 'order by' FROM t", False),
+        ("SELECT row_number() OVER (ORDER BY a) FROM t", False),
+        ("SELECT a FROM t -- ORDER BY a", False),
+        ("SELECT ( FROM t ORDER BY a", False),  # never parses: judged by its tokens
+        ("SELECT a FRO t ORDER BY (a", True),
+    ],
+)
+def test_only_the_outermost_order_counts(query: str, ordered: bool) -> None:
+    assert outermost_order(query) is ordered

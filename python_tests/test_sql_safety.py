@@ -1,0 +1,242 @@
+"""A query reads the database it is given and does nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finestep_fast.sql import Engine, Status
+from finestep_fast.sql.lexer import expanded_ctes, formats_are_literal
+from support.databases import written
+
+WRITING = (
+    "DELETE FROM t",
+    "UPDATE t SET b = 'q'",
+    "INSERT INTO t VALUES (1, 2)",
+    "REPLACE INTO t VALUES (1, 2)",
+    "WITH x AS (SELECT 1) DELETE FROM t",
+    "DELETE FROM t RETURNING a",
+    "DROP TABLE t",
+    "ALTER TABLE t RENAME TO u",
+    "ALTER TABLE t ADD COLUMN c",
+    "CREATE TABLE u(a)",
+    "CREATE TEMP TABLE t AS SELECT * FROM main.t WHERE 0",
+    "CREATE TEMP VIEW t AS SELECT 1",
+    "CREATE VIRTUAL TABLE temp.f USING fts5(x)",
+    "CREATE INDEX i ON t(a)",
+    "CREATE TRIGGER g AFTER INSERT ON t BEGIN SELECT 1; END",
+    "REINDEX",
+    "ANALYZE",
+    "VACUUM",
+    "VACUUM INTO '{dir}/copy.db'",
+    "ATTACH DATABASE '{dir}/new.db' AS e",
+    "ATTACH DATABASE 'file:{dir}/new.db?mode=rwc' AS e",
+    "ATTACH DATABASE '{dir}/secret.sqlite' AS e",
+    "ATTACH ':memory:' AS e",
+    "DETACH main",
+    "PRAGMA journal_mode=wal",
+    "PRAGMA user_version=5",
+    "PRAGMA writable_schema=1",
+    "PRAGMA query_only=0",
+    "PRAGMA case_sensitive_like=1",
+    "PRAGMA hard_heap_limit=100000",
+    "PRAGMA table_info(t)",
+    "SELECT * FROM pragma_database_list",
+    "SELECT * FROM pragma_table_info('t')",
+    "BEGIN",
+    "COMMIT",
+    "SAVEPOINT s",
+    "EXPLAIN SELECT * FROM t",
+    "/* x */ explain query plan SELECT * FROM t",
+    "SELECT load_extension('{dir}/x.so')",
+    "SELECT LOAD_EXTENSION('{dir}/x.so')",
+    "SELECT fts3_tokenizer('simple')",
+    "SELECT sqlite_compileoption_get(1)",
+    "SELECT sqlite_log(1, 'x')",
+)
+HONEST = {
+    "SELECT count(*) FROM t": ((3,),),
+    "SELECT 'A' LIKE 'a'": ((1,),),
+    "SELECT group_concat(b, '-') FROM t": (("x-y-z",),),
+    "SELECT upper(b), round(sqrt(a), 1), printf('%05.2f', a) FROM t WHERE a = 1": (
+        ("X", 1.0, "01.00"),
+    ),
+    "SELECT a, rank() OVER (ORDER BY a DESC) FROM t WHERE a < 3": ((2, 1), (1, 2)),
+    "SELECT value FROM json_each('[1, 2]')": ((1,), (2,)),
+    "SELECT json_extract('{\"k\": 7}', '$.k')": ((7,),),
+    "SELECT strftime('%Y', '2020-05-06')": (("2020",),),
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < 3) SELECT * FROM c": (
+        (1,),
+        (2,),
+        (3,),
+    ),
+    "SELECT name FROM sqlite_master WHERE type = 'table'": (("t",),),
+    "VALUES (1), (2)": ((1,), (2,)),
+    "SELECT max(a) FROM t UNION SELECT min(a) FROM t ORDER BY 1": ((1,), (3,)),
+}
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    script = (
+        "CREATE TABLE t(a, b); INSERT INTO t VALUES (1, 'x'), (2, 'y'), (3, 'z'); "
+        "CREATE INDEX t_a ON t(a)"
+    )
+    written(tmp_path / "secret.sqlite", "CREATE TABLE secret(a)")
+    return written(tmp_path / "t.sqlite", script)
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    with Engine(threads=2) as engine:
+        yield engine
+
+
+def assert_unharmed(engine: Engine, database: Path) -> None:
+    """Fail unless every honest query still gets its answer."""
+    results = engine.run([(database, query) for query in HONEST])
+    assert {q: r.rows for q, r in zip(HONEST, results, strict=True)} == HONEST
+
+
+def test_honest_queries_are_let_through(engine: Engine, database: Path) -> None:
+    assert_unharmed(engine, database)
+
+
+@pytest.mark.parametrize("attack", WRITING)
+def test_whatever_is_more_than_reading_is_denied(
+    engine: Engine, database: Path, attack: str
+) -> None:
+    folder = database.parent
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (result,) = engine.run([(database, attack.format(dir=folder))])
+    assert result.status is Status.DENIED
+    assert "not allowed" in result.message
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert_unharmed(engine, database)
+
+
+def test_rewards_hacked_elsewhere_score_nothing(engine: Engine, database: Path) -> None:
+    gold = "SELECT a FROM t WHERE b = 'y'"
+    empty = "SELECT a FROM t WHERE b = 'nothing'"
+    hacks = ["DELETE FROM t", "UPDATE t SET b = 'q'", "DROP TABLE t", " ", "-- nothing", "SELEC"]
+    hacks += ["CREATE TEMP TABLE t AS SELECT * FROM main.t WHERE 0", "PRAGMA user_version = 5"]
+    for semantics in ("bird", "strict", "multiset", "ordered"):
+        triples = [(database, hack, answer) for hack in hacks for answer in (gold, empty)]
+        assert not any(match.equal for match in engine.match(triples, semantics=semantics))
+        assert engine.match([(database, gold, gold)], semantics=semantics)[0].equal
+
+
+def test_attacks_measured_elsewhere_do_no_harm(
+    engine: Engine, tmp_path: Path, shared_data: Path
+) -> None:
+    database = tmp_path / "t.sqlite"
+    connection = sqlite3.connect(database)
+    connection.execute("CREATE TABLE t(a, b)")
+    rows = [(i, f"v{i}") for i in range(300)]
+    connection.executemany("INSERT INTO t VALUES (?, ?)", rows)
+    connection.commit()
+    connection.close()
+    before = database.read_bytes()
+    lines = (shared_data / "adversarial" / "attacks.jsonl").read_text().splitlines()
+    for attack in map(json.loads, lines):
+        started = time.monotonic()
+        query = attack["sql"].replace("{dir}", str(tmp_path))
+        (result,) = engine.run([(database, query)], timeout_s=0.2, max_rows=1000, max_bytes=8 << 20)
+        # Generous: the machine may be busy. What hangs takes tens of seconds.
+        assert time.monotonic() - started < 10, attack["name"]
+        assert result.status in set(Status), attack["name"]
+        (honest,) = engine.run([(database, "SELECT count(*), 'A' LIKE 'a' FROM t")])
+        assert honest.rows == ((300, 1),), attack["name"]
+    assert database.read_bytes() == before
+    assert os.listdir(tmp_path) == ["t.sqlite"]
+
+
+def chained(length: int, reads: int) -> str:
+    """Common table expressions of which each reads the one before it several times."""
+    parts = ["t0 AS (SELECT 1 x)"]
+    for i in range(1, length):
+        union = " UNION ALL ".join([f"SELECT * FROM t{i - 1}"] * reads)
+        parts.append(f"t{i} AS ({union})")
+    return f"WITH {', '.join(parts)} SELECT count(*) FROM t{length - 1}"
+
+
+@pytest.mark.parametrize(("length", "reads"), [(24, 2), (14, 3), (4, 50)])
+def test_expressions_that_double_are_stopped_before_sqlite_copies_them(
+    engine: Engine, database: Path, length: int, reads: int
+) -> None:
+    started = time.monotonic()
+    (result,) = engine.run([(database, chained(length, reads))], timeout_s=1)
+    assert result.status is Status.DENIED
+    assert time.monotonic() - started < 5
+
+
+def test_the_copies_of_common_table_expressions_are_counted() -> None:
+    assert expanded_ctes("SELECT 1") == 0
+    assert expanded_ctes("WITH a AS (SELECT 1) SELECT * FROM a") == 1
+    assert expanded_ctes("WITH a AS (SELECT 1) SELECT * FROM a x JOIN a y") == 2
+    # b reads a twice and is read twice: 2 * (1 + 2).
+    doubled = "WITH a AS (SELECT 1), b AS (SELECT * FROM a, a) SELECT * FROM b, b"
+    assert expanded_ctes(doubled) == 6
+    assert expanded_ctes(chained(10, 2)) > 1000
+    quoted = 'WITH "A" AS (SELECT 1), b(x) AS NOT MATERIALIZED (SELECT 1 FROM a) SELECT * FROM [B]'
+    assert expanded_ctes(quoted) == 2
+    assert expanded_ctes("WITH RECURSIVE c AS (SELECT 1 UNION SELECT 1 FROM c) SELECT 1 FROM c") < 5
+
+
+def test_columns_that_share_a_name_with_an_expression_are_no_reads() -> None:
+    columns = ", ".join(["sales.x"] * 30)
+    query = (
+        "WITH sales AS (SELECT 1 x), more AS (SELECT {c} FROM sales) SELECT {c} FROM sales, more"
+    )
+    assert expanded_ctes(query.format(c=columns)) < 10
+
+
+@pytest.mark.parametrize(
+    ("query", "literal"),
+    [
+        ("SELECT printf('%.2f', a) FROM t", True),
+        ("SELECT PRINTF ( '%d%%', a) || format('%s', b) FROM t", True),
+        ("SELECT printf('%.*c', 999999999, 'x')", False),
+        ("SELECT printf('%0999999999d', 1)", False),
+        ("SELECT printf('%.' || '*c', 999999999, 'x')", True),
+        ("SELECT printf(b, a) FROM t", False),
+        ('SELECT "printf"(b, a) FROM t', False),
+        ("SELECT 'printf(b)'", True),
+    ],
+)
+def test_patterns_are_read_before_sqlite_sees_them(query: str, literal: bool) -> None:
+    assert formats_are_literal(query) is literal
+
+
+OUT_OF_MEMORY = """
+import sys
+from finestep_fast.sql import Engine
+hungry = (
+    "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < {rows}) "
+    "SELECT length(json_group_array(hex(zeroblob(50000)))) FROM c"
+)
+database = sys.argv[1]
+with Engine(threads=2, max_heap_bytes=24 << 20) as engine:
+    jobs = [(database, hungry.format(rows=100)) for _ in range(40)]
+    jobs.insert(20, (database, hungry.format(rows=2000)))
+    results = engine.run(jobs)
+    print(*(result.status for result in results))
+    print(results[20].message)
+"""
+
+
+def test_memory_is_limited_and_a_neighbour_does_not_pay_for_it(database: Path) -> None:
+    # In a process of its own: the limit is the process's, and it cannot be raised again.
+    command = [sys.executable, "-c", OUT_OF_MEMORY, str(database)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    statuses, message = done.stdout.splitlines()
+    assert statuses.split() == ["ok"] * 20 + ["too_large"] + ["ok"] * 20
+    assert message in ("out of memory", "string or blob too big")
