@@ -15,7 +15,15 @@ from typing import Any
 
 import pytest
 
+from finestep_fast.env.calls import ToolCall, render_call
+from finestep_fast.env.config import EnvConfig
+from finestep_fast.env.episode import Episode, EpisodeStatus
+from finestep_fast.env.question import load_questions
+from finestep_fast.env.scoring import score_episodes
+from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
+from finestep_fast.rewards import RewardConfig
+from finestep_fast.sql import Engine
 from finestep_fast.train.quickstart import DemonstrationConfig, WorldConfig, write_world
 from finestep_fast.train.quickstart.databases import STYLES, Database, Style, make_database
 from finestep_fast.train.quickstart.demonstrations import MOST_CALLS, QUALITIES
@@ -36,13 +44,6 @@ SMALL = WorldConfig(
     dev_questions=42,
     demonstrations=DemonstrationConfig(per_question=10),
 )
-ARGUMENTS = {
-    "list_tables": set(),
-    "describe_table": {"table"},
-    "search_values": {"text"},
-    "execute_sql": {"sql"},
-    "submit": {"sql"},
-}
 STYLE_PATTERNS = {
     "plain": r"[a-z]+",
     "suffixed": r"[a-z]+_(id|name|val|day)",
@@ -163,7 +164,11 @@ def test_write_world_refuses_a_folder_with_something_in_it(tmp_path: Path) -> No
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     config = WorldConfig(
-        train_databases_per_theme=1, dev_databases_per_theme=1, train_questions=1500
+        train_databases_per_theme=1,
+        dev_databases_per_theme=1,
+        train_questions=1500,
+        main_rows=20,
+        child_rows=20,
     )
     with pytest.raises(InputError, match="holds no further question"):
         write_world(tmp_path / "world", config)
@@ -376,6 +381,7 @@ def test_wordings_are_few(world: World) -> None:
 
 
 def test_demonstrations_obey_the_tool_schema(world: World) -> None:
+    schemas = {tool["function"]["name"]: tool["function"]["parameters"] for tool in TOOL_SCHEMAS}
     per_question = Counter(d["question_id"] for d in world.demonstrations)
     assert per_question == {q["question_id"]: 10 for q in world.train}
     for demonstration in world.demonstrations:
@@ -384,7 +390,7 @@ def test_demonstrations_obey_the_tool_schema(world: World) -> None:
         assert [c["name"] == "submit" for c in calls] == [False] * (len(calls) - 1) + [True]
         for call in calls:
             assert call.keys() == {"name", "arguments"}
-            assert call["arguments"].keys() == ARGUMENTS[call["name"]]
+            assert call["arguments"].keys() == set(schemas[call["name"]]["required"])
             assert all(isinstance(v, str) and v for v in call["arguments"].values())
             if call["name"] == "describe_table":
                 assert call["arguments"]["table"] in world.tables(demonstration["db_id"])
@@ -411,6 +417,31 @@ def test_right_demonstrations_give_the_gold_result_and_the_others_do_not(world: 
         assert right == demonstration["right"], demonstration
         if demonstration["quality"] in ("perfect", "wrong"):
             assert right == (demonstration["quality"] == "perfect"), demonstration
+
+
+def test_replayed_demonstrations_earn_what_their_labels_say(world: World) -> None:
+    databases = world.root / "databases"
+    questions = {q.question_id: q for q in load_questions(world.root / "train.json", databases)}
+    chosen = world.demonstrations[::4]
+    with Engine() as engine:
+        episodes = []
+        for demonstration in chosen:
+            question = questions[demonstration["question_id"]]
+            episode = Episode(question, engine, EnvConfig(schema_in_prompt="tables"))
+            for call in demonstration["calls"]:
+                episode.step(render_call(ToolCall(call["name"], call["arguments"])))
+            assert episode.status is EpisodeStatus.SUBMITTED
+            assert episode.num_malformed == 0
+            episodes.append(episode)
+        scores = score_episodes(episodes, engine, RewardConfig())
+    flawless = defaultdict(list)
+    for demonstration, score in zip(chosen, scores, strict=True):
+        assert score.counted
+        assert score.outcome == demonstration["right"]
+        flawless[demonstration["quality"]].append(min(score.process) == 1.0)
+    assert all(flawless["perfect"])
+    assert not any(flawless["failing"])
+    assert sum(flawless["wasteful"]) < 0.3 * len(flawless["wasteful"])
 
 
 def test_hard_kinds_are_mistaken_more_often_than_easy_ones(world: World) -> None:

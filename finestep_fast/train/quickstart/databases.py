@@ -145,7 +145,7 @@ def make_database(
     """A database of a theme; its words and rows come from `rng` alone, whatever the style."""
     main_table, singular = rng.choice(theme.main_tables)
     child_table = rng.choice(theme.child_tables)
-    others = [Column(word, word, "name") for word in rng.sample(sorted(theme.text), 3)]
+    others = [Column(word, word, "name") for word in theme.text]
     others += [Column(word, word, "val") for word in rng.sample(sorted(theme.number), 3)]
     rng.shuffle(others)
     main_columns = (KEY, LABEL, *others)
@@ -197,9 +197,9 @@ def _main_cells(theme: Theme, column: Column, count: int, rng: Random) -> list[C
 
 
 def _number(bounds: tuple[int, int], rng: Random) -> int:
-    """A number in [low, high], small ones more often than large ones."""
+    """A multiple of five in [low, high], small ones more often than large ones."""
     low, high = bounds
-    return low + int((high - low + 1) * rng.random() ** 2)
+    return low + 5 * int(((high - low) // 5 + 1) * rng.random() ** 2)
 
 
 def _date(rng: Random) -> str:

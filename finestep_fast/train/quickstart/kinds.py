@@ -222,15 +222,16 @@ def _joined(d: Database) -> str:
 
 
 def _join_sum(d: Database, rng: Random) -> Draft:
-    value, number = str(rng.choice(d.values(LABEL.word))), d.child_word("val")
+    ((word, value),) = _where(d, rng)
+    number = d.child_word("val")
     return Draft(
         text=rng.choice(
             (
-                f"What is the total {number} of the {d.child_table} of '{value}'?",
-                f"Give the total {number} over all {d.child_table} of '{value}'.",
+                f"What is the total {number} of {d.child_table} for {word} '{value}'?",
+                f"Give the total {number} of the {d.child_table} for {word} '{value}'.",
             )
         ),
-        gold=f"SELECT SUM({{{number}}}) FROM {_joined(d)} WHERE {{{LABEL.word}}} = '{value}'",
+        gold=f"SELECT SUM({{{number}}}) FROM {_joined(d)} WHERE {{{word}}} = '{value}'",
         mistake=f"SELECT SUM({{{number}}}) FROM {d.child_table}",
         table=d.child_table,
         value=value,

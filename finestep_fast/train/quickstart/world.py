@@ -150,9 +150,8 @@ def _draft_questions(
     asked: dict[str, set[str]] = {db_id: set() for db_id in made}
     for number, planned in enumerate(planned_kinds(count, rng)):
         database, connection = list(made.values())[number % len(made)]
-        # When the database holds no new question of the planned kind, take the next kind.
-        kinds = list(KINDS)[list(KINDS).index(planned) :] + list(KINDS)
-        for kind in kinds:
+        # When the database holds no new question of the planned kind, any other kind will do.
+        for kind in (planned, *rng.sample(list(KINDS), len(KINDS))):
             draft = draft_question(kind, database, connection, rng, asked=asked[database.db_id])
             if draft is not None:
                 break
