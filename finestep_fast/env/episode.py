@@ -143,7 +143,7 @@ class Episode:
         room = self.config.max_observation_chars - (len(LAST_STEP) if left == 1 else 0)
         desk = Desk(self.question, self.schema, self._engine, self.config, room)
         call, malformed, answer = self._answered(text, desk)
-        observation = readable(answer.text)
+        observation = cut(readable(answer.text), room)
         if left == 1 and not self.done:
             observation += LAST_STEP
         elapsed_ms = 1e3 * (time.perf_counter() - started)
@@ -173,7 +173,7 @@ class Episode:
         parsed = parse_call(text)
         reason = parsed.reason if isinstance(parsed, MalformedCall) else complaint(parsed)
         if reason or isinstance(parsed, MalformedCall):
-            return None, reason, Answer(cut(f"error: {reason}", desk.max_chars), Status.ERROR)
+            return None, reason, Answer(f"error: {reason}", Status.ERROR)
         if parsed.name == SUBMIT:
             self.final_sql = parsed.arguments["sql"]
             self.end(EpisodeStatus.SUBMITTED)

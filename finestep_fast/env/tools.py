@@ -14,7 +14,6 @@ from typing import Any
 from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.observation import (
-    cut,
     result_text,
     table_text,
     tables_text,
@@ -39,7 +38,7 @@ class Desk:
         schema: Of the question's database.
         engine: Runs queries.
         config: Of the episode.
-        max_chars: Room for the answer.
+        max_chars: Room for the answer; what exceeds it is cut off by whoever asked.
     """
 
     question: Question
@@ -117,7 +116,7 @@ class Tool:
 
 def list_tables(desk: Desk, arguments: dict[str, str]) -> Answer:
     """The names of the tables."""
-    return Answer(cut(tables_text(desk.schema.tables) or "(no tables)", desk.max_chars))
+    return Answer(tables_text(desk.schema.tables) or "(no tables)")
 
 
 def describe_table(desk: Desk, arguments: dict[str, str]) -> Answer:
@@ -125,7 +124,7 @@ def describe_table(desk: Desk, arguments: dict[str, str]) -> Answer:
     table = named_table(desk.schema, arguments["table"])
     if table is None:
         return no_such("table", arguments["table"])
-    return Answer(cut(table_text(table), desk.max_chars))
+    return Answer(table_text(table))
 
 
 def execute_sql(desk: Desk, arguments: dict[str, str]) -> Answer:
@@ -133,7 +132,7 @@ def execute_sql(desk: Desk, arguments: dict[str, str]) -> Answer:
     config = desk.config
     result = desk.run(arguments["sql"], max_rows=config.max_rows, timeout_s=config.query_timeout_s)
     if result.status is not Status.OK:
-        return Answer(cut(error_text(result, desk), desk.max_chars), result.status)
+        return Answer(error_text(result, desk), result.status)
     text = result_text(result, max_chars=desk.max_chars, max_value_chars=config.max_value_chars)
     return Answer(text, Status.OK, result.digest)
 
@@ -166,7 +165,7 @@ def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
         )
         if result.status is not Status.OK:
             lines.append(error_text(result, desk))
-            return Answer(cut("\n".join(lines), desk.max_chars), result.status)
+            return Answer("\n".join(lines), result.status)
         if result.rows:
             values = [literal_text(row[0], config.max_value_chars) for row in result.rows]
             place = f"{quoted_name(table.name)}.{quoted_name(column.name)}"
@@ -175,7 +174,7 @@ def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
         if result.truncated or left < 1:
             lines.append("(more may exist)")
             break
-    return Answer(cut("\n".join(lines) or "(no value found)", desk.max_chars))
+    return Answer("\n".join(lines) or "(no value found)")
 
 
 def searched_columns(

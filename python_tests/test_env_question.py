@@ -1,0 +1,122 @@
+"""Questions read from files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finestep_fast.env.question import Question, load_questions
+from finestep_fast.errors import InputError
+
+BIRD = {
+    "question_id": 7,
+    "db_id": "shop",
+    "question": "How many?",
+    "evidence": "all of them",
+    "SQL": "SELECT 1",
+    "difficulty": "simple",
+}
+
+
+def saved(path: Path, entries: list[Any], *, lines: bool = False) -> Path:
+    """A file of questions."""
+    if lines:
+        text = "\n\n".join(json.dumps(entry) for entry in entries) + "\n"
+    else:
+        text = json.dumps(entries, indent=1)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_birds_format_is_read(tmp_path: Path) -> None:
+    (question,) = load_questions(saved(tmp_path / "dev.json", [BIRD]), tmp_path / "databases")
+    assert question == Question(
+        question_id="7",
+        text="How many?",
+        gold_sql="SELECT 1",
+        db_id="shop",
+        database=tmp_path / "databases" / "shop" / "shop.sqlite",
+        evidence="all of them",
+        difficulty="simple",
+    )
+
+
+@pytest.mark.parametrize("key", ["SQL", "gold", "query"])
+def test_json_lines_and_other_names_of_the_query_are_read(tmp_path: Path, key: str) -> None:
+    entries = [
+        {"db_id": "a", "question": "ä?", key: "SELECT 1"},
+        {"db_id": "b", "question": "b?", key: ["SELECT 2", "SELECT 3"], "qid": "x", "kind": "k"},
+    ]
+    first, second = load_questions(saved(tmp_path / "q.jsonl", entries, lines=True), tmp_path)
+    assert (first.question_id, first.text, first.gold_sql) == ("0", "ä?", "SELECT 1")
+    assert (second.question_id, second.gold_sql, second.kind) == ("x", "SELECT 2", "k")
+
+
+def test_null_stands_for_a_label_that_is_missing(tmp_path: Path) -> None:
+    entry = BIRD | {"evidence": None, "difficulty": None, "question_id": None}
+    (question,) = load_questions(saved(tmp_path / "q.json", [entry]), tmp_path)
+    assert (question.evidence, question.difficulty, question.question_id) == ("", "", "0")
+
+
+def test_a_limit_reads_no_further(tmp_path: Path) -> None:
+    path = saved(tmp_path / "q.json", [BIRD, BIRD, "broken"])
+    assert len(load_questions(path, tmp_path, limit=2)) == 2
+    with pytest.raises(InputError, match="limit is 0; expected at least 1"):
+        load_questions(path, tmp_path, limit=0)
+
+
+def test_a_missing_database_is_no_error_yet(tmp_path: Path) -> None:
+    (question,) = load_questions(saved(tmp_path / "q.json", [BIRD]), tmp_path / "none")
+    assert not question.database.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"question": None}, "question is missing"),
+        ({"question": 3}, "question is 3; expected text"),
+        ({"SQL": None}, "SQL is missing"),
+        ({"SQL": []}, r"SQL is \[\]; expected text"),
+        ({"SQL": [1]}, "SQL is 1; expected text"),
+        ({"db_id": None}, "db_id is missing"),
+        ({"db_id": ""}, "db_id is ''; expected the name of a folder"),
+        ({"db_id": "../secret"}, "db_id is '../secret'; expected the name of a folder"),
+        ({"db_id": ".."}, "db_id is '..'; expected the name of a folder"),
+        ({"evidence": ["x"]}, r"evidence is \['x'\]; expected text"),
+    ],
+)
+def test_an_unusable_entry_is_named_by_place_and_key(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = saved(tmp_path / "q.json", [BIRD, BIRD | change])
+    with pytest.raises(InputError, match=rf"q\.json', entry 1: {message}"):
+        load_questions(path, tmp_path)
+    path = saved(tmp_path / "q.jsonl", [BIRD, BIRD | change], lines=True)
+    with pytest.raises(InputError, match=rf"q\.jsonl', line 3: {message}"):
+        load_questions(path, tmp_path)
+
+
+def test_an_unusable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.json': No such file"):
+        load_questions(tmp_path / "none.json", tmp_path)
+    for content, message in (
+        (b"[{]", "not JSON"),
+        (b'{"a": 1}\nnot json', "line 1: db_id is missing"),
+        (b"nonsense", "line 1: not JSON"),
+        (b"[1]", "entry 0: is int; expected a JSON object"),
+        (b"\xff\xfe", "not UTF-8"),
+    ):
+        (tmp_path / "bad.json").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            load_questions(tmp_path / "bad.json", tmp_path)
+
+
+def test_questions_of_real_data_are_read(shared_data: Path) -> None:
+    for name, count in (("spider_dev", 544), ("spider_train", 892), ("spider_dk", 86)):
+        folder = shared_data / name
+        questions = load_questions(folder / "questions.jsonl", folder / "databases")
+        assert len(questions) == count
+        assert all(question.database.is_file() for question in questions)
