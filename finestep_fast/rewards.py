@@ -45,7 +45,7 @@ class RewardConfig:
             )
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
-                raise InputError(f"{name}_weight is {weight}; expected a finite number >= 0")
+                raise InputError(f"{name}_weight is {weight:g}; expected a finite number >= 0")
         if not any(self.weights.values()):
             raise InputError("all validator weights are 0; expected one above 0")
 

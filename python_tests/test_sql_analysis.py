@@ -162,6 +162,9 @@ def test_names_are_resolved_through_aliases_subqueries_and_expressions(
         ("SELECT value, x FROM json_each('[1]')", set()),
         ("SELECT name FROM sqlite_master", set()),
         ("SELECT * FROM (SELECT * FROM customer) WHERE city = 'x'", set()),
+        ("WITH c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c", set()),
+        ("WITH a AS (SELECT k FROM b), b AS (SELECT id k FROM customer) SELECT k FROM a", set()),
+        ("WITH a AS (SELECT id FROM customer) SELECT name FROM a", {"name"}),
         ("SELECT 1", set()),
     ],
 )

@@ -113,16 +113,16 @@ class Reading:
         if clause is None:
             return defined, ""
         defined = dict(defined)
+        # SQLite lets every expression of a WITH read itself and those after it.
+        names = [folded(definition.args["alias"].this) for definition in clause.expressions]
+        for place, definition in enumerate(clause.expressions):
+            defined[names[place]] = Source(f"w{place}", given_names(definition.args["alias"]))
         texts = []
         for place, definition in enumerate(clause.expressions):
-            name = folded(definition.args["alias"].this)
-            mark = f"w{place}"
-            inner = dict(defined)
-            if clause.args.get("recursive"):
-                inner[name] = Source(mark, given_names(definition.args["alias"]))
-            text, outputs = self._query(definition.this, parent, inner)
-            defined[name] = Source(mark, given_names(definition.args["alias"]) or outputs)
-            texts.append(f"{mark}={text}")
+            text, outputs = self._query(definition.this, parent, defined)
+            columns = given_names(definition.args["alias"]) or outputs
+            defined = defined | {names[place]: Source(f"w{place}", columns)}
+            texts.append(f"w{place}={text}")
         kind = "recursive" if clause.args.get("recursive") else "with"
         return defined, f"{kind}({';'.join(texts)})"
 
