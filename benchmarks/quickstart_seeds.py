@@ -42,7 +42,7 @@ def main() -> None:
         for seed in options.seeds
         for preset in options.presets
     }
-    Console().print(_table(runs))
+    Console(width=110).print(_table(runs))
     picture = options.picture or options.output / "curves.png"
     _draw(picture, runs, options.presets)
     print(f"picture: {picture}")
