@@ -245,7 +245,7 @@ def _section(where: str) -> Iterator[None]:
         yield
     except InputError as error:
         text = str(error)
-        if not where or text.startswith(where):
+        if not where or text.startswith((f"{where}.", f"{where}:", f"{where} ")):
             raise
         raise InputError(placed(where, text)) from None
 
