@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from jinja2 import TemplateError  # comes with torch
+
 from finestep_fast.env.calls import CALL_END
 from finestep_fast.errors import InputError
 
@@ -150,14 +152,19 @@ class ChatFormat:
         return before, after
 
     def _render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-        return str(
-            self.tokenizer.apply_chat_template(
+        try:
+            text = self.tokenizer.apply_chat_template(
                 [dict(message) for message in messages],
                 tools=self.tools,
                 tokenize=False,
                 add_generation_prompt=add_generation_prompt,
             )
-        )
+        except TemplateError as error:
+            roles = ", ".join(message["role"] for message in messages)
+            raise InputError(
+                f"model: its chat template refuses messages of the roles {roles}: {error}"
+            ) from error
+        return str(text)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
