@@ -71,6 +71,7 @@ class ScoredRollouts:
             "gold_sql": episode.question.gold_sql,
             "final_sql": episode.final_sql,
             "status": episode.status.name,
+            "answer_status": score.status,
             "counted": score.counted,
             "message": score.message or episode.message,
             "outcome": score.outcome,
