@@ -20,10 +20,15 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from support.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,3 +52,13 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
+    """A small real agent and its world, made once."""
+    from finestep_fast.sql import Engine
+    from support.tiny import make_tiny
+
+    with Engine(timeout_s=5.0) as engine:
+        yield make_tiny(tmp_path_factory.mktemp("tiny"), engine)

@@ -1,0 +1,70 @@
+"""Tokenizers with chat templates, made in the test: the quickstart's has its own beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+# The form of Qwen's templates: tools stand in the system message, an observation in a user's.
+QWEN_LIKE = """\
+{%- if tools %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '\\n\\n# Tools\\n<tools>' }}
+    {%- for tool in tools %}{{ '\\n' + (tool | tojson) }}{%- endfor %}
+    {{- '\\n</tools><|im_end|>\\n' }}
+{%- else %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages[1:] %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content }}
+        {{- '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}
+"""
+
+# No control token anywhere: a turn ends with the end of the text only.
+PLAIN = """\
+{%- for message in messages %}{{ message.role + ': ' + message.content + '\\n' }}{%- endfor %}
+{%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}
+"""
+
+
+def made_tokenizer(
+    texts: Iterable[str], template: str | None, *, whole_tags: bool, vocab_size: int = 400
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE fitted to `texts`.
+
+    Args:
+        texts: what it is fitted to; few merges are found in few texts.
+        template: its chat template.
+        whole_tags: whether the tags of a tool call are tokens of their own, as in Qwen's.
+        vocab_size: tokens, added ones not counted.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    if whole_tags:
+        tokenizer.add_tokens(
+            [AddedToken(tag, normalized=False) for tag in ("<tool_call>", "</tool_call>")]
+        )
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|endoftext|>",
+        pad_token="<|endoftext|>",
+        additional_special_tokens=["<|im_start|>", "<|im_end|>"],
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = template
+    return fast

@@ -1,0 +1,115 @@
+"""Scored rollouts of the tiny agent, and a learner for a copy of its model."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from finestep_fast import CreditConfig, LossConfig
+from finestep_fast.env.question import Question
+from finestep_fast.rewards import RewardConfig
+from finestep_fast.train.config import OptimConfig, UpdateConfig
+from finestep_fast.train.learner import Learner
+from finestep_fast.train.rollouts import ScoredRollouts, credited, sample_rollouts
+from finestep_fast.train.sampler import SamplerConfig
+from support.tiny import ENV, LIMITS, Tiny
+
+CREDIT = CreditConfig()
+
+
+def sampled(
+    tiny: Tiny,
+    questions: Sequence[Question],
+    each: int,
+    *,
+    seed: int = 0,
+    credit: CreditConfig = CREDIT,
+    limits: SamplerConfig = LIMITS,
+    drop_uniform_groups: bool = False,
+) -> ScoredRollouts:
+    """Rollouts that the tiny model played, scored and credited."""
+    return credited(
+        *sample_rollouts(
+            questions,
+            each,
+            sampler=tiny.sampler(limits),
+            engine=tiny.engine,
+            env=ENV,
+            rewards=RewardConfig(),
+            seed=seed,
+        ),
+        credit,
+        drop_uniform_groups=drop_uniform_groups,
+    )
+
+
+def learner_of(
+    model: nn.Module,
+    accelerator: Accelerator | None = None,
+    *,
+    reference_model: nn.Module | None = None,
+    loss: LossConfig | None = None,
+    learning_rate: float = 1e-2,
+    minibatches: int = 1,
+    passes: int = 1,
+    micro_batch_tokens: int = 16384,
+) -> Learner:
+    """A learner that steps by plain gradient descent, so that a step shows its gradient."""
+    accelerator = accelerator or Accelerator(cpu=True)
+    optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    model, optimizer = accelerator.prepare(model, optimizer)
+    return Learner(
+        accelerator,
+        model,
+        optimizer,
+        scheduler,
+        update=UpdateConfig(
+            minibatches=minibatches,
+            passes=passes,
+            micro_batch_tokens=micro_batch_tokens,
+            optim=OptimConfig(max_grad_norm=1e9),
+        ),
+        loss=loss or LossConfig(),
+        temperature=1.0,
+        dtype=torch.float32,
+        reference_model=reference_model,
+    )
+
+
+def plain_rollouts(num_rollouts: int, *, seed: int = 0, vocab_size: int = 480) -> ScoredRollouts:
+    """Rollouts of made-up tokens, lengths and advantages, to learn from without an environment.
+
+    They hold what a learner reads; scores are left out.
+    """
+    rng = random.Random(seed)
+    transcripts, advantages = [], []
+    for _ in range(num_rollouts):
+        spans, length = [], rng.randint(3, 20)
+        for _ in range(rng.randint(1, 4)):
+            end = length + rng.randint(1, 9)
+            spans.append((length, end))
+            length = end + rng.randint(1, 12)
+        length = spans[-1][1]
+        transcript = _Tokens([rng.randrange(vocab_size) for _ in range(length)], spans)
+        transcripts.append(transcript)
+        advantages.append(torch.tensor([rng.uniform(-2, 2) for _ in spans]))
+    return ScoredRollouts(
+        transcripts,  # type: ignore[arg-type]
+        [],
+        [0] * num_rollouts,
+        list(range(num_rollouts)),
+        advantages,
+        advantages,
+    )
+
+
+class _Tokens:
+    def __init__(self, token_ids: list[int], step_spans: list[tuple[int, int]]) -> None:
+        self.token_ids, self.step_spans = token_ids, step_spans
+        policy = {place for span in step_spans for place in range(*span)}
+        self.token_logp = [-6.0 if n in policy else 0.0 for n in range(len(token_ids))]

@@ -1,0 +1,191 @@
+"""Settings and the command line: what is wrong is named, and so is what would be right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from finestep_fast.config import apply_overrides, as_mapping, build, read_yaml
+from finestep_fast.errors import InputError
+from finestep_fast.train.__main__ import main
+from finestep_fast.train.config import TrainConfig, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+OWN_DATA = ("data.questions=q.json", "data.databases=d")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_shipped_config_loads_by_path_and_by_name(path: Path) -> None:
+    extra = [*OWN_DATA, "model=m"] if "quickstart" not in path.stem else []
+    config = load_config(path, extra)
+    assert load_config(Path(path.stem), extra) == config
+    assert build(TrainConfig, as_mapping(config)) == config
+
+
+def test_without_a_file_the_quickstart_is_taken_or_the_agent_for_a_given_model() -> None:
+    assert load_config(None, []) == load_config(Path("quickstart"), [])
+    words = [*OWN_DATA, "model=m"]
+    assert load_config(None, words) == load_config(Path("agent"), words)
+
+
+def test_words_are_set_after_the_file_is_read() -> None:
+    config = load_config(None, ["update.updates=3", "update.optim.learning_rate=1e-3", "seed=4"])
+    assert (config.update.updates, config.update.optim.learning_rate, config.seed) == (3, 1e-3, 4)
+    changed = apply_overrides(read_yaml(ROOT / "configs" / "quickstart.yaml"), ["seed=4"])
+    assert load_config(None, ["seed=4"]) == build(TrainConfig, changed)
+
+
+WRONG = [
+    (["updat.updates=3"], "unknown key 'updat'; did you mean 'update'?"),
+    (["update.update=3"], "update: unknown key 'update'; did you mean 'updates'?"),
+    (["credit.dicount=1"], "credit: unknown key 'dicount'; did you mean 'process_discount'?"),
+    (["credit.preset=finstep"], "credit: unknown preset 'finstep'; did you mean 'finestep'?"),
+    (["credit.scope=poled"], "credit.scope is 'poled'; it must be"),
+    (["credit.scope=poled"], "did you mean 'pooled'?"),
+    (["precision=bfloat"], "precision is 'bfloat'; it must be"),
+    (["precision=bfloat"], "did you mean 'bfloat16'?"),
+    (["update.updates=many"], "update.updates is 'many'; it must be an integer"),
+    (["update.updates=-1"], "update: updates is -1; it must be an integer >= 0"),
+    (["update.updates=1.5"], "update.updates is 1.5; it must be an integer"),
+    (["rollout.temperature=0"], "rollout: temperature is 0; it must be > 0"),
+    (["rollout.temperature=.nan"], "temperature"),
+    (["update.optim.beta2=2"], "update.optim: beta2 is 2; it must be >= 0 and <= 1"),
+    (["warm_start.optim.schedule=cosin"], "did you mean 'cosine'?"),
+    (["env.max_steps=0"], "env: max_steps is 0; expected a finite number > 0"),
+    (["env.schema_in_prompt=all"], "env.schema_in_prompt is 'all'; it must be"),
+    (["loss.kl_weight=0.1"], "loss: kl_weight is 0.1 while kl is null; set kl or drop it"),
+    (["data.dev_share=1"], "data: dev_share is 1; it must be >= 0 and <= 0.9"),
+    (["data.limit=0"], "data: limit is 0; it must be an integer >= 1"),
+    (["seed=-1"], "seed is -1; it must be an integer >= 0"),
+    (["seed=true"], "seed is True; it must be an integer"),
+    (["update=3"], "update: is 3; it must be a section of `key: value` lines"),
+    (["rewards.novel_weight=-1"], "rewards: novel_weight is -1; expected a finite number >= 0"),
+    (["checkpoint.keep=0"], "checkpoint: keep is 0; it must be an integer >= 1"),
+    (["data.questions=q.json"], "data: databases is missing; questions needs it"),
+    (["data.databases=d"], "data: questions is missing; databases needs it"),
+    (["data.dev_questions=q.json"], "data: dev_questions is q.json; it needs questions"),
+    (list(OWN_DATA), "model is null; with data.questions it must be the folder of a causal"),
+    (
+        [*OWN_DATA, "model=m", "warm_start.tokens=5"],
+        "warm_start.tokens is 5; it must be 0 without data.demonstrations",
+    ),
+    (["credit.process_weight=0.5"], "credit: process_weight is 0.5: over 6 steps process rewards"),
+    (["env.max_steps=40"], "which must stay below"),
+    (
+        ["credit.preset=finestep_decoupled", "credit.process_weight=0.6"],
+        "for decoupled channels it must be at most outcome_weight / 2 = 0.5",
+    ),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_a_wrong_setting_is_refused_by_key_value_and_rule(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(None, words)
+    assert message in str(caught.value)
+    assert main(words) == 2
+    shown = capsys.readouterr()
+    assert shown.err == f"error: {caught.value}\n"
+    assert shown.out == ""
+
+
+def test_an_imbalance_that_is_asked_for_is_allowed() -> None:
+    words = ["credit.process_weight=0.5", "credit.allow_reward_imbalance=true"]
+    assert load_config(None, words).credit.process_weight == 0.5
+
+
+def test_a_file_or_a_name_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"config is 'quikstart'; expected one of the shipped"):
+        load_config(Path("quikstart"), [])
+    with pytest.raises(InputError, match=r"none.yaml: cannot be read"):
+        load_config(tmp_path / "none.yaml", [])
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path) -> Path:
+    """The folder of a run of which only the settings are looked at."""
+    from finestep_fast.config import write_yaml
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    config = load_config(None, ["seed=5", "output=elsewhere"])
+    write_yaml(folder / "config.yaml", as_mapping(config))
+    return folder
+
+
+def test_a_resumed_run_keeps_its_settings_and_takes_the_ones_that_may_change(
+    run_folder: Path,
+) -> None:
+    config = load_config(
+        None,
+        [f"resume={run_folder}", "update.updates=9", "eval.questions=3", "checkpoint.keep=2"],
+    )
+    assert config.seed == 5
+    assert config.output == run_folder
+    assert (config.update.updates, config.eval.questions, config.checkpoint.keep) == (9, 3, 2)
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=6", "update.minibatches=1", "credit.preset=grpo", "model=m"]
+)
+def test_other_settings_of_a_resumed_run_are_refused(run_folder: Path, word: str) -> None:
+    rule = r"only update\.updates=, eval\., checkpoint\. may change"
+    with pytest.raises(InputError, match=rf"'{word}': a resumed run keeps its settings; {rule}"):
+        load_config(None, [f"resume={run_folder}", word])
+
+
+def test_a_resumed_run_takes_no_file_and_needs_a_folder(run_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="quickstart must be left out"):
+        load_config(Path("quickstart"), [f"resume={run_folder}"])
+    with pytest.raises(InputError, match=r"it must be the folder of a run, which holds config"):
+        load_config(None, [f"resume={tmp_path}"])
+
+
+def test_two_files_are_one_too_many(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["quickstart", "agent"])
+    assert caught.value.code == 2
+    assert "one settings file at most; given: quickstart, agent" in capsys.readouterr().err
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "finestep_fast.train", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+
+
+def test_help_fits_on_a_screen_and_says_how_to_go_on() -> None:
+    done = command("--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 24
+    assert max(len(line) for line in lines) <= 100
+    for word in ("CONFIG.yaml", "key=value", "resume=", "model=", "data.questions="):
+        assert word in done.stdout
+
+
+def test_a_misspelt_key_ends_the_command_with_status_2_and_one_line() -> None:
+    done = command("rollout.promts=4")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: rollout: unknown key 'promts'; did you mean 'prompts'?\n"
+
+
+def test_fsdp_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert main([f"output={tmp_path / 'run'}"]) == 2
+    assert "FSDP was asked for; expected one process or several" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

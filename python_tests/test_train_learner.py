@@ -1,0 +1,215 @@
+"""The learner: one gradient however it is cut into passes, and nothing learnt from nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from torch import nn
+
+from finestep_fast import LossConfig
+from finestep_fast.train.rollouts import ScoredRollouts
+from support.rollouts import learner_of, sampled
+from support.tiny import Tiny
+
+
+@pytest.fixture(scope="module")
+def rollouts(tiny: Tiny) -> ScoredRollouts:
+    made = sampled(tiny, tiny.data.train[:4], 4)
+    assert len(made.learnt) == 16
+    assert torch.cat(made.step_advantage).abs().max() > 0.1
+    return made
+
+
+def change(before: nn.Module, after: nn.Module) -> dict[str, torch.Tensor]:
+    """What a plain step took off every parameter: the gradient times the learning rate."""
+    new = dict(after.named_parameters())
+    return {name: (old - new[name]).detach() for name, old in before.named_parameters()}
+
+
+def stepped(
+    tiny: Tiny, rollouts: ScoredRollouts, **settings: object
+) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    model = tiny.trainable()
+    measured = learner_of(model, **settings).learn(rollouts, seed=0)  # type: ignore[arg-type]
+    return change(tiny.model, model), measured
+
+
+def assert_same(one: Mapping[str, torch.Tensor], two: Mapping[str, torch.Tensor]) -> None:
+    scale = max(float(value.abs().max()) for value in one.values())
+    assert scale > 1e-7
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=0, atol=2e-5 * scale + 1e-8, msg=name)
+
+
+AGGREGATIONS = ("token_mean", "rollout_mean", "step_mean", "constant")
+
+
+@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+def test_the_gradient_does_not_depend_on_the_size_of_the_micro_batches(
+    tiny: Tiny, rollouts: ScoredRollouts, aggregation: str
+) -> None:
+    loss = LossConfig(
+        aggregation=aggregation,  # type: ignore[arg-type]
+        constant_tokens=50 if aggregation == "constant" else None,
+    )
+    tiny_passes, measured = stepped(
+        tiny, rollouts, loss=loss, micro_batch_tokens=1, learning_rate=1.0
+    )
+    one_pass, whole = stepped(
+        tiny, rollouts, loss=loss, micro_batch_tokens=10**6, learning_rate=1.0
+    )
+    assert_same(one_pass, tiny_passes)
+    assert measured.keys() == whole.keys()
+    for key in measured.keys() - {"effective_sample_size"}:  # that one is a mean over passes
+        assert measured[key] == pytest.approx(whole[key], rel=1e-3, abs=1e-5), key
+
+
+def test_the_gradient_is_that_of_a_loop_over_tokens(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    """At a ratio of 1 the gradient of the surrogate is -sum_t A_t grad logp_t / T."""
+    taken, _ = stepped(tiny, rollouts, learning_rate=1.0, micro_batch_tokens=10**6)
+    model = tiny.trainable()
+    total = sum(rollouts.transcripts[r].num_policy_tokens for r in rollouts.learnt)
+    for rollout, advantage in zip(rollouts.learnt, rollouts.step_advantage, strict=True):
+        item = rollouts.transcripts[rollout]
+        logp = model(input_ids=torch.tensor([item.token_ids])).logits[0].log_softmax(-1)
+        loss = torch.zeros(())
+        for (start, end), value in zip(item.step_spans, advantage, strict=True):
+            for place in range(start, end):
+                loss = loss - value * logp[place - 1, item.token_ids[place]] / total
+        loss.backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    assert grads.keys() == taken.keys()
+    assert_same(grads, taken)
+
+
+def test_advantages_of_zero_give_a_gradient_of_zero(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    flat = dataclasses.replace(
+        rollouts, step_advantage=[torch.zeros_like(item) for item in rollouts.step_advantage]
+    )
+    taken, measured = stepped(tiny, flat, learning_rate=1.0)
+    assert all((value == 0).all() for value in taken.values())
+    assert measured["loss"] == 0.0
+    assert measured["grad_norm"] == 0.0
+
+
+def test_the_first_step_is_on_policy(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    _, measured = stepped(tiny, rollouts)
+    assert measured["clip_fraction_low"] == 0.0
+    assert measured["clip_fraction_high"] == 0.0
+    assert measured["approx_kl"] == pytest.approx(0, abs=1e-8)
+    assert measured["ratio_mean"] == pytest.approx(1, abs=1e-5)
+    assert measured["ratio_max"] == pytest.approx(1, abs=1e-4)
+    assert measured["effective_sample_size"] == pytest.approx(1, abs=1e-5)
+
+
+def test_later_passes_are_off_policy(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    _, measured = stepped(tiny, rollouts, passes=4, minibatches=2, learning_rate=0.5)
+    assert measured["approx_kl"] > 1e-5
+    assert measured["ratio_max"] > 1.05
+
+
+def test_a_step_makes_what_did_well_more_probable(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    model = tiny.trainable()
+    learner_of(model, learning_rate=0.1).learn(rollouts, seed=0)
+    gain = 0.0
+    for rollout, advantage in zip(rollouts.learnt, rollouts.step_advantage, strict=True):
+        item = rollouts.transcripts[rollout]
+        with torch.no_grad():
+            logp = model(input_ids=torch.tensor([item.token_ids])).logits[0].log_softmax(-1)
+        for (start, end), value in zip(item.step_spans, advantage.tolist(), strict=True):
+            for place in range(start, end):
+                new = float(logp[place - 1, item.token_ids[place]])
+                gain += value * (new - item.token_logp[place])
+    assert gain > 0
+
+
+def test_minibatches_and_passes_are_so_many_optimiser_steps(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    learner = learner_of(tiny.trainable(), minibatches=3, passes=2)
+    learner.learn(rollouts, seed=0)
+    assert learner.scheduler.last_epoch == 6
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_order_others(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    changes = []
+    for seed in (1, 1, 2):
+        model = tiny.trainable()
+        learner_of(model, minibatches=4, learning_rate=0.1).learn(rollouts, seed=seed)
+        changes.append(change(tiny.model, model))
+    assert all(torch.equal(changes[0][name], changes[1][name]) for name in changes[0])
+    assert any(not torch.equal(changes[0][name], changes[2][name]) for name in changes[0])
+
+
+def test_gradients_are_scaled_down_to_the_norm(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    model = tiny.trainable()
+    learner = learner_of(model, learning_rate=1.0)
+    optim = dataclasses.replace(learner.config.optim, max_grad_norm=1e-4)
+    learner.config = dataclasses.replace(learner.config, optim=optim)
+    measured = learner.learn(rollouts, seed=0)
+    assert measured["grad_norm"] > 1e-4
+    squares = sum(float((value**2).sum()) for value in change(tiny.model, model).values())
+    assert math.sqrt(squares) == pytest.approx(1e-4, rel=1e-2)
+
+
+def test_the_distance_to_the_reference_is_measured_and_pulls_back(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    flat = dataclasses.replace(
+        rollouts, step_advantage=[torch.zeros_like(item) for item in rollouts.step_advantage]
+    )
+    away = tiny.trainable()
+    with torch.no_grad():
+        for parameter in away.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.01)
+    loss = LossConfig(kl="k3", kl_weight=1.0)
+    learner = learner_of(away, reference_model=tiny.model, loss=loss, learning_rate=0.02)
+    distances = [learner.learn(flat, seed=0)["reference_kl"] for _ in range(4)]
+    assert distances[0] > 1e-4
+    assert distances == sorted(distances, reverse=True)
+    assert all(parameter.grad is None for parameter in tiny.model.parameters())
+
+    at_home = learner_of(tiny.trainable(), reference_model=tiny.model, loss=loss)
+    assert at_home.learn(flat, seed=0)["reference_kl"] == pytest.approx(0, abs=1e-9)
+
+
+def test_an_update_with_nothing_to_learn_from_changes_nothing(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    nothing = dataclasses.replace(rollouts, learnt=[], step_return=[], step_advantage=[])
+    model = tiny.trainable()
+    learner = learner_of(model)
+    assert learner.learn(nothing, seed=0) == {}
+    assert learner.scheduler.last_epoch == 0
+    assert all((value == 0).all() for value in change(tiny.model, model).values())
+
+
+def test_fewer_rollouts_than_minibatches_are_learnt_from(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    two = dataclasses.replace(
+        rollouts,
+        learnt=rollouts.learnt[:2],
+        step_return=rollouts.step_return[:2],
+        step_advantage=rollouts.step_advantage[:2],
+    )
+    learner = learner_of(tiny.trainable(), minibatches=5)
+    measured = learner.learn(two, seed=0)
+    assert learner.scheduler.last_epoch == 2
+    assert math.isfinite(measured["loss"])
+
+
+def test_the_padding_of_a_pass_changes_no_log_probability(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    """In one wide pass the shortest rollout is mostly padding; its ratio is 1 all the same."""
+    lengths = [len(rollouts.transcripts[r].token_ids) for r in rollouts.learnt]
+    assert max(lengths) > 1.5 * min(lengths)
+    _, measured = stepped(tiny, rollouts, micro_batch_tokens=10**6)
+    assert measured["ratio_max"] == pytest.approx(1, abs=1e-4)

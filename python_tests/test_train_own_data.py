@@ -1,0 +1,189 @@
+"""A user's own questions, databases and model, through the command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from finestep_fast.train.__main__ import main
+from support.commands import evaluations, records
+from support.tiny import Tiny
+
+pytestmark = pytest.mark.slow
+
+SMALL = (
+    "precision=float32",
+    "env.schema_in_prompt=tables",
+    "env.max_observation_chars=200",
+    "env.max_malformed=3",
+    "rollout.prompts=6",
+    "rollout.rollouts_per_prompt=3",
+    "rollout.max_step_tokens=40",
+    "rollout.max_rollout_tokens=900",
+    "update.updates=2",
+    "update.optim.learning_rate=1e-3",
+    "update.optim.rise_steps=0",
+    "eval.questions=4",
+)
+
+
+@pytest.fixture
+def own(tiny: Tiny, tmp_path: Path) -> Path:
+    """BIRD's format: six questions; one database is missing, one gold query fails."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    entries = [
+        {
+            "question_id": number,
+            "db_id": item.db_id,
+            "question": item.text,
+            "evidence": "none needed",
+            "SQL": item.gold_sql,
+            "difficulty": "simple",
+        }
+        for number, item in enumerate(tiny.data.train[:6])
+    ]
+    entries[2]["db_id"] = "nowhere"
+    entries[4]["SQL"] = "SELECT a FROM absent"
+    (folder / "questions.json").write_text(json.dumps(entries))
+    shutil.copytree(tiny.root / "world" / "databases", folder / "databases")
+    return folder
+
+
+def words(own: Path, tiny: Tiny) -> list[str]:
+    return [
+        *SMALL,
+        f"model={tiny.model_folder}",
+        f"data.questions={own / 'questions.json'}",
+        f"data.databases={own / 'databases'}",
+        f"data.dev_questions={tiny.root / 'world' / 'dev.json'}",
+        f"output={own / 'run'}",
+    ]
+
+
+def test_a_run_on_own_data_goes_on_past_a_missing_database_and_a_failing_gold_query(
+    own: Path, tiny: Tiny
+) -> None:
+    assert main(words(own, tiny)) == 0
+    run = own / "run"
+    for record in records(run, "metrics"):
+        assert (record["rollouts"], record["failed"]) == (12.0, 6.0)
+        assert record["grad_norm"] > 0
+    by_question: dict[str, list[dict[str, object]]] = {}
+    for record in records(run, "rollouts"):
+        by_question.setdefault(record["question_id"], []).append(record)
+    assert {key: len(value) for key, value in by_question.items()} == {str(n): 6 for n in range(6)}
+    for record in by_question["2"]:
+        assert (record["counted"], record["status"], record["steps"]) == (False, "FAILED", [])
+        assert "nowhere.sqlite" in str(record["message"])
+    for record in by_question["4"]:
+        assert (record["counted"], record["answer_status"]) == (False, "gold_error")
+        assert "absent" in str(record["message"])
+    for number in "0135":
+        assert all(record["counted"] for record in by_question[number])
+    assert evaluations(run)["final"]["rollouts"] == 4.0
+
+    given = AutoModelForCausalLM.from_pretrained(tiny.model_folder)
+    trained = AutoModelForCausalLM.from_pretrained(run / "model")
+    assert any(
+        not torch.equal(a, b) for a, b in zip(given.parameters(), trained.parameters(), strict=True)
+    )
+
+
+def test_demonstrations_warm_up_a_given_model(own: Path, tiny: Tiny) -> None:
+    """Those of a missing database and of held-out questions are left out."""
+    calls = [{"name": "submit", "arguments": {"sql": "SELECT 1"}}]
+    lines = [json.dumps({"question_id": n, "calls": calls}) for n in range(6)]
+    (own / "demonstrations.jsonl").write_text("\n".join(lines))
+    given = [word for word in words(own, tiny) if not word.startswith("data.dev_questions")]
+    status = main(
+        [
+            *given,
+            f"data.demonstrations={own / 'demonstrations.jsonl'}",
+            "data.dev_share=0.3",
+            "warm_start.tokens=6000",
+            "warm_start.batch_rollouts=2",
+            "update.updates=0",
+        ]
+    )
+    assert status == 0
+    run = own / "run"
+    losses = [record["loss"] for record in records(run, "warm_start")]
+    assert losses[-1] < losses[0] / 2
+    assert evaluations(run)["final"]["calls"] == 1.0
+
+
+def test_data_that_cannot_be_used_is_refused_by_name(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*changes: str) -> str:
+        assert main([*words(own, tiny), *changes]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith("error: ")
+        assert not (own / "run" / "config.yaml").exists()
+        return shown.err
+
+    assert f"questions '{own / 'none.json'}': No such file" in refusal(
+        f"data.questions={own / 'none.json'}"
+    )
+    assert "model is '" in refusal(f"model={own / 'nomodel'}")
+    assert "no tokenizer can be read there" in refusal(f"model={own}")
+    assert "rollout.max_rollout_tokens is 5000; it must be at most 1024, the positions" in refusal(
+        "rollout.max_rollout_tokens=5000"
+    )
+    (own / "d.jsonl").write_text('{"question_id": "none", "calls": []}')
+    demonstrations = f"data.demonstrations={own / 'd.jsonl'}"
+    assert "d.jsonl: line 1: no question has question_id 'none'" in refusal(demonstrations)
+    (own / "d.jsonl").write_text('{"question_id": "1"}')
+    assert "d.jsonl: line 1: 'calls'; it must hold question_id and calls" in refusal(demonstrations)
+    (own / "d.jsonl").write_text('{"question_id": "2", "calls": []}')
+    assert "data.demonstrations: none of 1 has a database that can be read" in refusal(
+        demonstrations, "warm_start.tokens=100"
+    )
+    (own / "empty.json").write_text("[]")
+    assert "leaves no question to train on" in refusal(f"data.questions={own / 'empty.json'}")
+
+
+def test_a_model_without_a_tool_role_is_refused(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = own / "model"
+    shutil.copytree(tiny.model_folder, model)
+    (model / "chat_template.jinja").unlink()
+    assert main([*words(own, tiny), f"model={model}"]) == 2
+    assert "model: its tokenizer has no chat template" in capsys.readouterr().err
+
+
+def test_questions_and_databases_that_nobody_here_made_go_through(
+    shared_data: Path, tiny: Tiny, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    data = shared_data / "spider_train"
+    status = main(
+        [
+            *SMALL,
+            f"model={tiny.model_folder}",
+            f"data.questions={data / 'questions.jsonl'}",
+            f"data.databases={data / 'databases'}",
+            "env.schema_in_prompt=full",
+            "env.max_prompt_chars=600",
+            f"output={run}",
+        ]
+    )
+    assert status == 0
+    metrics = records(run, "metrics")
+    assert [record["rollouts"] + record["failed"] for record in metrics] == [18.0, 18.0]
+    assert all(record["failed"] == 0 for record in metrics)
+    rollouts = records(run, "rollouts")
+    assert len({record["db_id"] for record in rollouts}) > 2
+    assert sum(len(record["steps"]) for record in rollouts) > 36
+    trained_on = {record["db_id"] for record in rollouts}
+    held_out = {record["question_id"] for record in records(run, "evaluations")}
+    assert held_out
+    assert not held_out & {record["question_id"] for record in rollouts}
+    assert trained_on <= {path.name for path in (data / "databases").iterdir()}

@@ -1,0 +1,95 @@
+"""Two processes on CPU: one set of logs, and the step that one process takes with all rollouts."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from support.commands import SMALL, evaluations, records, started, weights
+from support.rollouts import learner_of, plain_rollouts
+from support.tiny import Tiny
+from support.two_learners import MICRO_BATCH_TOKENS, NUM_ROLLOUTS, SHARES
+
+pytestmark = pytest.mark.slow
+
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+TESTS = Path(__file__).resolve().parent
+
+
+@pytest.fixture(scope="module")
+def learnt_in_two(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("two")
+    program = ("-m", "support.two_learners", str(tiny.model_folder), str(out))
+    done = subprocess.run(
+        [sys.executable, *TORCHRUN, *program],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.mark.parametrize("share", SHARES)
+def test_two_processes_take_the_step_of_one_with_all_rollouts(
+    tiny: Tiny, learnt_in_two: Path, share: str
+) -> None:
+    model = tiny.trainable().train()
+    learner = learner_of(model, learning_rate=0.1, passes=2, micro_batch_tokens=MICRO_BATCH_TOKENS)
+    measured = learner.learn(plain_rollouts(NUM_ROLLOUTS), seed=0)
+    before = tiny.model.state_dict()
+    theirs = [torch.load(learnt_in_two / f"{share}-{rank}.pt") for rank in (0, 1)]
+    for name, value in model.state_dict().items():
+        assert torch.equal(theirs[0][name], theirs[1][name]), name
+        step = (value - before[name]).abs().max()
+        torch.testing.assert_close(
+            theirs[0][name], value, rtol=1e-5, atol=float(step) * 1e-3 + 1e-7, msg=name
+        )
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    for rank in (0, 1):
+        told = json.loads((learnt_in_two / f"{share}-{rank}.json").read_text())
+        assert told.keys() == measured.keys()
+        for key in told.keys() - {"effective_sample_size"}:  # a mean over passes
+            assert told[key] == pytest.approx(measured[key], rel=1e-3, abs=1e-5), key
+
+
+def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    process = started(
+        [*SMALL, f"output={run}", "update.updates=2", "rollout.prompts=3"],
+        log,
+        launcher=(*TORCHRUN, "-m"),
+    )
+    code = process.wait(timeout=600)
+    shown = log.read_text()
+    assert code == 0, shown
+    assert shown.count("run folder:") == 1
+    assert shown.count("EX on dev") == 1
+    metrics = records(run, "metrics")
+    assert [record["update"] for record in metrics] == [0, 1]
+    assert [record["rollouts"] for record in metrics] == [12.0, 12.0]
+    steps = [record["step"] for record in records(run, "warm_start")]
+    assert steps == list(range(len(steps)))
+    rollouts = records(run, "rollouts")
+    assert len(rollouts) == 2 * 3 * 4
+    first = [r for r in rollouts if r["update"] == 0]
+    assert [r["process"] for r in first] == [0] * 8 + [1] * 4
+    assert len({r["question_id"] for r in first}) == 3
+    told = records(run, "evaluations")
+    asked = [r["question_id"] for r in told if r["name"] == "final"]
+    assert len(asked) == len(set(asked)) == 6
+    assert evaluations(run)["final"]["rollouts"] == 6.0
+    (checkpoint,) = (run / "checkpoints").iterdir()
+    assert {path.name for path in checkpoint.glob("random_states_*")} == {
+        "random_states_0.pkl",
+        "random_states_1.pkl",
+    }
+    assert weights(checkpoint).keys() == weights(run / "model").keys()

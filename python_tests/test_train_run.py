@@ -1,0 +1,238 @@
+"""A run is kept safe: stopped or killed at any place and resumed, it ends as if left alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from finestep_fast.errors import InputError
+from finestep_fast.train.__main__ import main
+from finestep_fast.train.checkpoint import Checkpoints
+from finestep_fast.train.logs import Logs
+from support.commands import (
+    SMALL,
+    evaluations,
+    records,
+    started,
+    wait_for_lines,
+    weights,
+    without_seconds,
+)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed; it keeps every checkpoint."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    assert main([*SMALL, f"output={folder}", "checkpoint.keep=99"]) == 0
+    return folder
+
+
+def assert_ended_alike(run: Path, left_alone: Path) -> None:
+    for name in ("warm_start", "rollouts", "evaluations"):
+        mine, theirs = ((r / f"{name}.jsonl").read_bytes() for r in (run, left_alone))
+        assert mine == theirs, name
+    metrics = [[without_seconds(x) for x in records(r, "metrics")] for r in (run, left_alone)]
+    assert metrics[0] == metrics[1]
+    assert evaluations(run) == evaluations(left_alone)
+    ours, others = weights(run / "model"), weights(left_alone / "model")
+    assert ours.keys() == others.keys()
+    assert all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+def test_a_run_leaves_everything_a_person_wants_to_see(left_alone: Path) -> None:
+    assert [r["update"] for r in records(left_alone, "metrics")] == [0, 1, 2, 3]
+    assert len(records(left_alone, "rollouts")) == 4 * 16
+    assert list(evaluations(left_alone)) == ["before", "update_2", "final"]
+    assert (left_alone / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(records(left_alone, "warm_start")) > 20
+    assert {"ex", "calls", "loss", "clip_fraction_high", "grad_norm", "learning_rate"} < records(
+        left_alone, "metrics"
+    )[0].keys()
+
+
+def test_the_run_learns_something_to_compare(left_alone: Path) -> None:
+    """Bit-identity would be easy for a run that samples one thing and changes no weight."""
+    metrics = records(left_alone, "metrics")
+    assert all(record["grad_norm"] > 0 for record in metrics)
+    assert len({record["process_reward"] for record in metrics}) > 1
+    replies = {step["reply"] for r in records(left_alone, "rollouts") for step in r["steps"]}
+    assert len(replies) > 20
+    first = sorted((left_alone / "checkpoints").glob("checkpoint-*"))[0]
+    before, after = weights(first), weights(left_alone / "model")
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_a_run_killed_in_the_warm_start_and_in_an_update_ends_as_if_left_alone(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    first = started([*SMALL, f"output={run}"], log)
+    wait_for_lines(first, run / "warm_start.jsonl", 12)
+    first.kill()
+    assert first.wait() == -signal.SIGKILL
+    assert not (run / "metrics.jsonl").exists()
+    # What a kill in the middle of a save or of a line leaves behind.
+    shutil.copytree(
+        next((run / "checkpoints").glob("checkpoint-*")),
+        run / "checkpoints" / ".partial-checkpoint-000002",
+    )
+    (run / "checkpoints" / "checkpoint-000099").mkdir()
+    with (run / "warm_start.jsonl").open("a") as file:
+        file.write('{"step": 9')
+
+    second = started([f"resume={run}"], log)
+    wait_for_lines(second, run / "metrics.jsonl", 1)
+    second.kill()
+    assert second.wait() == -signal.SIGKILL
+    assert "resumed from checkpoint-000001: 8 steps of warm start, 0 updates" in log.read_text()
+
+    assert main([f"resume={run}"]) == 0
+    assert_ended_alike(run, left_alone)
+
+
+def test_a_run_stopped_in_the_warm_start_and_in_an_update_saves_and_says_how_to_go_on(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    run, log = tmp_path / "run", tmp_path / "log"
+    first = started([*SMALL, f"output={run}", "checkpoint.every_warm_steps=0"], log)
+    wait_for_lines(first, run / "warm_start.jsonl", 5)
+    first.send_signal(signal.SIGINT)
+    assert first.wait() == 128 + signal.SIGINT
+    goes_on = f"go on with: python -m finestep_fast.train resume={run}"
+    last_line = log.read_text().splitlines()[-1]
+    assert last_line == f"stopped by SIGINT; the state is saved, {goes_on}"
+
+    second = started([f"resume={run}", "checkpoint.every_updates=0"], log)
+    wait_for_lines(second, run / "metrics.jsonl", 1)
+    second.send_signal(signal.SIGTERM)
+    assert second.wait() == 128 + signal.SIGTERM
+    shown = log.read_text()
+    assert f"stopped by SIGTERM; the state is saved, {goes_on}" in shown
+    steps = re.search(r"resumed from checkpoint-000001: (\d+) steps of warm start", shown)
+    assert steps is not None
+    assert int(steps[1]) >= 5
+    assert "Traceback" not in shown
+
+    assert main([f"resume={run}"]) == 0
+    assert_ended_alike(run, left_alone)
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(left_alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    assert main([f"resume={run}"]) == 0
+    assert_ended_alike(run, left_alone)
+
+
+def test_a_finished_run_goes_further_when_more_updates_are_asked_for(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    assert main([f"resume={run}", "update.updates=5"]) == 0
+    metrics = records(run, "metrics")
+    assert [record["update"] for record in metrics] == [0, 1, 2, 3, 4]
+    assert metrics[:4] == records(left_alone, "metrics")
+    assert list(evaluations(run)) == ["before", "update_2", "final"]
+    before, after = weights(left_alone / "model"), weights(run / "model")
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+    # What is new is what is credited: questions of the fifth update, not of the first again.
+    rollouts = records(run, "rollouts")
+    assert [r["update"] for r in rollouts[64:]] == [4] * 16
+
+
+def test_the_folder_of_a_run_is_not_taken_for_another(
+    left_alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (left_alone / "config.yaml").read_bytes()
+    assert main([*SMALL, "seed=1", f"output={left_alone}"]) == 2
+    shown = capsys.readouterr().err
+    assert f"output is '{left_alone}'; config.yaml of an earlier run is there" in shown
+    assert f"resume={left_alone}" in shown
+    assert (left_alone / "config.yaml").read_bytes() == before
+
+
+def test_every_checkpoint_and_the_model_are_read_by_transformers(left_alone: Path) -> None:
+    folders = sorted((left_alone / "checkpoints").iterdir())
+    assert len(folders) > 6
+    logits = []
+    for folder in [*folders, left_alone / "model"]:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "How many?"}],
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=False,
+        )
+        embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+        assert head.weight.data_ptr() == embedding.weight.data_ptr()
+        saved = weights(folder)
+        named = dict(model.named_parameters())
+        assert all(torch.equal(named[name], value) for name, value in saved.items())
+        with torch.no_grad():
+            logits.append(model(prompt).logits)
+    assert torch.equal(logits[-1], logits[-2]), "the last checkpoint is the model"
+    assert not torch.equal(logits[-1], logits[0])
+
+
+def test_the_settings_of_a_run_are_kept_whole(left_alone: Path) -> None:
+    from finestep_fast.train.config import load_config
+
+    given = load_config(None, [*SMALL, f"output={left_alone}"])
+    kept = load_config(None, [f"resume={left_alone}", "checkpoint.keep=1"])
+    assert kept == given
+
+
+def test_a_state_that_cannot_be_read_is_named(left_alone: Path, tmp_path: Path) -> None:
+    shutil.copytree(left_alone / "checkpoints", tmp_path / "checkpoints")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    latest = checkpoints.latest()
+    assert latest is not None
+    path = latest[0] / "run_state.json"
+    for text in ("{", '{"unknown": 1}'):
+        path.write_text(text)
+        with pytest.raises(InputError, match=re.escape(f"{path}: is not the state of a run")):
+            checkpoints.latest()
+    path.unlink()
+    older = checkpoints.latest()
+    assert older is not None
+    assert older[0] < latest[0]
+
+
+def test_logs_are_cut_back_to_what_they_were(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, active=True)
+    logs.write("a", [{"n": 1, "text": "ü"}])
+    sizes = logs.sizes()
+    logs.write("a", [{"n": 2}])
+    logs.write("b", [{"n": 3}])
+    logs.cut_back(sizes)
+    assert logs.read("a") == [{"n": 1, "text": "ü"}]
+    assert logs.read("b") == []
+    assert logs.read("c") == []
+
+
+def test_a_silent_process_writes_no_log(tmp_path: Path) -> None:
+    logs = Logs(tmp_path, active=True)
+    logs.write("a", [{"n": 1}])
+    silent = Logs(tmp_path, active=False)
+    silent.write("a", [{"n": 2}])
+    silent.cut_back({})
+    assert logs.read("a") == [{"n": 1}]
+
+
+def test_the_report_tells_the_seconds_of_every_phase(left_alone: Path) -> None:
+    report = json.loads((left_alone / "report.json").read_text())
+    assert report["seconds"].keys() == {"warm start", "updates"}
+    assert all(seconds > 0 for seconds in report["seconds"].values())
