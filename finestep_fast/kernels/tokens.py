@@ -1,0 +1,78 @@
+"""What the policy loss does with tokens, step by step: device helpers, no kernel of their own."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+PER_TOKEN = tl.constexpr(0)
+PER_ROLLOUT = tl.constexpr(1)
+PER_STEP = tl.constexpr(2)
+AGGREGATIONS = {"token_mean": 0, "constant": 0, "rollout_mean": 1, "step_mean": 2}
+"""Whose number of tokens a weight is divided by, beside the count."""
+
+NEVER = tl.constexpr(1e9)
+"""Above exp(20), the largest ratio."""
+
+
+@triton.jit
+def cut_log_ratio(x):
+    """Return a difference of logps cut to +- 20, and where it was not cut; a NaN stays one."""
+    cut = tl.where(x > 20.0, 20.0, tl.where(x < -20.0, -20.0, x))
+    return cut, (x >= -20.0) & (x <= 20.0)
+
+
+@triton.jit
+def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
+    """Return between what the ratio counts, less one, and 1 where the upper bound is the dual clip.
+
+    `min(rho A, clip(rho) A) = A min(rho, 1 + clip_high)` for A > 0; for A < 0 it is
+    `A max(rho, 1 - clip_low)`, and at least c A: `A min(.., c)`. So both are one cut of rho.
+    """
+    lower = -clip_low
+    upper = clip_high
+    is_dual = tl.full((), 0, tl.int32)
+    if PPO:
+        lower = tl.where(advantage < 0.0, lower, -NEVER)
+        upper = tl.where(advantage > 0.0, upper, tl.where(advantage < 0.0, dual_clip, NEVER))
+        is_dual = (advantage < 0.0).to(tl.int32)
+    return lower, upper, is_dual
+
+
+@triton.jit
+def step_sums(
+    logp_ptr, old_ptr, weight_ptr, start, end, COMPUTE: tl.constexpr, WIDE_BLOCK: tl.constexpr
+):
+    """Return the sums of the log ratios and of the token weights of a step, float64."""
+    log_ratio = tl.zeros([WIDE_BLOCK], COMPUTE)
+    weight = tl.zeros([WIDE_BLOCK], COMPUTE)
+    for i_token in range(start, end, WIDE_BLOCK):
+        o_token = i_token + tl.arange(0, WIDE_BLOCK)
+        m_token = o_token < end
+        logp = tl.load(logp_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
+        old = tl.load(old_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
+        log_ratio += cut_log_ratio(logp - old)[0]
+        if weight_ptr is not None:
+            weight += tl.load(weight_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
+    if weight_ptr is None:
+        total_weight = (end - start).to(tl.float64)
+    else:
+        total_weight = tl.sum(weight.to(tl.float64), axis=0)
+    return tl.sum(log_ratio.to(tl.float64), axis=0), total_weight
+
+
+@triton.jit
+def token_share(divisor, num_tokens, AGGREGATION: tl.constexpr):
+    """Return the weight w_t of a step's tokens, float64."""
+    if AGGREGATION == PER_STEP:
+        divisor *= num_tokens.to(tl.float64)
+    return 1.0 / divisor
+
+
+@triton.jit
+def store_zeros(gradient_ptr, start, end, i_part, num_parts, WIDE_BLOCK: tl.constexpr):
+    """Write zeros to gradient[start:end]; each of the parts writes some."""
+    for i_token in range(start + i_part * WIDE_BLOCK, end, num_parts * WIDE_BLOCK):
+        o_token = i_token + tl.arange(0, WIDE_BLOCK)
+        zero = tl.zeros([WIDE_BLOCK], gradient_ptr.dtype.element_ty)
+        tl.store(gradient_ptr + o_token, zero, mask=o_token < end)
