@@ -13,7 +13,7 @@ from torch import nn
 from finestep_fast import LossConfig
 from finestep_fast.train.rollouts import ScoredRollouts
 from support.rollouts import learner_of, sampled
-from support.tiny import Tiny
+from support.tiny import LIMITS, Tiny
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +104,15 @@ def test_the_first_step_is_on_policy(tiny: Tiny, rollouts: ScoredRollouts) -> No
     assert measured["ratio_mean"] == pytest.approx(1, abs=1e-5)
     assert measured["ratio_max"] == pytest.approx(1, abs=1e-4)
     assert measured["effective_sample_size"] == pytest.approx(1, abs=1e-5)
+
+
+def test_the_temperature_of_learning_is_that_of_sampling(tiny: Tiny) -> None:
+    limits = dataclasses.replace(LIMITS, temperature=0.6)
+    cool = sampled(tiny, tiny.data.train[:2], 2, limits=limits)
+    _, measured = stepped(tiny, cool, temperature=0.6)
+    assert measured["ratio_max"] == pytest.approx(1, abs=1e-4)
+    _, measured = stepped(tiny, cool, temperature=1.0)
+    assert measured["approx_kl"] > 1e-3
 
 
 def test_later_passes_are_off_policy(tiny: Tiny, rollouts: ScoredRollouts) -> None:

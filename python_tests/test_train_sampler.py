@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.episode import Episode, EpisodeStatus
+from finestep_fast.train.quickstart.model import small_model
 from finestep_fast.train.sampler import Sampler
 from finestep_fast.train.stop import Stopped
 from finestep_fast.train.transcript import Transcript
-from support.tiny import ENV, LIMITS, Tiny
+from support.tiny import ENV, LIMITS, MODEL, Tiny
 
 # Prompts of different lengths: some tell the columns, and questions differ.
 WORDY = dataclasses.replace(ENV, schema_in_prompt="full")
@@ -200,24 +200,25 @@ def test_a_database_that_vanishes_in_mid_rollout_fails_only_its_rollout(
 
 
 def test_rows_that_ended_never_run_past_the_positions_of_the_model(tiny: Tiny) -> None:
-    limits = dataclasses.replace(LIMITS, max_rollout_tokens=130, batch_rows=64)
+    limits = dataclasses.replace(LIMITS, max_step_tokens=6, max_rollout_tokens=220)
+    # A model that knows nothing never submits, so every rollout goes on until it is full.
+    model = small_model(tiny.tokenizer, MODEL, seed=3)
+    endless = dataclasses.replace(ENV, max_steps=999, max_malformed=999)
+    wordy = dataclasses.replace(endless, schema_in_prompt="full")
     largest = 0
 
     def look(module: object, args: object, kwargs: dict[str, Tensor]) -> None:
         nonlocal largest
         largest = max(largest, int(kwargs["position_ids"].max()))
 
-    hook = tiny.model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        # Long prompts are full early; few enough of them are not dropped before the short ones end.
-        short = [
-            Episode(question, tiny.engine, EnvConfig(system_prompt="", schema_in_prompt="none"))
-            for question in tiny.data.train[:12]
-        ]
-        tiny.sampler(limits).play(tiny.episodes(tiny.data.train[:1], 1, WORDY) + short, seed=0)
-    finally:
-        hook.remove()
-    assert 100 < largest < 130
+    model.register_forward_pre_hook(look, with_kwargs=True)
+    # The long prompt is full early; one ended row in ten is too few to be dropped.
+    episodes = tiny.episodes(tiny.data.train[:1], 1, wordy)
+    episodes += tiny.episodes(tiny.data.train[:9], 1, endless)
+    transcripts = Sampler(model, tiny.chat, limits).play(episodes, seed=0)
+    prompts = [item.num_prompt_tokens for item in transcripts]
+    assert prompts[0] > max(prompts[1:]) + 20
+    assert largest == limits.max_rollout_tokens - 1
 
 
 def test_a_request_to_stop_abandons_the_rollouts(tiny: Tiny) -> None:

@@ -57,6 +57,7 @@ def learner_of(
     minibatches: int = 1,
     passes: int = 1,
     micro_batch_tokens: int = 16384,
+    temperature: float = 1.0,
 ) -> Learner:
     """A learner that steps by plain gradient descent, so that a step shows its gradient."""
     accelerator = accelerator or Accelerator(cpu=True)
@@ -75,7 +76,7 @@ def learner_of(
             optim=OptimConfig(max_grad_norm=1e9),
         ),
         loss=loss or LossConfig(),
-        temperature=1.0,
+        temperature=temperature,
         dtype=torch.float32,
         reference_model=reference_model,
     )
