@@ -344,9 +344,13 @@ class Run:
 
 
 def _check_free(folder: Path) -> None:
-    left = [name for name in (CONFIG_FILE, "checkpoints", "world") if (folder / name).exists()]
-    if left:
+    if (folder / CONFIG_FILE).exists():
         raise InputError(
-            f"output is {str(folder)!r}; {left[0]} of an earlier run is there: go on with it by "
+            f"output is {str(folder)!r}; a run is there already: go on with it by "
             f"resume={folder}, or choose another output"
+        )
+    if (folder / "world").exists():
+        raise InputError(
+            f"output is {str(folder)!r}; a run that never began has left {folder / 'world'} there: "
+            "remove it, or choose another output"
         )
