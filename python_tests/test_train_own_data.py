@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finestep_fast.train.__main__ import main
-from support.commands import evaluations, records
+from support.commands import evaluations, records, weights, without_seconds
 from support.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -116,6 +116,27 @@ def test_demonstrations_warm_up_a_given_model(own: Path, tiny: Tiny) -> None:
     losses = [record["loss"] for record in records(run, "warm_start")]
     assert losses[-1] < losses[0] / 2
     assert evaluations(run)["final"]["calls"] == 1.0
+
+
+def test_a_run_with_a_reference_goes_on_with_the_same_one(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And one that was resumed to go further ends like one that was longer from the start."""
+    given = [*words(own, tiny), "loss.kl=k3", "loss.kl_weight=0.1", "update.minibatches=1"]
+    whole, parted = own / "whole", own / "parted"
+    assert main([*given, f"output={whole}"]) == 0
+    assert main([*given, f"output={parted}", "update.updates=1"]) == 0
+    assert main([f"resume={parted}", "update.updates=2"]) == 0
+    metrics = [[without_seconds(x) for x in records(run, "metrics")] for run in (whole, parted)]
+    assert metrics[0] == metrics[1]
+    assert metrics[0][0]["reference_kl"] == pytest.approx(0, abs=1e-7)
+    assert metrics[0][1]["reference_kl"] > 1e-7
+    mine, theirs = weights(parted / "model"), weights(whole / "model")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+
+    (parted / "reference.pt").unlink()
+    assert main([f"resume={parted}", "update.updates=3"]) == 2
+    assert "reference.pt is missing; the KL term needs" in capsys.readouterr().err
 
 
 def test_data_that_cannot_be_used_is_refused_by_name(

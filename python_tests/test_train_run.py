@@ -17,6 +17,7 @@ from finestep_fast.errors import InputError
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.checkpoint import Checkpoints
 from finestep_fast.train.logs import Logs
+from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import (
     SMALL,
     evaluations,
@@ -158,9 +159,32 @@ def test_the_folder_of_a_run_is_not_taken_for_another(
     before = (left_alone / "config.yaml").read_bytes()
     assert main([*SMALL, "seed=1", f"output={left_alone}"]) == 2
     shown = capsys.readouterr().err
-    assert f"output is '{left_alone}'; config.yaml of an earlier run is there" in shown
+    assert f"output is '{left_alone}'; a run is there already" in shown
     assert f"resume={left_alone}" in shown
     assert (left_alone / "config.yaml").read_bytes() == before
+
+
+def test_a_world_left_by_a_run_that_never_began_is_not_taken_for_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main([*SMALL, f"output={run}", "warm_start.tokens=0"]) == 2
+    assert "warm_start.tokens is 0; it must be more" in capsys.readouterr().err
+    assert main([*SMALL, f"output={run}", "data.world.seed=1"]) == 2
+    shown = capsys.readouterr().err
+    assert f"a run that never began has left {run / 'world'} there: remove it" in shown
+
+
+def test_a_signal_is_a_request_and_the_second_one_acts_at_once() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        stop.check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Stopped, match="stopped by SIGINT"):
+            stop.check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_every_checkpoint_and_the_model_are_read_by_transformers(left_alone: Path) -> None:
