@@ -1,0 +1,34 @@
+// Numbers in memory, in the types that tensors have.
+#pragma once
+
+#include <cstdint>
+
+namespace finestep {
+
+// In the order in which Python numbers them.
+enum class Dtype : std::uint8_t { float32, float64, bfloat16, float16 };
+
+// Elements of a tensor that is not ours; `data` is null where it is not given.
+struct ConstElements {
+  const void* data = nullptr;
+  Dtype dtype = Dtype::float32;
+};
+
+// The same, to be written.
+struct Elements {
+  void* data = nullptr;
+  Dtype dtype = Dtype::float32;
+};
+
+// out[i] = from[first + i] for i < count. Exact.
+void widen(ConstElements from, std::int64_t first, std::int64_t count, double* out);
+
+// to[first + i] = factor * value[i] for i < count, rounded to nearest. A 16-bit float is rounded
+// from a float32, as torch does it.
+void narrow(const double* value, double factor, std::int64_t count, Elements to,
+            std::int64_t first);
+
+// to[first + i] = 0 for i < count.
+void clear(Elements to, std::int64_t first, std::int64_t count);
+
+}  // namespace finestep
