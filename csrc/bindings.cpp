@@ -2,15 +2,24 @@
 // knows Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <cmath>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <stdexcept>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "element.h"
+#include "policy_loss.h"
+#include "scale_gradient.h"
+#include "step_credit.h"
+#include "step_map.h"
 #include "step_spans.h"
 
 namespace py = pybind11;
@@ -32,7 +41,7 @@ Positions as_array(std::vector<std::int64_t>&& values) {
 
 template <typename Byte>
 py::typing::Tuple<Positions, Positions, Positions> step_spans(
-    const py::array_t<Byte, py::array::c_style>& mask) {
+    const py::array_t<Byte, py::array::c_style>& mask, int num_threads) {
   static_assert(sizeof(Byte) == 1);
   if (mask.ndim() != 2) {
     throw std::invalid_argument("mask must have 2 dimensions, [R, L]");
@@ -44,20 +53,253 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
   finestep::StepSpans spans;
   {
     const py::gil_scoped_release release;
-    spans = finestep::step_spans(bytes, num_rows, row_length);
+    spans = finestep::step_spans(bytes, num_rows, row_length, num_threads);
   }
   return py::make_tuple(as_array(std::move(spans.start)), as_array(std::move(spans.end)),
                         as_array(std::move(spans.offsets)));
 }
 
+// A contiguous tensor, alive as long as the call. `dtype` is an index into float32, float64,
+// bfloat16, float16, int64.
+struct Memory {
+  std::uintptr_t address;
+  std::int64_t size;
+  int dtype;
+};
+using Settings = std::vector<double>;
+constexpr int kInt64 = 4;
+
+void require(bool holds, const char* what) {
+  if (!holds) {
+    throw std::invalid_argument(what);
+  }
+}
+
+void* address(const Memory& memory) {
+  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address is how Python hands over memory.
+  return reinterpret_cast<void*>(memory.address);
+}
+
+std::span<const std::int64_t> positions(const Memory& memory) {
+  require(memory.dtype == kInt64, "positions must be int64");
+  return {static_cast<const std::int64_t*>(address(memory)), static_cast<std::size_t>(memory.size)};
+}
+
+finestep::Elements output(const Memory& memory, std::int64_t size) {
+  require(memory.size == size && 0 <= memory.dtype && memory.dtype < kInt64,
+          "a float tensor has another size or dtype than its neighbours ask for");
+  return {.data = address(memory), .dtype = static_cast<finestep::Dtype>(memory.dtype)};
+}
+
+finestep::ConstElements input(const Memory& memory, std::int64_t size) {
+  const auto elements = output(memory, size);
+  return {.data = elements.data, .dtype = elements.dtype};
+}
+
+finestep::ConstElements input(const std::optional<Memory>& memory, std::int64_t size) {
+  return memory ? input(*memory, size) : finestep::ConstElements{};
+}
+
+std::vector<double> numbers(const Memory& memory, std::int64_t size) {
+  std::vector<double> values(static_cast<std::size_t>(size));
+  finestep::widen(input(memory, size), 0, size, values.data());
+  return values;
+}
+
+std::optional<double> optional(double value) {
+  return std::isnan(value) ? std::nullopt : std::optional(value);
+}
+
+template <typename Choice>
+Choice choice(double index) {
+  return static_cast<Choice>(static_cast<int>(index));
+}
+
+// In the order of the fields of CreditConfig; a choice by its index, None as NaN.
+finestep::CreditSettings credit_settings(const Settings& field) {
+  require(field.size() >= 15, "credit settings are incomplete");
+  return {.process_baseline = field[0],
+          .process_weight = field[1],
+          .outcome_weight = field[2],
+          .process_discount = field[3],
+          .outcome_discount = field[4],
+          .smoothing = field[5],
+          .scope = choice<finestep::Scope>(field[6]),
+          .channels = choice<finestep::Channels>(field[7]),
+          .std = choice<finestep::Std>(field[8]),
+          .std_floor = field[9],
+          .epsilon = field[10],
+          .leave_one_out = field[11] != 0,
+          .step_weight = field[12],
+          .rollout_weight = field[13],
+          .advantage_clip = optional(field[14])};
+}
+
+// In the order of the fields of LossConfig, likewise.
+finestep::LossSettings loss_settings(const Settings& field) {
+  require(field.size() == 9, "loss settings are incomplete");
+  finestep::LossSettings settings{.kind = choice<finestep::LossKind>(field[0]),
+                                  .ratio = choice<finestep::RatioLevel>(field[1]),
+                                  .clip_low = field[2],
+                                  .clip_high = field[3],
+                                  .dual_clip = optional(field[4]),
+                                  .aggregation = choice<finestep::Aggregation>(field[5]),
+                                  .constant_tokens = optional(field[6]).value_or(1),
+                                  .kl = std::nullopt,
+                                  .kl_weight = field[8],
+                                  .count = std::nullopt};
+  if (!std::isnan(field[7])) {
+    settings.kl = choice<finestep::KlEstimator>(field[7]);
+  }
+  return settings;
+}
+
+// (step_offsets, group_offsets, group_rollouts), (step_reward, rollout_outcome)
+using Groups = std::tuple<Memory, Memory, Memory>;
+using Rewards = std::tuple<Memory, Memory>;
+
+std::vector<double> advantages(const Groups& groups, const Rewards& rewards, const Settings& credit,
+                               finestep::Dtype dtype, int num_threads) {
+  const auto& [step_offsets, group_offsets, group_rollouts] = groups;
+  const finestep::GroupMap map{.step_offsets = positions(step_offsets),
+                               .group_offsets = positions(group_offsets),
+                               .group_rollouts = positions(group_rollouts)};
+  const auto& [step_reward, rollout_outcome] = rewards;
+  const std::int64_t num_steps = step_reward.size;
+  finestep::check_groups(map, num_steps);
+  const double epsilon = dtype == finestep::Dtype::float64 ? 0x1p-52 : 0x1p-23;
+  return finestep::step_advantage(map, numbers(step_reward, num_steps),
+                                  numbers(rollout_outcome, std::ssize(map.group_rollouts)),
+                                  credit_settings(credit), 16 * epsilon, num_threads);
+}
+
+void step_advantage(const Groups& groups, const Rewards& rewards, const Settings& credit,
+                    const Memory& out, int num_threads) {
+  const auto to = output(out, std::get<0>(rewards).size);
+  const auto advantage = advantages(groups, rewards, credit, to.dtype, num_threads);
+  finestep::narrow(advantage.data(), 1, std::ssize(advantage), to, 0);
+}
+
+// (token_logp, token_logp_old, token_logp_ref, token_weight)
+using Tokens = std::tuple<Memory, Memory, std::optional<Memory>, std::optional<Memory>>;
+// (step_start, step_end, step_offsets)
+using Steps = std::tuple<Memory, Memory, Memory>;
+// (loss, gradient, metrics)
+using LossOut = std::tuple<Memory, std::optional<Memory>, Memory>;
+
+finestep::StepMap step_map(const Memory& step_start, const Memory& step_end,
+                           const Memory& step_offsets, std::int64_t num_tokens) {
+  const finestep::StepMap map{positions(step_start), positions(step_end), positions(step_offsets),
+                              num_tokens};
+  finestep::check_spans(map);
+  return map;
+}
+
+void evaluate(const Tokens& tokens, const Steps& steps, std::span<const double> step_advantage,
+              const Settings& loss, const std::optional<Memory>& count, const LossOut& out,
+              bool clear_between, int num_threads) {
+  const auto& [logp, logp_old, logp_ref, token_weight] = tokens;
+  const auto& [step_start, step_end, step_offsets] = steps;
+  const auto& [loss_out, gradient_out, metrics_out] = out;
+  const std::int64_t num_tokens = logp.size;
+  const auto map = step_map(step_start, step_end, step_offsets, num_tokens);
+  finestep::check_offsets(map.step_offsets, map.num_steps());
+  require(std::ssize(step_advantage) == map.num_steps(), "step_advantage must be [S]");
+  const finestep::TokenInputs inputs{.logp = input(logp, num_tokens),
+                                     .logp_old = input(logp_old, num_tokens),
+                                     .logp_ref = input(logp_ref, num_tokens),
+                                     .token_weight = input(token_weight, num_tokens)};
+  auto settings = loss_settings(loss);
+  require(!settings.kl || logp_ref.has_value(), "token_logp_ref is missing");
+  if (count) {
+    settings.count = numbers(*count, 1).front();
+  }
+  finestep::GradientOutput gradient;
+  if (gradient_out) {
+    gradient = {.elements = output(*gradient_out, num_tokens), .clear_between = clear_between};
+  }
+  const auto result =
+      finestep::policy_loss(map, inputs, step_advantage, settings, gradient, num_threads);
+  finestep::narrow(&result.loss, 1, 1, output(loss_out, 1), 0);
+  finestep::narrow(result.metrics.data(), 1, std::ssize(result.metrics),
+                   output(metrics_out, std::ssize(result.metrics)), 0);
+}
+
+void policy_loss(const Tokens& tokens, const Steps& steps, const Memory& step_advantage,
+                 const Settings& loss, const std::optional<Memory>& count, const LossOut& out,
+                 bool clear_between, int num_threads) {
+  const auto advantage = numbers(step_advantage, step_advantage.size);
+  evaluate(tokens, steps, advantage, loss, count, out, clear_between, num_threads);
+}
+
+void step_policy_loss(const Tokens& tokens, const Steps& steps, const Groups& groups,
+                      const Rewards& rewards, const Settings& credit, const Settings& loss,
+                      const std::optional<Memory>& count, const LossOut& out, bool clear_between,
+                      int num_threads) {
+  const auto dtype = static_cast<finestep::Dtype>(std::get<0>(rewards).dtype);
+  auto advantage = advantages(groups, rewards, credit, dtype, num_threads);
+  if (dtype != finestep::Dtype::float64) {  // the same numbers as from step_advantage
+    for (double& value : advantage) {
+      value = static_cast<double>(static_cast<float>(value));
+    }
+  }
+  evaluate(tokens, steps, advantage, loss, count, out, clear_between, num_threads);
+}
+
+void scale_gradient(const Memory& gradient, const Memory& scale, const Memory& step_start,
+                    const Memory& step_end, int num_threads) {
+  const auto map = step_map(step_start, step_end, step_start, gradient.size);
+  finestep::scale_gradient(map, output(gradient, gradient.size), numbers(scale, 1).front(),
+                           num_threads);
+}
+
 constexpr auto kStepSpansDoc =
     "Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets "
     "[R+1]). `mask` is [R, L], C-contiguous.";
+constexpr auto kModuleDoc =
+    "The compiled CPU core of finestep_fast. Doors to it: StepBatch and finestep_fast.ops.";
+constexpr auto kMemoryDoc =
+    "A contiguous tensor that outlives the call: its address, number of elements, and dtype as an "
+    "index into float32, float64, bfloat16, float16, int64.";
+constexpr auto kStepAdvantageDoc =
+    "Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; "
+    "rewards: step_reward [S], rollout_outcome [R]; credit: the fields of CreditConfig.";
+constexpr auto kPolicyLossDoc =
+    "Write loss [1], the gradient of the policy tokens to their places in [T] (where it is asked "
+    "for; with clear_between also zeros to all others: steps must then ascend) and metrics to "
+    "`out`. "
+    "tokens: token_logp, token_logp_old, token_logp_ref, token_weight; steps: step_start, "
+    "step_end, "
+    "step_offsets; loss: the fields of LossConfig; count [1]: what the aggregation divides by, "
+    "else "
+    "the batch's own.";
+constexpr auto kStepPolicyLossDoc =
+    "policy_loss of step_advantage, without its way through memory.";
+constexpr auto kScaleGradientDoc =
+    "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
-  m.doc() = "The compiled CPU core of finestep_fast. Doors to it: StepBatch.";
-  m.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(), kStepSpansDoc);
-  m.def("step_spans", &step_spans<std::uint8_t>, py::arg("mask").noconvert(), kStepSpansDoc);
+  m.doc() = kModuleDoc;
+  py::class_<Memory>(m, "Memory", kMemoryDoc)
+      .def(py::init<std::uintptr_t, std::int64_t, int>(), py::arg("address"), py::arg("size"),
+           py::arg("dtype"));
+  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+  m.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(), py::arg("num_threads") = 1,
+        kStepSpansDoc);
+  m.def("step_spans", &step_spans<std::uint8_t>, py::arg("mask").noconvert(),
+        py::arg("num_threads") = 1, kStepSpansDoc);
+  m.def("step_advantage", &step_advantage, py::arg("groups"), py::arg("rewards"), py::arg("credit"),
+        py::arg("out"), py::arg("num_threads"), kStepAdvantageDoc, ReleaseGil());
+  m.def("policy_loss", &policy_loss, py::arg("tokens"), py::arg("steps"), py::arg("step_advantage"),
+        py::arg("loss"), py::arg("count"), py::arg("out"), py::arg("clear_between"),
+        py::arg("num_threads"), kPolicyLossDoc, ReleaseGil());
+  m.def("step_policy_loss", &step_policy_loss, py::arg("tokens"), py::arg("steps"),
+        py::arg("groups"), py::arg("rewards"), py::arg("credit"), py::arg("loss"), py::arg("count"),
+        py::arg("out"), py::arg("clear_between"), py::arg("num_threads"), kStepPolicyLossDoc,
+        ReleaseGil());
+  m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
+        py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
+        ReleaseGil());
 }

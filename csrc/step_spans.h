@@ -19,6 +19,6 @@ struct StepSpans {
 // Returns the runs of non-zero bytes of a row-major mask; a run never crosses a row's end.
 // `mask` has num_rows * row_length bytes and is read once.
 StepSpans step_spans(std::span<const std::uint8_t> mask, std::size_t num_rows,
-                     std::size_t row_length);
+                     std::size_t row_length, int num_threads);
 
 }  // namespace finestep

@@ -70,7 +70,8 @@ class StepBatch:
                 "build it with `pip install .`, or use StepBatch.from_spans"
             ) from error
         mask = token_mask.detach().cpu().contiguous().numpy()
-        start, end, offsets = (torch.from_numpy(part) for part in core.step_spans(mask))
+        spans = core.step_spans(mask, torch.get_num_threads())
+        start, end, offsets = (torch.from_numpy(part) for part in spans)
         groups = _groups(group_of_rollout, num_rollouts=token_mask.shape[0])
         return cls(start, end, offsets, *groups, token_mask.numel()).to(token_mask.device)
 
@@ -145,6 +146,11 @@ class StepBatch:
         return int(self.step_offsets.diff().max()) if self.num_rollouts else 0
 
     @cached_property
+    def steps_ascend(self) -> bool:
+        """Whether steps lie on the token axis in their order. Read once, when first asked for."""
+        return bool((self.step_start[1:] >= self.step_end[:-1]).all())
+
+    @cached_property
     def rollout_of_step(self) -> Tensor:
         """[S] int64: who made the step."""
         rollouts = torch.arange(self.num_rollouts, device=self.device)
@@ -198,6 +204,7 @@ class StepBatch:
         # A frozen dataclass keeps its cached properties in __dict__.
         batch.__dict__["num_policy_tokens"] = self.num_policy_tokens
         batch.__dict__["max_rollout_steps"] = self.max_rollout_steps
+        batch.__dict__["steps_ascend"] = self.steps_ascend
         return batch
 
     def _moved(self, device: torch.device | str) -> StepBatch:
