@@ -14,9 +14,11 @@ from finestep_fast.reference.loss import (
     policy_loss,
     token_advantage,
 )
+from finestep_fast.reference.metrics import SCALAR_METRICS
 
 __all__ = [
     "COUNT_OF_AGGREGATION",
+    "SCALAR_METRICS",
     "LossCounts",
     "LossOutput",
     "policy_loss",
