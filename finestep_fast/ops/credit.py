@@ -1,0 +1,71 @@
+"""The doors to credit: what a step is worth, and the same for each of its tokens."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from finestep_fast import reference
+from finestep_fast.batch import StepBatch
+from finestep_fast.config import CreditConfig
+from finestep_fast.ops.check import check_batch, check_rewards, check_vector
+from finestep_fast.ops.impls import chosen
+
+FINESTEP = CreditConfig()
+
+
+def step_advantage(
+    batch: StepBatch,
+    step_reward: Tensor,
+    rollout_outcome: Tensor,
+    *,
+    credit: CreditConfig = FINESTEP,
+    impl: str = "auto",
+) -> Tensor:
+    """Return what each step is worth against the others of its group.
+
+    Discounted returns, smoothed along each rollout, compared inside each group:
+    `A_s = (Q~_s - mean) / (max(std, std_floor) + epsilon)`; `finestep_fast.reference` tells it
+    point by point.
+
+    Source: the paper names step-level credit with discounting, smoothing and normalisation; the
+    forms are ours, see each point.
+
+    Args:
+        batch: Whose steps are whose; it must hold whole groups.
+        step_reward: [S] process rewards in [0, 1], in the order of `batch.step_start`.
+        rollout_outcome: [R] outcomes, 1 where the rollout solved its task, else 0.
+        credit: The settings.
+        impl: Who computes it; `auto` takes the fastest for the batch's device.
+
+    Returns:
+        [S] advantages without gradient, float64 where a reward is, else float32; 0 where a step has
+        nobody to be compared with.
+
+    Raises:
+        InputError: A shape, dtype or device does not fit the batch, or the implementation the
+            device.
+        BuildError: The implementation was not built.
+    """
+    check_batch(batch)
+    check_rewards(batch, step_reward, rollout_outcome)
+    return chosen(impl, batch.device).step_advantage(
+        batch, step_reward, rollout_outcome, credit=credit
+    )
+
+
+def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:
+    """Return the advantage of the step that owns each token.
+
+    Args:
+        batch: Whose tokens are whose.
+        step_advantage: [S] advantages.
+
+    Returns:
+        [T] advantages, 0 outside steps.
+
+    Raises:
+        InputError: A shape, dtype or device does not fit the batch.
+    """
+    check_batch(batch)
+    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    return reference.token_advantage(batch, step_advantage)
