@@ -167,6 +167,9 @@ class Run:
         learner = self._learner()
         with self.screen.bar("updates", total, done=self.state.updates) as bar:
             for update in range(self.state.updates, total):
+                every = self.config.eval.every_updates
+                if every and update and update % every == 0:
+                    self._evaluate(f"update_{update}")
                 self.stop.check_together(self.accelerator)
                 record = self._update(update, learner)
                 self.state.updates = update + 1
@@ -177,10 +180,7 @@ class Run:
                     f"reward {record['process_reward']:.2f}",
                 )
                 self._warn_of_farming()
-                done, every = update + 1, self.config.eval.every_updates
-                if every and done % every == 0 and done < total:
-                    self._evaluate(f"update_{done}")
-                every = self.config.checkpoint.every_updates
+                done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
                     self._save()
         self.state.phase = "done"
