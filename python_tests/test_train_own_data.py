@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from finestep_fast.train.__main__ import main
+from finestep_fast.train.config import load_config
+from finestep_fast.train.run import Run
+from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
 from support.tiny import Tiny
 
@@ -137,6 +141,54 @@ def test_a_run_with_a_reference_goes_on_with_the_same_one(
     (parted / "reference.pt").unlink()
     assert main([f"resume={parted}", "update.updates=3"]) == 2
     assert "reference.pt is missing; the KL term needs" in capsys.readouterr().err
+
+
+class StopWhere(StopRequest):
+    """A request to stop that comes at the third safe point of a place in the run."""
+
+    def __init__(self, updates: int, evaluations: list[str]) -> None:
+        super().__init__()
+        self.place = (updates, evaluations)
+        self.run: Run | None = None
+        self.checks = 0
+
+    def check(self) -> None:
+        assert self.run is not None
+        state = self.run.state
+        self.checks += (state.updates, list(state.evaluations)) == self.place
+        if self.checks == 3:
+            self.signal_number = signal.SIGTERM
+        super().check()
+
+
+def test_a_run_stopped_in_every_evaluation_and_every_update_makes_up_for_it(
+    own: Path, tiny: Tiny
+) -> None:
+    given = [*words(own, tiny), "eval.every_updates=1", "checkpoint.every_updates=0"]
+    whole, parted = own / "whole", own / "parted"
+    assert main([*given, f"output={whole}"]) == 0
+    again = [*given, f"output={parted}"]
+    for updates, evaluated in (
+        (0, []),
+        (0, ["before"]),
+        (1, ["before"]),
+        (1, ["before", "update_1"]),
+        (2, ["before", "update_1"]),
+    ):
+        stop = StopWhere(updates, evaluated)
+        stop.run = Run(load_config(None, again), stop, resumed=updates + len(evaluated) > 0)
+        with pytest.raises(Stopped, match="SIGTERM"):
+            stop.run.train()
+        again = [f"resume={parted}"]
+    assert main(again) == 0
+    assert evaluations(parted) == evaluations(whole)
+    assert list(evaluations(whole)) == ["before", "update_1", "final"]
+    for name in ("rollouts", "evaluations"):
+        assert records(parted, name) == records(whole, name)
+    metrics = [[without_seconds(x) for x in records(run, "metrics")] for run in (whole, parted)]
+    assert metrics[0] == metrics[1]
+    mine, theirs = weights(parted / "model"), weights(whole / "model")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
 def test_data_that_cannot_be_used_is_refused_by_name(
