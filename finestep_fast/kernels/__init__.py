@@ -15,11 +15,6 @@ from torch import Tensor
 
 from finestep_fast.config import CreditConfig, LossConfig
 
-GRADIENT_LAYOUT = "tokens"
-"""The gradient that the forward pass leaves is [T], 0 outside steps."""
-SCALES_IN_PLACE = True
-"""The backward pass scales that very tensor."""
-
 
 def why_not(device: torch.device) -> str | None:
     """Return why the kernels cannot run on tensors of a device, or None where they can."""
@@ -32,6 +27,14 @@ def why_not(device: torch.device) -> str | None:
     if os.environ.get("TRITON_INTERPRET") != "1":
         return "tensors are on cpu, and TRITON_INTERPRET is not 1"
     return None
+
+
+def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the unscaled gradient of logps of a dtype.
+
+    Float32 for float16, in which A / N underflows before the scale of a loss could lift it.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
 
 
 def step_advantage(
@@ -111,7 +114,7 @@ def policy_loss(
 
     Returns:
         - The loss [], float64 for float64 logps, else float32.
-        - d loss / d token_logp [T] of the logps' dtype, float32 for float16; (0,) where not wanted.
+        - d loss / d token_logp [T] of `gradient_dtype`, 0 outside steps; (0,) where not wanted.
         - The metrics: `SCALAR_METRICS`, then the mean advantage by position.
     """
     from finestep_fast.kernels import launch

@@ -13,11 +13,17 @@ from torch import Tensor
 
 from finestep_fast.config import CreditConfig
 from finestep_fast.kernels.credit import (
-    TILES,
     credit_constants,
+    register_limit,
     rollout_advantage,
     setting_tensor,
 )
+
+FEW_STEPS = 32
+NUM_WARPS = 2
+"""For rollouts of at most FEW_STEPS steps; more have more threads."""
+MANY_WARPS = 8
+MAX_REGISTERS = 255
 
 
 @triton.jit(
@@ -99,6 +105,7 @@ def step_advantage(
             group_offsets.numel() - 1,
             max_rollout_steps,
             **credit_constants(credit, max_rollout_steps=max_rollout_steps),
-            num_warps=1 if max_rollout_steps <= TILES[1][0] else 4,
+            num_warps=NUM_WARPS if max_rollout_steps <= FEW_STEPS else MANY_WARPS,
+            **register_limit(MAX_REGISTERS),
         )
     return advantage

@@ -25,8 +25,9 @@ from torch import Tensor
 
 from finestep_fast.config import CreditConfig
 
-TILES = ((8, 16), (32, 8), (128, 4), (512, 2))
-"""Positions (steps of the longest rollout, at most) and rollouts of a tile; then one rollout."""
+TILES = ((8, 16), (32, 4), (128, 2), (512, 1))
+"""Positions (steps of the longest rollout, at most) and rollouts of a tile. Longer rollouts are
+taken one by one; from about 1000 steps on some registers spill."""
 
 SETTINGS = (
     "process_baseline",
@@ -130,13 +131,22 @@ def _over_channels(
     outcome_weight = tl.load(setting_ptr + OUTCOME_WEIGHT)
     std_floor = tl.load(setting_ptr + STD_FLOOR)
     if DECOUPLED:
-        by_process = _group_relative(
-            rewards, group, setting_ptr, 1.0, 0.0, std_floor, SCOPE, POSITIONS, TILE
-        )
-        by_outcome = _group_relative(
-            rewards, group, setting_ptr, 0.0, 1.0, std_floor, SCOPE, POSITIONS, TILE
-        )
-        advantage = process_weight * by_process + outcome_weight * by_outcome
+        advantage = tl.zeros([POSITIONS], tl.float64)
+        for i_channel in range(2):
+            by_outcome = tl.full((), 0.0, tl.float64) + i_channel
+            by_process = 1.0 - by_outcome
+            weight = by_process * process_weight + by_outcome * outcome_weight
+            advantage += weight * _group_relative(
+                rewards,
+                group,
+                setting_ptr,
+                by_process,
+                by_outcome,
+                std_floor,
+                SCOPE,
+                POSITIONS,
+                TILE,
+            )
     else:
         std_floor *= outcome_weight
         advantage = _group_relative(
@@ -342,3 +352,8 @@ def tile_constants(max_rollout_steps: int) -> dict[str, int]:
         if max_rollout_steps <= positions:
             return {"POSITIONS": positions, "TILE": tile}
     return {"POSITIONS": triton.next_power_of_2(max_rollout_steps), "TILE": 1}
+
+
+def register_limit(num_registers: int) -> dict[str, int]:
+    """Return the compiler option that limits registers per thread; AMD's has none."""
+    return {} if torch.version.hip else {"maxnreg": num_registers}

@@ -9,9 +9,11 @@ import triton.language as tl
 from torch import Tensor
 
 from finestep_fast.config import CreditConfig, LossConfig
+from finestep_fast.kernels import gradient_dtype
 from finestep_fast.kernels.credit import (
     NO_SCOPE,
     credit_constants,
+    register_limit,
     setting_tensor,
     tile_constants,
 )
@@ -24,8 +26,9 @@ BLOCK = 256
 WIDE_BLOCK = 512
 """Tokens of one look where only a mean is taken or zeros are written."""
 NUM_WARPS = 4
-MAX_REGISTERS = {torch.float32: 96, torch.float64: 128}
-"""Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them."""
+FEW_REGISTERS, ALL_REGISTERS, FEW_STEPS = 128, 255, 32
+"""Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64
+and rollouts of more than FEW_STEPS steps need all."""
 PROGRAMS_WANTED = 1024
 """About as many programs as one device runs at a time."""
 PART_SLOTS = 1024
@@ -93,9 +96,7 @@ def launched(
     gradient = None
     if with_gradient:
         make = torch.empty_like if spans.ascend and spans.step_start.numel() else torch.zeros_like
-        # A / N underflows in float16 before the scale of a loss could lift it.
-        half = logp.dtype == torch.float16
-        gradient = make(logp, dtype=torch.float32 if half else logp.dtype)
+        gradient = make(logp, dtype=gradient_dtype(logp.dtype))
     if spans.step_start.numel() == 0:
         value = logp.new_zeros((), dtype=dtype)
         metrics = logp.new_zeros(len(SUMS) - 1 + spans.max_rollout_steps, dtype=dtype)
@@ -108,6 +109,7 @@ def launched(
         program_sum = torch.empty(
             len(SUMS), num_rollouts * parts, dtype=torch.float64, device=logp.device
         )
+        is_small = dtype == torch.float32 and spans.max_rollout_steps <= FEW_STEPS
         with torch.cuda.device_of(logp):
             policy_loss_forward[(num_rollouts * parts,)](
                 program_sum,
@@ -124,7 +126,7 @@ def launched(
                 BLOCK=BLOCK,
                 WIDE_BLOCK=WIDE_BLOCK,
                 num_warps=NUM_WARPS,
-                **register_limit(MAX_REGISTERS[dtype]),
+                **register_limit(FEW_REGISTERS if is_small else ALL_REGISTERS),
             )
             value, metrics = reduced(
                 program_sum,
@@ -140,11 +142,6 @@ def num_parts(num_tokens: int, num_rollouts: int) -> int:
     """Return among how many programs the blocks of each rollout are dealt out."""
     parts = -(-num_tokens // (num_rollouts * PART_SLOTS))
     return max(1, min(PROGRAMS_WANTED // num_rollouts, parts))
-
-
-def register_limit(num_registers: int) -> dict[str, int]:
-    """Return the compiler option that limits registers per thread; AMD's has none."""
-    return {} if torch.version.hip else {"maxnreg": num_registers}
 
 
 def _reward_arguments(advantages: Tensor | Rewards, max_rollout_steps: int) -> dict[str, Any]:

@@ -240,7 +240,7 @@ def policy_loss_forward(
         skip = (i_part + num_parts - num_blocks % num_parts) % num_parts
         num_blocks += tl.cdiv(end - start, BLOCK).to(tl.int32)
         for i_token in range(start + skip * BLOCK, end, num_parts * BLOCK):
-            o_token = i_token + tl.arange(0, BLOCK)
+            o_token = i_token + tl.arange(0, BLOCK).to(tl.int64)
             m_token = o_token < end
             # Slots behind the end look like tokens of log ratio 0 and weight 0.
             logp = tl.load(logp_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)

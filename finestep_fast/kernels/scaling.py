@@ -42,7 +42,7 @@ def scale_gradient(
             start = tl.load(step_start_ptr + i_step)
             end = tl.load(step_end_ptr + i_step)
             for i_token in range(start + i_part * BLOCK, end, num_parts * BLOCK):
-                o_token = i_token + tl.arange(0, BLOCK)
+                o_token = i_token + tl.arange(0, BLOCK).to(tl.int64)
                 m_token = o_token < end
                 gradient = tl.load(gradient_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
                 value = (gradient * scale).to(gradient_ptr.dtype.element_ty)

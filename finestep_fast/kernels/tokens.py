@@ -47,7 +47,7 @@ def step_sums(
     log_ratio = tl.zeros([WIDE_BLOCK], COMPUTE)
     weight = tl.zeros([WIDE_BLOCK], COMPUTE)
     for i_token in range(start, end, WIDE_BLOCK):
-        o_token = i_token + tl.arange(0, WIDE_BLOCK)
+        o_token = i_token + tl.arange(0, WIDE_BLOCK).to(tl.int64)
         m_token = o_token < end
         logp = tl.load(logp_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
         old = tl.load(old_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
@@ -73,6 +73,6 @@ def token_share(divisor, num_tokens, AGGREGATION: tl.constexpr):
 def store_zeros(gradient_ptr, start, end, i_part, num_parts, WIDE_BLOCK: tl.constexpr):
     """Write zeros to gradient[start:end]; each of the parts writes some."""
     for i_token in range(start + i_part * WIDE_BLOCK, end, num_parts * WIDE_BLOCK):
-        o_token = i_token + tl.arange(0, WIDE_BLOCK)
+        o_token = i_token + tl.arange(0, WIDE_BLOCK).to(tl.int64)
         zero = tl.zeros([WIDE_BLOCK], gradient_ptr.dtype.element_ty)
         tl.store(gradient_ptr + o_token, zero, mask=o_token < end)
