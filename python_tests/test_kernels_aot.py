@@ -1,0 +1,121 @@
+"""Kernels compiled ahead of time, without a GPU: all variants compile and spill nothing.
+
+In processes of their own, for here Triton may be interpreted. The table that a person reads is
+printed by `python -m benchmarks.aot_table`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
+KERNELS = {
+    "policy_loss_forward",
+    "policy_loss_reduction",
+    "scale_gradient",
+    "step_advantage_forward",
+}
+
+# Every launch of 50 batches of different lengths, counts, offsets in memory and rewards.
+FIFTY_LENGTHS = """
+import torch
+from benchmarks.aot_table import TARGETS, compiling
+from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels
+
+def values(size, place):  # not aligned to 16 bytes
+    return torch.zeros(size + place % 4)[place % 4:]
+
+with compiling(TARGETS["sm_90"].gpu) as made:
+    for place in range(50):
+        length = 1 + 37 * place
+        spans = [[(0, length), (length + 1, length + 3)]] + [[(9, 20 + place)]] * (1 + place % 7)
+        row_length = 2000 + 64 * place
+        num_tokens = len(spans) * row_length
+        groups = [rollout % 2 for rollout in range(len(spans))]
+        batch = StepBatch.from_spans(spans, groups, num_tokens=num_tokens, row_length=row_length)
+        reward, outcome = values(batch.num_steps, place), values(batch.num_rollouts, place)
+        rewards = (batch.group_offsets, batch.group_rollouts, reward, outcome, None)
+        _, gradient, _ = kernels.step_policy_loss(
+            values(num_tokens, place), values(num_tokens, place), None, values(num_tokens, place),
+            batch.step_start, batch.step_end, batch.step_offsets, *rewards,
+            count=None if place % 2 else 3.5 * place, num_policy_tokens=batch.num_policy_tokens,
+            max_rollout_steps=batch.max_rollout_steps, credit=CreditConfig(), loss=LossConfig(),
+            with_gradient=True, steps_ascend=True)
+        kernels.scale_gradient_(
+            gradient, torch.ones(()), batch.step_start, batch.step_end)
+        kernels.step_advantage(
+            reward, outcome, batch.step_offsets, batch.group_offsets, batch.group_rollouts,
+            max_rollout_steps=batch.max_rollout_steps, credit=CreditConfig())
+print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))
+"""
+
+
+def started(root: Path, *words: str) -> subprocess.Popen[str]:
+    environment = {name: os.environ[name] for name in os.environ if name != "TRITON_INTERPRET"}
+    return subprocess.Popen(
+        [sys.executable, *words],
+        cwd=root,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    output, errors = process.communicate(timeout=600)
+    assert process.returncode == 0, errors
+    return output
+
+
+@pytest.fixture(scope="module")
+def compilers(root: Path) -> dict[str, subprocess.Popen[str]]:
+    """One process for each target, all at the same time."""
+    words = ("-m", "benchmarks.aot_table", "--json", "--targets")
+    return {target: started(root, *words, target) for target in TARGETS}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_every_variant_compiles_and_spills_no_register(
+    target: str, compilers: dict[str, subprocess.Popen[str]]
+) -> None:
+    usages: list[dict[str, Any]] = [
+        json.loads(line) for line in finished(compilers[target]).splitlines()
+    ]
+    assert {usage["kernel"] for usage in usages} == KERNELS
+    assert len(usages) >= 40
+    for usage in usages:
+        assert 0 < usage["registers"] <= 255, usage
+        assert usage["spilled_bytes"] == 0, usage
+        assert usage["shared_bytes"] <= usage["shared_limit_bytes"] // 8, usage
+
+
+@pytest.mark.slow
+def test_fifty_lengths_compile_each_kernel_once(root: Path) -> None:
+    num_launches, names = finished(started(root, "-c", FIFTY_LENGTHS)).split(maxsplit=1)
+    assert int(num_launches) == 4 * 50
+    assert names.strip() == f"{sorted(KERNELS)} 4"
+
+
+def test_importing_the_kernels_does_not_import_triton(root: Path) -> None:
+    code = "import sys, finestep_fast.kernels; print('triton' in sys.modules)"
+    assert finished(started(root, "-c", code)).strip() == "False"
+
+
+def test_the_kernels_say_why_they_cannot_run(root: Path) -> None:
+    code = (
+        "import torch; from finestep_fast.kernels import why_not; "
+        "print(why_not(torch.device('cpu'))); print(why_not(torch.device('meta')))"
+    )
+    assert finished(started(root, "-c", code)).splitlines() == [
+        "tensors are on cpu, and TRITON_INTERPRET is not 1",
+        "tensors are on meta; Triton runs on cuda",
+    ]
