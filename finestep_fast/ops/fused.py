@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from finestep_fast.batch import StepBatch
@@ -165,7 +166,7 @@ class Fused:
         if _is_traced(token_logp):
             loss, _, metrics = op(token_logp, *args)
         elif torch.is_grad_enabled() and token_logp.requires_grad:
-            loss, _, metrics = _Loss.apply(token_logp, self, kernel, args)  # type: ignore[no-untyped-call]
+            loss, _, metrics = _Loss.apply(token_logp, self, kernel, True, args)  # type: ignore[no-untyped-call]
         else:
             loss, _, metrics = kernel(token_logp, *args)
         return loss, metrics
@@ -227,23 +228,29 @@ class Fused:
     def _differentiated(self, op: Any, token_logp: Tensor, *args: Any) -> Any:
         below = partial(_below_autograd, op)
         if torch.is_grad_enabled() and token_logp.requires_grad:
-            return _Loss.apply(token_logp, self, below, args)  # type: ignore[no-untyped-call]
+            return _Loss.apply(token_logp, self, below, False, args)  # type: ignore[no-untyped-call]
         return below(token_logp, *args)
 
 
 class _Loss(torch.autograd.Function):
     """A loss operator whose gradient with respect to `token_logp` comes with it.
 
-    The gradient is scaled where it is and handed on; so there is one, and where a graph is retained
-    the next backward pass makes another.
+    The gradient is handed on; so there is one, and where a graph is retained the next backward pass
+    makes another. It is scaled where it is if it is ours alone (`is_ours`): an operator's caller
+    holds it as an output, too.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, token_logp: Tensor, fused: Fused, call: Callable[..., Any], args: tuple[Any, ...]
+        ctx: Any,
+        token_logp: Tensor,
+        fused: Fused,
+        call: Callable[..., Any],
+        is_ours: bool,
+        args: tuple[Any, ...],
     ) -> Any:
         loss, gradient, metrics = call(token_logp, *args)
-        ctx.module, ctx.call, ctx.gradient = fused.module(), call, gradient
+        ctx.module, ctx.call, ctx.is_ours, ctx.gradient = fused.module(), call, is_ours, gradient
         ctx.rest = tuple(None if isinstance(arg, Tensor) else arg for arg in args)
         ctx.save_for_backward(
             token_logp, *(arg if isinstance(arg, Tensor) else None for arg in args)
@@ -253,10 +260,11 @@ class _Loss(torch.autograd.Function):
         return loss, gradient, metrics
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Any) -> Any:
         scale = grads[0]
         if scale is None:
-            return None, None, None, None
+            return None, None, None, None, None
         token_logp, *tensors = ctx.saved_tensors
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
@@ -265,12 +273,12 @@ class _Loss(torch.autograd.Function):
                 for tensor, rest in zip(tensors, ctx.rest, strict=True)
             )
             _, gradient, _ = ctx.call(token_logp, *args)
-        if _is_traced(scale):
-            gradient = torch.where(gradient == 0, gradient, gradient * scale)
-        else:
+        if ctx.is_ours and not _is_traced(scale):
             step_start, step_end = tensors[3:5]
             ctx.module.scale_gradient_(gradient.view(-1), scale, step_start, step_end)
-        return gradient.to(token_logp.dtype), None, None, None
+        else:
+            gradient = torch.where(gradient == 0, gradient, gradient * scale)
+        return gradient.to(token_logp.dtype), None, None, None, None
 
 
 def _below_autograd(op: Any, *args: Any) -> Any:

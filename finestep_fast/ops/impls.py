@@ -13,7 +13,8 @@ from torch import Tensor
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.errors import InputError
+from finestep_fast.errors import BuildError, InputError
+from finestep_fast.ops import cpp
 from finestep_fast.ops.check import Count
 from finestep_fast.ops.fused import CPP, TRITON
 from finestep_fast.reference import COUNT_OF_AGGREGATION, LossCounts, LossOutput
@@ -139,24 +140,58 @@ IMPLEMENTATIONS: dict[str, Implementation] = {
     "cpp": CPP,
     "triton": TRITON,
 }
-WITHHELD = "not offered yet: its parity with the reference is not shown for every case"
-"""Why the compiled implementations cannot be chosen; an entry of `IMPLEMENTATIONS` waits for it."""
+AUTO = {"cpu": "cpp", "cuda": "triton"}
+"""Device type -> the fastest implementation. AMD's GPUs are `cuda` to torch, too."""
 
 
 def available_impls() -> dict[str, bool | str]:
     """Return which implementations can run here: name -> True, or the reason why not."""
-    return {"reference": True, "cpp": WITHHELD, "triton": WITHHELD}
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    on_gpu = _triton_why_not(gpu)
+    interpreted = on_gpu is not None and _triton_why_not(cpu) is None
+    return {
+        "reference": True,
+        "cpp": cpp.why_not(cpu) or True,
+        "triton": True if interpreted or on_gpu is None else on_gpu,
+    }
 
 
 def chosen(impl: str, device: torch.device) -> Implementation:
-    """Return the implementation of that name for tensors on that device; `auto` is the reference.
+    """Return the implementation of that name for tensors on that device.
 
     Raises:
-        InputError: There is none of that name, or it cannot be chosen.
+        InputError: There is none of that name, or it does not take tensors of that device.
+        BuildError: It was not built.
     """
-    if impl in ("auto", "reference"):
+    if impl == "auto":
+        if device.type not in AUTO:
+            raise InputError(
+                f"impl is 'auto' for tensors on {device}; it must be 'reference' there, only "
+                f"{' and '.join(AUTO)} have anything faster"
+            )
+        impl = AUTO[device.type]
+    if impl == "reference":
         return REFERENCE
-    if impl not in IMPLEMENTATIONS:
+    if impl == "cpp":
+        if cpp.NOT_BUILT is not None:
+            raise BuildError(
+                f"impl is 'cpp': {cpp.NOT_BUILT}; build it with `pip install .`, or take "
+                "impl='reference'"
+            )
+        reason = cpp.why_not(device)
+    elif impl == "triton":
+        reason = _triton_why_not(device)
+    else:
         known = ", ".join(repr(name) for name in ["auto", *IMPLEMENTATIONS])
         raise InputError(f"impl is {impl!r}; it must be one of {known}")
-    raise InputError(f"impl is {impl!r} for tensors on {device}; it is {WITHHELD}")
+    if reason is not None:
+        raise InputError(f"impl is {impl!r}, which cannot be used: {reason}")
+    return IMPLEMENTATIONS[impl]
+
+
+def _triton_why_not(device: torch.device) -> str | None:
+    try:
+        import finestep_fast.kernels as kernels
+    except ImportError as error:
+        return f"Triton cannot be imported: {error}"
+    return kernels.why_not(device)
