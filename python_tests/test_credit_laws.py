@@ -14,7 +14,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finestep_fast import CreditConfig, step_advantage
+from finestep_fast import CreditConfig
 from finestep_fast.config.credit import PRESETS, Channels, Scope, Std
 from finestep_fast.reference import step_return
 from finestep_fast.reference.credit import (
@@ -24,6 +24,7 @@ from finestep_fast.reference.credit import (
     smoothed,
 )
 from support.batches import Rollout, packed, rollout_lists, rollout_outcome, step_reward
+from support.doors import step_advantage
 from support.impls import IMPLS
 from support.loops import loop_grpo
 

@@ -122,6 +122,7 @@ def test_neither_credit_nor_loss_waits_for_the_device(impl: str, scope: Any, rat
     batch = packed(SHAPES["a group of one beside a group of two"])
     assert batch.num_policy_tokens == 12  # a batch knows its sizes before it is moved
     assert batch.max_rollout_steps == 2
+    assert batch.steps_ascend
     logp = torch.zeros(T, requires_grad=True)
     token: dict[str, Tensor] = {"token_weight": torch.ones(T), "token_logp_ref": torch.zeros(T)}
     with RefuseToWait():

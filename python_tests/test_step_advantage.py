@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finestep_fast import CreditConfig, InputError, StepBatch, step_advantage, token_advantage
+from finestep_fast import CreditConfig, InputError, StepBatch, token_advantage
 from finestep_fast.config.credit import PRESETS, Channels, Scope
 from finestep_fast.reference import step_return
 from finestep_fast.reference.credit import CHANNELS, SCOPES
 from support.batches import SHAPES, Rollout, packed, rollout_lists, rollout_outcome, step_reward
+from support.doors import step_advantage
 from support.impls import IMPLS
 from support.loops import loop_returns, loop_step_advantage
 from support.tolerance import assert_as_exact

@@ -145,7 +145,8 @@ def test_a_finished_run_goes_further_when_more_updates_are_asked_for(
     metrics = records(run, "metrics")
     assert [record["update"] for record in metrics] == [0, 1, 2, 3, 4]
     assert metrics[:4] == records(left_alone, "metrics")
-    assert list(evaluations(run)) == ["before", "update_2", "final"]
+    assert list(evaluations(run)) == ["before", "update_2", "update_4", "final"]
+    assert evaluations(run)["update_4"] == evaluations(left_alone)["final"]
     before, after = weights(left_alone / "model"), weights(run / "model")
     assert any(not torch.equal(before[name], after[name]) for name in after)
     # What is new is what is credited: questions of the fifth update, not of the first again.

@@ -1,0 +1,65 @@
+"""The doors as tests call them: on the device of the implementation, with results on the CPU.
+
+So the same tests run for an implementation that needs a GPU. What an implementation leaves
+unwritten is NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import finestep_fast
+from finestep_fast import StepBatch
+from finestep_fast.reference import LossOutput
+
+
+def device_of(impl: str) -> torch.device:
+    on_gpu = impl == "triton" and torch.cuda.is_available()
+    return torch.device("cuda" if on_gpu else "cpu")
+
+
+def _moved(value: Any, impl: str) -> Any:
+    if not isinstance(value, Tensor | StepBatch) or value.device.type == "meta":
+        return value
+    return value.to(device_of(impl))
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """Let fresh memory hold NaN: what deterministic algorithms do for the sake of tests."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
+def _called(door: Any, args: Any, kwargs: Any) -> Any:
+    impl = kwargs["impl"]
+    args = [_moved(arg, impl) for arg in args]
+    kwargs = {name: _moved(value, impl) for name, value in kwargs.items()}
+    with poisoned():
+        return door(*args, **kwargs)
+
+
+def _on_cpu(out: LossOutput) -> LossOutput:
+    return LossOutput(out.loss.cpu(), {name: value.cpu() for name, value in out.metrics.items()})
+
+
+def step_advantage(*args: Any, **kwargs: Any) -> Tensor:
+    advantage: Tensor = _called(finestep_fast.step_advantage, args, kwargs)
+    return advantage.cpu()
+
+
+def policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
+    return _on_cpu(_called(finestep_fast.policy_loss, args, kwargs))
+
+
+def step_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
+    return _on_cpu(_called(finestep_fast.step_policy_loss, args, kwargs))
