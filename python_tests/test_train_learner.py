@@ -188,6 +188,17 @@ def test_the_distance_to_the_reference_is_measured_and_pulls_back(
     assert at_home.learn(flat, seed=0)["reference_kl"] == pytest.approx(0, abs=1e-9)
 
 
+def test_the_compiled_loss_and_the_reference_take_the_same_steps(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    kinds = (LossConfig(), LossConfig(kind="cispo", ratio="step", aggregation="rollout_mean"))
+    for loss in kinds:
+        fast, measured = stepped(tiny, rollouts, loss=loss, passes=2)
+        plain, expected = stepped(tiny, rollouts, loss=loss, passes=2, impl="reference")
+        assert_same(plain, fast)
+        assert measured == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
 def test_an_update_with_nothing_to_learn_from_changes_nothing(
     tiny: Tiny, rollouts: ScoredRollouts
 ) -> None:

@@ -34,6 +34,7 @@ _FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.")
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
+Impl = Literal["auto", "reference"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +256,8 @@ class TrainConfig:
     """Size of the model that is made when `model` is None."""
     precision: Precision = "auto"
     """Of training passes: bfloat16 by autocast, or float32; auto asks the machine."""
+    impl: Impl = "auto"
+    """Of credit and loss: the fastest for the device, or the plain PyTorch that is the truth."""
     data: DataConfig = field(default_factory=DataConfig)
     """Questions, databases, demonstrations."""
     env: EnvConfig = field(default_factory=EnvConfig)

@@ -48,6 +48,7 @@ class Learner:
         temperature: the sampler's.
         dtype: of training passes.
         reference_model: a frozen copy for the KL term, if the loss has one.
+        impl: who computes the loss; see `policy_loss`.
     """
 
     def __init__(
@@ -62,12 +63,13 @@ class Learner:
         temperature: float,
         dtype: torch.dtype,
         reference_model: nn.Module | None,
+        impl: str = "auto",
     ) -> None:
         self.accelerator, self.model = accelerator, model
         self.optimizer, self.scheduler = optimizer, scheduler
         self.config, self.loss = update, loss
         self.temperature, self.dtype = temperature, dtype
-        self.reference_model = reference_model
+        self.reference_model, self.impl = reference_model, impl
 
     def learn(self, rollouts: ScoredRollouts, *, seed: int) -> dict[str, float]:
         """Take the optimiser steps of one update.
@@ -160,6 +162,7 @@ class Learner:
             num_policy_tokens=counts["num_policy_tokens"],
             num_rollouts=counts["num_rollouts"],
             num_steps=counts["num_steps"],
+            impl=self.impl,
         )
         return out.loss, out.metrics
 

@@ -113,6 +113,7 @@ def credited(
     credit: CreditConfig,
     *,
     drop_uniform_groups: bool,
+    impl: str = "auto",
 ) -> ScoredRollouts:
     """Give every step of the rollouts that count its return and advantage."""
     learnt = [
@@ -139,7 +140,7 @@ def credited(
     )
     step_reward = torch.tensor([value for rollout in learnt for value in scores[rollout].process])
     outcome = torch.tensor([float(scores[rollout].outcome) for rollout in learnt])
-    advantage = step_advantage(batch, step_reward, outcome, credit=credit)
+    advantage = step_advantage(batch, step_reward, outcome, credit=credit, impl=impl)
     returns = reference.step_return(batch, step_reward, outcome, credit=credit)
     return ScoredRollouts(
         transcripts,

@@ -200,6 +200,7 @@ class Run:
             groups,
             config.credit,
             drop_uniform_groups=config.rollout.drop_uniform_groups,
+            impl=config.impl,
         )
         sampled = time.perf_counter()
         with self._training("updates"):
@@ -270,6 +271,7 @@ class Run:
             temperature=self.config.rollout.temperature,
             dtype=self.parts.dtype,
             reference_model=self._reference_model(),
+            impl=self.config.impl,
         )
 
     def _reference_model(self) -> nn.Module | None:

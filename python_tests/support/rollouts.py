@@ -58,6 +58,7 @@ def learner_of(
     passes: int = 1,
     micro_batch_tokens: int = 16384,
     temperature: float = 1.0,
+    impl: str = "auto",
 ) -> Learner:
     """A learner that steps by plain gradient descent, so that a step shows its gradient."""
     accelerator = accelerator or Accelerator(cpu=True)
@@ -79,6 +80,7 @@ def learner_of(
         temperature=temperature,
         dtype=torch.float32,
         reference_model=reference_model,
+        impl=impl,
     )
 
 

@@ -9,8 +9,8 @@ from torch import Tensor
 def assert_as_exact(candidate: Tensor, same_dtype_reference: Tensor, truth: Tensor) -> None:
     """Check `|candidate - truth| <= |reference - truth| + eps(dtype) max|truth|`, elementwise.
 
-    In float64 the reference is the truth, with roundings of its own. There both are held to
-    `eps(float32)^2 max|truth|`, 64 units in the last place: nothing may have been a float32 between.
+    In float64 the reference is the truth, with roundings of its own: there eps is
+    `eps(float32)^2`, 64 units in the last place, so that nothing was a float32 on its way.
 
     Args:
         candidate: what is tested.
