@@ -1,6 +1,6 @@
 """The quickstart over several seeds and credit presets: one table, one picture.
 
-    python -m benchmarks.quickstart_seeds --seeds 0 1 2 --presets finestep grpo
+    python -m benchmarks.quickstart_seeds --seeds 0 1 2 --presets finestep grpo --set impl=reference
 
 Every run is the real command in a process of its own; runs that are finished already are only read.
 The world, the weights and the sampling all follow the seed, so presets are compared run by run on
@@ -35,10 +35,13 @@ def main() -> None:
     parser.add_argument(
         "--output", type=Path, default=Path("runs/seeds"), help="folder of the runs"
     )
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="more settings of every run"
+    )
     parser.add_argument("--picture", type=Path, help="where to draw (default: OUTPUT/curves.png)")
     options = parser.parse_args()
     runs = {
-        (preset, seed): _run(options.output / f"{preset}_{seed}", preset, seed)
+        (preset, seed): _run(options.output / f"{preset}_{seed}", preset, seed, options.set)
         for seed in options.seeds
         for preset in options.presets
     }
@@ -48,10 +51,10 @@ def main() -> None:
     print(f"picture: {picture}")
 
 
-def _run(folder: Path, preset: str, seed: int) -> Path:
+def _run(folder: Path, preset: str, seed: int, settings: Sequence[str]) -> Path:
     """Train unless the folder holds a finished run; returns the folder."""
     if not (folder / "report.json").exists():
-        words = [f"seed={seed}", f"data.world.seed={seed}", f"credit.preset={preset}"]
+        words = [f"seed={seed}", f"data.world.seed={seed}", f"credit.preset={preset}", *settings]
         if (folder / "config.yaml").exists():
             words = [f"resume={folder}"]
         command = [sys.executable, "-m", "finestep_fast.train", *words]
