@@ -64,7 +64,8 @@ def main() -> None:
         for name, loss in _compiled_losses(device).items()
     }
     print(f"compilations over {arguments.lengths} lengths: {compiled}")
-    losses, absent = _losses(device)
+    losses, absent = eager_losses(device)
+    losses.update(_compiled_losses(device))
     shapes = (*_SHAPES, *(_SHAPES_GPU if device.type == "cuda" else ()))
     cases = [case(inputs(*shape, device=device), losses, absent, shape[2]) for shape in shapes]
     notes = {"peers": peers.versions(), f"compilations_over_{arguments.lengths}_lengths": compiled}
@@ -145,12 +146,11 @@ def inputs(rollouts: int, length: int, observed: float, *, device: torch.device)
     )
 
 
-def _losses(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
-    """Every loss that there is here, and why the others are not."""
+def eager_losses(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
+    """Return what needs no torch.compile, name -> loss, and why others are not here."""
     losses: dict[str, Loss] = {
         "masked": partial(_dense, _masked),
-        "reference": partial(_policy_loss, "reference"),
-        **_compiled_losses(device),
+        "reference": partial(policy_loss, "reference"),
     }
     absent: dict[str, str] = {}
     for name, peer in {
@@ -165,8 +165,8 @@ def _losses(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]:
         if reason is not None:
             absent[impl] = reason
         else:
-            losses[impl] = partial(_policy_loss, impl)
-            losses[f"{impl}, from rewards"] = partial(_step_policy_loss, impl)
+            losses[impl] = partial(policy_loss, impl)
+            losses[f"{impl}, from rewards"] = partial(step_policy_loss, impl)
     return losses, absent
 
 
@@ -174,23 +174,23 @@ def _compiled_losses(device: torch.device) -> dict[str, Loss]:
     """The losses that compile something when they see a new length, or might."""
     losses: dict[str, Loss] = {
         "masked, compiled": partial(_dense, torch.compile(_masked, dynamic=True)),
-        "reference, compiled": torch.compile(partial(_policy_loss, "reference"), dynamic=True),
+        "reference, compiled": torch.compile(partial(policy_loss, "reference"), dynamic=True),
     }
     if device.type == "cuda":
-        losses["triton, from rewards"] = partial(_step_policy_loss, "triton")
+        losses["triton, from rewards"] = partial(step_policy_loss, "triton")
     return losses
 
 
-def _policy_loss(impl: str, given: Inputs) -> Tensor:
+def policy_loss(impl: str, given: Inputs) -> Tensor:
+    """Return our loss of given advantages."""
     tokens = given.token_logp, given.token_logp_old
     return ff.policy_loss(*tokens, given.batch, given.step_advantage, loss=_LOSS, impl=impl).loss
 
 
-def _step_policy_loss(impl: str, given: Inputs) -> Tensor:
-    tokens, rewards = (
-        (given.token_logp, given.token_logp_old),
-        (given.step_reward, given.rollout_outcome),
-    )
+def step_policy_loss(impl: str, given: Inputs) -> Tensor:
+    """Return our loss straight from rewards."""
+    tokens = given.token_logp, given.token_logp_old
+    rewards = given.step_reward, given.rollout_outcome
     return ff.step_policy_loss(*tokens, given.batch, *rewards, loss=_LOSS, impl=impl).loss
 
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 
 import torch
@@ -71,12 +71,11 @@ def main() -> None:
 
 def steps_case(given: Inputs) -> Case:
     """Return the case of [S] advantages for known steps."""
-    compiled = torch.compile(ff.step_advantage, dynamic=True)
     rewards = given.batch, given.step_reward, given.rollout_outcome
     spans = _spans_of_row(given.batch)
     runs: Runs = {
         "reference": partial(ff.step_advantage, *rewards, impl="reference"),
-        "reference, compiled": partial(compiled, *rewards, impl="reference"),
+        "reference, compiled": lambda: _compiled()(*rewards, impl="reference"),
         "rows in Python": lambda: _flat(_credit_of_rows(spans, given)),
     }
     return _case("steps", given, runs, lambda impl: ff.step_advantage(*rewards, impl=impl))
@@ -161,6 +160,11 @@ def _case(work: str, given: Inputs, runs: Runs, own: Callable[[str], Tensor]) ->
         absent=absent,
         counting=True,
     )
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(ff.step_advantage, dynamic=True)
 
 
 def _batch(given: Inputs) -> ff.StepBatch:

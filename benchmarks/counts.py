@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile, record_function
 
 # Else the profiler tells on every start that it starts.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
+LAUNCH = re.compile(r"(cu|cuda|hip)\w*Launch\w*Kernel\w*")
+"""What CUDA and HIP call the launch of a kernel."""
+SYNC = re.compile(r"(cu|cuda|hip)(Stream|Device|Event|Ctx)Synchronize\w*")
+"""What they call it when the host waits."""
 _RUN = "benchmarks: the run"
 _OPERATOR = re.compile(r"(?!autograd::)\w+::\w+")
-_LAUNCH = re.compile(r"(cu|cuda|hip)\w*Launch\w*Kernel\w*")
-_SYNC = re.compile(r"(cu|cuda|hip)(Stream|Device|Event|Ctx)Synchronize\w*")
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def counted(run: Callable[[], object], device: torch.device) -> Counts:
         _operators(events),
         _blocks_taken() - blocks_before,
         torch.cuda.max_memory_allocated() - bytes_before,
-        launches=sum(_LAUNCH.fullmatch(name) is not None for name in names),
-        syncs=sum(_SYNC.fullmatch(name) is not None for name in names),
+        launches=sum(LAUNCH.fullmatch(name) is not None for name in names),
+        syncs=sum(SYNC.fullmatch(name) is not None for name in names),
         device_ms=_device_ms(events),
     )
 
@@ -81,6 +82,7 @@ def compilations() -> Iterator[Callable[[], int]]:
     Yields:
         What returns the count so far.
     """
+    from torch._dynamo.utils import counters
     from triton import knobs
 
     torch._dynamo.reset()
