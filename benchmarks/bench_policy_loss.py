@@ -56,19 +56,26 @@ class Inputs:
 def main() -> None:
     """Time all shapes."""
     parser = options((__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--lengths", type=int, default=50, help="lengths to count compilations")
+    parser.add_argument(
+        "--lengths", type=int, default=50, help="how many to count compilations over"
+    )
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     compiled = {
         name: compilations_over_lengths(loss, arguments.lengths, device)
         for name, loss in _compiled_losses(device).items()
+        if arguments.lengths
     }
     print(f"compilations over {arguments.lengths} lengths: {compiled}")
     losses, absent = eager_losses(device)
     losses.update(_compiled_losses(device))
     shapes = (*_SHAPES, *(_SHAPES_GPU if device.type == "cuda" else ()))
     cases = [case(inputs(*shape, device=device), losses, absent, shape[2]) for shape in shapes]
-    notes = {"peers": peers.versions(), f"compilations_over_{arguments.lengths}_lengths": compiled}
+    notes = {
+        "peers": peers.versions(),
+        "lengths": arguments.lengths,
+        "compilations_over_lengths": compiled,
+    }
     report("policy loss, forward and backward", "masked", cases, arguments, notes=notes)
 
 

@@ -222,11 +222,9 @@ def save(line: Mapping[str, Any], *, benchmark: str) -> Path:
 
 def machine(device: torch.device) -> dict[str, Any]:
     """Return commit, device and versions: what a number means nothing without."""
-    words = ["git", "describe", "--always", "--dirty", "--exclude=*"]
-    commit = subprocess.run(words, capture_output=True, text=True, check=False, cwd=RESULTS.parent)
     on_gpu = device.type == "cuda"
     return {
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
         "device": torch.cuda.get_device_name() if on_gpu else _processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
@@ -297,6 +295,19 @@ def _rounded(value: Any) -> Any:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def _commit() -> str | None:
+    """The commit of the checkout, marked where anything but results was changed since."""
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        folder = Path(__file__).parent
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = git("diff", "--name-only", "HEAD", "--", ":/", ":!results")
+    return f"{commit}-changed" if changed else commit or None
 
 
 def _processor() -> str:
