@@ -10,7 +10,16 @@ namespace finestep {
 enum class Dtype : std::uint8_t { float32, float64, bfloat16, float16 };
 
 constexpr std::int64_t size_bytes(Dtype dtype) {
-  return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2;
+  switch (dtype) {
+    case Dtype::float32:
+      return 4;
+    case Dtype::float64:
+      return 8;
+    case Dtype::bfloat16:
+    case Dtype::float16:
+      break;
+  }
+  return 2;
 }
 
 // Elements of a tensor that is not ours; `data` is null where it is not given.
@@ -21,7 +30,8 @@ struct ConstElements {
   // Those from element `first` on.
   [[nodiscard]] ConstElements from(std::int64_t first) const {
     const auto* bytes = static_cast<const std::byte*>(data);
-    return {data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)), dtype};
+    return {.data = data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)),
+            .dtype = dtype};
   }
 };
 
@@ -32,7 +42,8 @@ struct Elements {
 
   [[nodiscard]] Elements from(std::int64_t first) const {
     auto* bytes = static_cast<std::byte*>(data);
-    return {data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)), dtype};
+    return {.data = data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)),
+            .dtype = dtype};
   }
 };
 

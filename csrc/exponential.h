@@ -3,6 +3,7 @@
 
 #include <array>
 #include <bit>
+#include <cstddef>
 #include <cstdint>
 #include <numbers>
 
@@ -29,10 +30,11 @@ template <std::size_t kDegree>
   constexpr double kRoundToInteger = 0x1.8p52;  // adding it leaves n in the low bits
   const double shifted = x * std::numbers::log2e + kRoundToInteger;
   const double r = x - (shifted - kRoundToInteger) * std::numbers::ln2;
-  double p = coefficients[0];
+  const double* coefficient = coefficients.data();
+  double p = coefficient[0];
 #pragma GCC unroll 16
   for (std::size_t i = 1; i < kDegree; ++i) {
-    p = p * r + coefficients[i];
+    p = p * r + coefficient[i];
   }
   p = p * r + 1.0;
   const std::uint64_t exponent = std::bit_cast<std::uint64_t>(shifted) + 1023U;

@@ -88,7 +88,8 @@ FINESTEP_CLONES void ppo(Tile& tile, Run run, const StepTerms& step, TokenSums& 
     const double clipped = is_high ? high : raised;
     const double term = clipped * coefficient * token_weight[i];
     loss += term;
-    gradient[i] = (is_low | is_high) ? 0.0 : term;
+    const bool is_clipped = is_low || is_high;
+    gradient[i] = is_clipped ? 0.0 : term;
     clipped_low += is_low ? 1.0 : 0.0;
     clipped_high += is_high ? 1.0 : 0.0;
   }

@@ -67,12 +67,10 @@ template <bool kHasLow, bool kHasHigh, bool kIsWeighted, typename Element>
     const bool is_high = kHasHigh && ratio > high;
     const double raised = is_low ? low : ratio;
     const double clipped = is_high ? high : raised;
-    double term = clipped * coefficient;
-    if constexpr (kIsWeighted) {
-      term *= number(token_weight[i]);
-    }
+    const double weight = kIsWeighted ? number(token_weight[i]) : 1.0;
+    const double term = clipped * coefficient * weight;
     loss += term;
-    gradient[i] = static_cast<Gradient>((is_low | is_high) ? 0.0 : term);
+    gradient[i] = static_cast<Gradient>(is_low || is_high ? 0.0 : term);
     clipped_low += is_low ? 1.0 : 0.0;
     clipped_high += is_high ? 1.0 : 0.0;
   }
