@@ -1,79 +1,125 @@
-"""Step credit: from rewards to one advantage per step, and from a mask to steps.
+"""Step credit: from rewards to advantages.
 
     python -m benchmarks.bench_step_advantage
 
-Beside our implementations stand the two ways in which it is done elsewhere: a loop over rows on the
-driver, as estimators of RL frameworks are written, with the edges of each row's mask found in
-Python; and vectorised torch (our reference). The loop does a part of the work only (pooled z-scores
-of discounted returns, no smoothing), so it is flattered.
+Four pieces of work, each by everybody who does it:
+
+- `steps`: advantages per step [S] where the steps are known.
+- `mask`: from a mask [R, L] to advantages per step; what our policy loss needs.
+- `tokens`: from a mask to advantages per token [R, L]; what a foreign trainer needs.
+- `GRPO`: the same for outcomes alone, where verl's own estimators (the installed package) compute
+  the same numbers. TRL's has no function of its own.
+
+`reference` is our plain PyTorch, with the edges of a mask found by torch for all rows at once.
+`rows in Python` is how frameworks write estimators, a loop over rows on the driver: Python numbers,
+one mean and standard deviation of torch per group, edges of a mask found row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 import finestep_fast as ff
-from benchmarks.harness import Case, options, report
+from benchmarks import peers
+from benchmarks.harness import Case, options, own_impls, report
 
 _SHAPES = ((64, 2048, 4), (512, 4096, 6), (1280, 16384, 6))
 _GROUP = 8
 _CREDIT = ff.CreditConfig()
+_GRPO = ff.CreditConfig.preset("grpo")
+
+Runs = dict[str, Callable[[], Tensor]]
+Spans = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
-class _Inputs:
+class Inputs:
+    """One batch, in the form of every implementation."""
+
     token_mask: Tensor
     group_of_rollout: Tensor
     batch: ff.StepBatch
     step_reward: Tensor
     rollout_outcome: Tensor
 
+    @property
+    def name(self) -> str:
+        """The shape in words."""
+        rollouts, length = self.token_mask.shape
+        return f"{rollouts} x {length}, {self.batch.max_rollout_steps} steps"
+
 
 def main() -> None:
     """Time all shapes."""
     parser = options((__doc__ or "").split("\n", 1)[0])
     arguments = parser.parse_args()
-    cases = [_case(*shape, torch.device(arguments.device)) for shape in _SHAPES]
-    report("step advantages, milliseconds", "reference", cases, arguments)
+    device = torch.device(arguments.device)
+    cases = [
+        make(given)
+        for given in (inputs(*shape, device=device) for shape in _SHAPES)
+        for make in (steps_case, mask_case, tokens_case, grpo_case)
+    ]
+    notes = {"peers": peers.versions()}
+    report("step advantage, milliseconds", "reference", cases, arguments, notes=notes)
 
 
-def _case(rollouts: int, length: int, steps: int, device: torch.device) -> Case:
-    given = _inputs(rollouts, length, steps, device)
-    truth = ff.step_advantage(
-        given.batch, given.step_reward, given.rollout_outcome, credit=_CREDIT, impl="reference"
-    )
-    made: dict[str, Tensor] = {}
+def steps_case(given: Inputs) -> Case:
+    """Return the case of [S] advantages for known steps."""
+    rewards = given.batch, given.step_reward, given.rollout_outcome
+    spans = _spans_of_row(given.batch)
+    runs: Runs = {
+        "reference": partial(ff.step_advantage, *rewards, impl="reference"),
+        "reference, compiled": lambda: _compiled()(*rewards, impl="reference"),
+        "rows in Python": lambda: _flat(_credit_of_rows(spans, given)),
+    }
+    return _case("steps", given, runs, lambda impl: ff.step_advantage(*rewards, impl=impl))
 
-    def door(impl: str) -> Callable[[], None]:
-        def run() -> None:
-            made[impl] = ff.step_advantage(
-                given.batch, given.step_reward, given.rollout_outcome, credit=_CREDIT, impl=impl
-            )
 
-        return run
+def mask_case(given: Inputs) -> Case:
+    """Return the case of [S] advantages from a mask."""
+    runs: Runs = {
+        "reference": lambda: _advantage(given, _batch_by_torch(given), "reference"),
+        "rows in Python": lambda: _flat(_credit_of_rows(_spans_of_mask(given), given)),
+    }
+    return _case("mask", given, runs, lambda impl: _advantage(given, _batch(given), impl))
 
-    def check(name: str) -> None:
-        if name in made:
-            torch.testing.assert_close(made[name], truth, rtol=1e-5, atol=1e-5)
 
-    runs: dict[str, Callable[[], object]] = {}
+def tokens_case(given: Inputs) -> Case:
+    """Return the case of [R, L] advantages from a mask."""
+    runs: Runs = {
+        "reference": lambda: _by_token(given, _batch_by_torch(given), "reference"),
+        "rows in Python": lambda: _rows_in_python(given),
+    }
+    return _case("tokens", given, runs, lambda impl: _by_token(given, _batch(given), impl))
+
+
+def grpo_case(given: Inputs) -> Case:
+    """Return the case of GRPO's [R, L] advantages from a mask, with verl's own estimators."""
+    runs: Runs = {"reference": lambda: _by_token(given, _batch_by_torch(given), "reference", _GRPO)}
+    token_reward = torch.zeros(given.token_mask.shape, device=given.token_mask.device)
+    token_reward[:, -1] = given.rollout_outcome
+    mask, names = given.token_mask.long(), peers.group_names(given.group_of_rollout)
     absent = {}
-    for impl, state in ff.available_impls().items():
-        usable = impl == "reference" or (impl == "triton") == (device.type == "cuda")
-        if state is True and usable:
-            runs[impl] = door(impl)
+    for kind, vectorized in (("rows", False), ("vectorized", True)):
+        estimator = peers.verl_grpo(vectorized=vectorized)
+        if isinstance(estimator, str):
+            absent[f"verl, {kind}"] = estimator
         else:
-            absent[impl] = str(state) if state is not True else f"not for {device.type}"
-    runs["rows in Python"] = lambda: _rows_in_python(given)
-    runs["from_mask"] = lambda: ff.StepBatch.from_mask(given.token_mask, given.group_of_rollout)
-    return Case(f"{rollouts} x {length}, {steps} steps", runs, check, absent=absent)
+            name = f"{peers.with_version('verl')}, {kind}"
+            runs[name] = partial(estimator, token_reward, mask, names)
+    case = _case("GRPO", given, runs, lambda impl: _by_token(given, _batch(given), impl, _GRPO))
+    case.absent.update(absent)
+    return case
 
 
-def _inputs(rollouts: int, length: int, steps: int, device: torch.device) -> _Inputs:
+def inputs(rollouts: int, length: int, steps: int, *, device: torch.device) -> Inputs:
+    """Return a batch of rollouts with that many steps of random lengths, in groups of 8."""
     torch.manual_seed(0)
     width = length // steps
     position = torch.arange(length)
@@ -84,38 +130,141 @@ def _inputs(rollouts: int, length: int, steps: int, device: torch.device) -> _In
     batch = ff.StepBatch.from_mask(mask, group)
     reward = torch.randint(0, 5, (batch.num_steps,)) / 4
     outcome = torch.randint(0, 2, (rollouts,)).float()
-    return _Inputs(
+    return Inputs(
         mask.to(device), group.to(device), batch.to(device), reward.to(device), outcome.to(device)
     )
 
 
-def _rows_in_python(given: _Inputs) -> Tensor:
-    """Per row: edges of the mask, returns to go, the group's z-scores, advantages per token."""
-    mask = given.token_mask.cpu()
-    reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
-    spans_of_row, returns_of_row = [], []
-    first = 0
-    for row in range(mask.shape[0]):
-        padded = torch.nn.functional.pad(mask[row].to(torch.int8), (1, 1))
-        edges = padded.diff().nonzero()[:, 0].tolist()
-        spans = list(zip(edges[::2], edges[1::2], strict=True))
-        process, last = 0.0, outcome[row]
-        returns = []
-        for step in reversed(range(len(spans))):
-            process = 0.1 * (reward[first + step] - 1) + 0.9 * process
-            returns.append(process + 0.97 ** (len(spans) - 1 - step) * last)
-        first += len(spans)
-        spans_of_row.append(spans)
-        returns_of_row.append(returns[::-1])
-    advantage = torch.zeros(mask.shape)
-    for start in range(0, mask.shape[0], _GROUP):
-        rows = range(start, min(start + _GROUP, mask.shape[0]))
-        pool = torch.tensor([value for row in rows for value in returns_of_row[row]])
-        mean, std = pool.mean(), pool.std().clamp(min=0.3)
-        for row in rows:
-            for (begin, end), value in zip(spans_of_row[row], returns_of_row[row], strict=True):
-                advantage[row, begin:end] = (value - mean) / std
+def _case(work: str, given: Inputs, runs: Runs, own: Callable[[str], Tensor]) -> Case:
+    """The case of one piece of work, everything against the first of the runs."""
+    truth = next(iter(runs.values()))()
+    absent = {}
+    for impl, reason in own_impls(given.token_mask.device).items():
+        if reason is None:
+            runs[impl] = partial(own, impl)
+        else:
+            absent[impl] = reason
+    made: dict[str, Tensor] = {}
+
+    def run(name: str) -> None:
+        made.pop(name, None)
+        made[name] = runs[name]()
+
+    def check(name: str) -> None:
+        torch.testing.assert_close(made.pop(name).to(truth), truth, rtol=1e-4, atol=1e-5)
+
+    return Case(
+        f"{given.name}: {work}",
+        {name: partial(run, name) for name in runs},
+        check,
+        absent=absent,
+        counting=True,
+    )
+
+
+@cache
+def _compiled() -> Callable[..., Tensor]:
+    return torch.compile(ff.step_advantage, dynamic=True)
+
+
+def _batch(given: Inputs) -> ff.StepBatch:
+    return ff.StepBatch.from_mask(given.token_mask, given.group_of_rollout)
+
+
+def _batch_by_torch(given: Inputs) -> ff.StepBatch:
+    rollouts, length = given.token_mask.shape
+    change = torch.nn.functional.pad(given.token_mask.to(torch.int8), (1, 1)).diff()
+    row, start = (change == 1).nonzero().unbind(1)
+    end = (change == -1).nonzero()[:, 1]
+    steps = torch.bincount(row, minlength=rollouts)
+    offsets = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+    by_group = given.group_of_rollout.argsort(stable=True)
+    _, sizes = given.group_of_rollout.unique(return_counts=True)
+    group_offsets = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)])
+    spans = start + row * length, end + row * length
+    return ff.StepBatch(*spans, offsets, group_offsets, by_group, rollouts * length)
+
+
+def _advantage(
+    given: Inputs, batch: ff.StepBatch, impl: str, credit: ff.CreditConfig = _CREDIT
+) -> Tensor:
+    rewards = given.step_reward, given.rollout_outcome
+    return ff.step_advantage(batch, *rewards, credit=credit, impl=impl)
+
+
+def _by_token(
+    given: Inputs, batch: ff.StepBatch, impl: str, credit: ff.CreditConfig = _CREDIT
+) -> Tensor:
+    advantage = _advantage(given, batch, impl, credit)
+    return ff.token_advantage(batch, advantage).view(given.token_mask.shape)
+
+
+def _rows_in_python(given: Inputs) -> Tensor:
+    """Per row: edges of the mask, credit, advantages per token."""
+    spans_of_row = _spans_of_mask(given)
+    advantage = torch.zeros(given.token_mask.shape)
+    credit = _credit_of_rows(spans_of_row, given)
+    for row, (spans, values) in enumerate(zip(spans_of_row, credit, strict=True)):
+        for (begin, end), value in zip(spans, values, strict=True):
+            advantage[row, begin:end] = value
     return advantage
+
+
+def _spans_of_mask(given: Inputs) -> list[Spans]:
+    spans_of_row = []
+    for row in given.token_mask.cpu():
+        padded = torch.nn.functional.pad(row.to(torch.int8), (1, 1))
+        edges = padded.diff().nonzero()[:, 0].tolist()
+        spans_of_row.append(list(zip(edges[::2], edges[1::2], strict=True)))
+    return spans_of_row
+
+
+def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[float]]:
+    """Per row the returns to go, smoothed; per group their z-scores."""
+    group = given.group_of_rollout.tolist()
+    reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
+    returns_of_row: list[list[float]] = []
+    rows_of_group: dict[int, list[int]] = {}
+    first = 0
+    for row, spans in enumerate(spans_of_row):
+        process, returns = 0.0, []
+        for step in reversed(range(len(spans))):
+            process = (
+                reward[first + step]
+                - _CREDIT.process_baseline
+                + (_CREDIT.process_discount * process)
+            )
+            awaited = outcome[row] * _CREDIT.outcome_discount ** (len(spans) - 1 - step)
+            returns.append(_CREDIT.process_weight * process + awaited)
+        returns.reverse()
+        for step in range(1, len(spans)):
+            returns[step] = (
+                _CREDIT.smoothing * returns[step] + (1 - _CREDIT.smoothing) * returns[step - 1]
+            )
+        first += len(spans)
+        returns_of_row.append(returns)
+        rows_of_group.setdefault(group[row], []).append(row)
+    assert _CREDIT.advantage_clip is not None
+    clip = _CREDIT.advantage_clip
+    for rows in rows_of_group.values():
+        pool = torch.tensor([value for row in rows for value in returns_of_row[row]])
+        mean = pool.mean().item()
+        std = max(pool.std().item(), _CREDIT.std_floor) + _CREDIT.epsilon
+        for row in rows:
+            returns_of_row[row] = [
+                min(max((value - mean) / std, -clip), clip) for value in returns_of_row[row]
+            ]
+    return returns_of_row
+
+
+def _spans_of_row(batch: ff.StepBatch) -> list[Spans]:
+    spans = list(zip(batch.step_start.tolist(), batch.step_end.tolist(), strict=True))
+    bounds = batch.step_offsets.tolist()
+    return [spans[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _flat(credit_of_row: list[list[float]]) -> Tensor:
+    return torch.tensor([value for row in credit_of_row for value in row])
 
 
 if __name__ == "__main__":

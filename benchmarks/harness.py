@@ -7,20 +7,42 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import random
+import re
 import subprocess
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
 from rich.table import Table
 
-_RESULTS = Path(__file__).parent / "results"
+import finestep_fast as ff
+from benchmarks.counts import Counts, counted
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Floor(NamedTuple):
+    """The least that must be moved through memory, and a run that moves as fast as it can.
+
+    Attributes:
+        bytes_per_token: what must be read and written for a policy token.
+        num_policy_tokens: N.
+        yardstick: the run of the case that only moves memory.
+        yardstick_bytes: how much that moves.
+    """
+
+    bytes_per_token: float
+    num_policy_tokens: int
+    yardstick: str
+    yardstick_bytes: int
 
 
 @dataclass
@@ -31,15 +53,17 @@ class Case:
         name: of the shape.
         runs: implementation -> what is timed.
         check: called with each implementation's name before it is timed; raises if it is wrong.
-        moved_bytes: what must be read and written at the least; None if that says nothing.
         absent: implementation -> why it is not here.
+        floor: what must be moved; None if that says nothing.
+        counting: whether operators, allocations and launches are counted.
     """
 
     name: str
     runs: Mapping[str, Callable[[], object]]
     check: Callable[[str], None]
-    moved_bytes: int | None = None
     absent: dict[str, str] = field(default_factory=dict)
+    floor: Floor | None = None
+    counting: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,7 +76,12 @@ class Timing:
     fastest_ms: float
     slowest_ms: float
     repeats: int
-    gigabytes_per_second: float | None
+    times_baseline: float
+    """The median of the baseline divided by this median: above 1 is faster."""
+    bytes_per_token: float | None
+    """What the yardstick would have moved in this time, per policy token."""
+    floor_bytes_per_token: float | None
+    counts: Counts | None
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -62,75 +91,205 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
     parser.add_argument("--seconds", type=float, default=6.0, help="time per shape")
     parser.add_argument(
-        "--save", metavar="NAME", help="also write benchmarks/results/NAME.{json,md}"
+        "--save",
+        action="store_true",
+        help="add the line of JSON to benchmarks/results/<benchmark>.<device>.jsonl",
     )
     return parser
 
 
-def measured(case: Case, *, device: torch.device, seconds: float, most: int = 200) -> list[Timing]:
-    """Check every implementation, then time them in turn until the time is up."""
+def own_impls(device: torch.device) -> dict[str, str | None]:
+    """Return our compiled implementations: name -> None, or why tensors of a device are not for it.
+
+    Interpreted kernels are not timed.
+    """
+    states = ff.available_impls()
+    return {
+        impl: str(states[impl])
+        if states[impl] is not True
+        else (None if device.type == device_type else f"not for {device.type}")
+        for impl, device_type in {"cpp": "cpu", "triton": "cuda"}.items()
+    }
+
+
+def measured(case: Case, *, baseline: str, device: torch.device, seconds: float) -> list[Timing]:
+    """Check every implementation, then time them in turn until the time is up; 5 turns at least.
+
+    Every turn has an order of its own, for a run pays for the caches that the one before left.
+    """
+    counts: dict[str, Counts] = {}
     for name, run in case.runs.items():
         run()
         case.check(name)
+        if case.counting:
+            counts[name] = counted(run, device)
     times: dict[str, list[float]] = {name: [] for name in case.runs}
+    order, dice = list(case.runs), random.Random(0)
     end = time.perf_counter() + seconds
-    for turn in range(most):
+    for turn in range(1000):
         if turn >= 5 and time.perf_counter() > end:
             break
-        for name, run in case.runs.items():
+        dice.shuffle(order)
+        for name in order:
             _wait(device)
             begin = time.perf_counter()
-            run()
+            case.runs[name]()
             _wait(device)
             times[name].append(1e3 * (time.perf_counter() - begin))
-    return [_timing(case, name, values) for name, values in times.items()]
+    base = median(times[baseline])
+    return [
+        Timing(
+            case=case.name,
+            implementation=name,
+            median_ms=median(values),
+            fastest_ms=min(values),
+            slowest_ms=max(values),
+            repeats=len(values),
+            times_baseline=base / median(values),
+            bytes_per_token=_bytes_per_token(case.floor, name, times, counts),
+            floor_bytes_per_token=None if case.floor is None else case.floor.bytes_per_token,
+            counts=counts.get(name),
+        )
+        for name, values in times.items()
+    ]
 
 
 def report(
-    title: str, baseline: str, cases: list[Case], arguments: argparse.Namespace
+    title: str,
+    baseline: str,
+    cases: list[Case],
+    arguments: argparse.Namespace,
+    *,
+    notes: Mapping[str, Any] | None = None,
 ) -> list[Timing]:
-    """Measure all cases, print a table and a JSON line, and keep both if asked to."""
+    """Measure all cases, print a table and a line of JSON, and keep the line if asked to.
+
+    Args:
+        title: What is measured; what stands before a comma names the file of results.
+        baseline: The implementation that the others are compared with.
+        cases: The shapes.
+        arguments: As `options` parses them.
+        notes: What else belongs into the line: name -> value.
+
+    Returns:
+        A timing for each implementation on each shape.
+    """
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
+    rows_of_case = [
+        measured(case, baseline=baseline, device=device, seconds=arguments.seconds)
+        for case in cases
+    ]
+    timings = [row for rows in rows_of_case for row in rows]
+    columns = [column for column in _COLUMNS if any(column.cell(row) for row in timings)]
     table = Table(title=title, title_justify="left")
-    for column in ("shape", "implementation", "median ms", "min .. max", f"x {baseline}", "GB/s"):
-        table.add_column(
-            column, justify="left" if column in ("shape", "implementation") else "right"
-        )
-    timings: list[Timing] = []
-    for case in cases:
-        rows = measured(case, device=device, seconds=arguments.seconds)
-        base = next(row.median_ms for row in rows if row.implementation == baseline)
-        for row in rows:
-            table.add_row(*_cells(row, base))
-        for name, reason in case.absent.items():
-            table.add_row(case.name, name, "-", reason, "-", "-")
+    for name, justify in (("shape", "left"), ("implementation", "left")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for column in columns:
+        table.add_column(column.heading, justify="right")
+    for case, rows in zip(cases, rows_of_case, strict=True):
+        for number, row in enumerate(rows):
+            cells = [column.cell(row) for column in columns]
+            table.add_row("" if number else case.name, row.implementation, *cells)
         table.add_section()
-        timings += rows
-    console = Console(width=110, record=True)
-    console.print(table)
-    line = json.dumps({**_machine(device), "timings": [asdict(row) for row in timings]})
-    print(line)
+    Console(width=150).print(table)
+    print(f"times baseline: how many times as fast as {baseline}")
+    absent = {name: reason for case in cases for name, reason in case.absent.items()}
+    for name, reason in absent.items():
+        print(f"left out: {name}: {reason}")
+    line = {
+        **machine(device),
+        "absent": absent,
+        **(notes or {}),
+        "baseline": baseline,
+        "timings": [_rounded(asdict(row)) for row in timings],
+    }
+    print(json.dumps(line))
     if arguments.save:
-        _RESULTS.mkdir(exist_ok=True)
-        (_RESULTS / f"{arguments.save}.json").write_text(line + "\n", encoding="utf-8")
-        text = console.export_text()
-        (_RESULTS / f"{arguments.save}.md").write_text(f"```text\n{text}```\n", encoding="utf-8")
+        save(line, benchmark=_slug(title.partition(",")[0]))
     return timings
 
 
-def _timing(case: Case, name: str, values: list[float]) -> Timing:
-    middle = median(values)
-    rate = case.moved_bytes / middle / 1e6 if case.moved_bytes is not None else None
-    return Timing(case.name, name, middle, min(values), max(values), len(values), rate)
+def save(line: Mapping[str, Any], *, benchmark: str) -> Path:
+    """Add a line of JSON to the results of a benchmark on this device; returns the file."""
+    path = RESULTS / f"{benchmark}.{_slug(line['device'])}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+    return path
 
 
-def _cells(row: Timing, base: float) -> tuple[str, ...]:
-    rate = "-" if row.gigabytes_per_second is None else f"{row.gigabytes_per_second:.1f}"
-    spread = f"{row.fastest_ms:.3g} .. {row.slowest_ms:.3g}"
-    times = f"{base / row.median_ms:.2f}"
-    return row.case, row.implementation, f"{row.median_ms:.3g}", spread, times, rate
+def machine(device: torch.device) -> dict[str, Any]:
+    """Return commit, device and versions: what a number means nothing without."""
+    on_gpu = device.type == "cuda"
+    return {
+        "commit": _commit(),
+        "device": torch.cuda.get_device_name() if on_gpu else _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _bytes_per_token(
+    floor: Floor | None, name: str, times: dict[str, list[float]], counts: dict[str, Counts]
+) -> float | None:
+    """The kernels' time alone where it is known: on a GPU the host is not what moves memory."""
+    if floor is None:
+        return None
+
+    def milliseconds(run: str) -> float:
+        known = counts[run].device_ms if run in counts else None
+        return median(times[run]) if known is None else known
+
+    bytes_per_ms = floor.yardstick_bytes / milliseconds(floor.yardstick)
+    return milliseconds(name) * bytes_per_ms / floor.num_policy_tokens
+
+
+class _Column(NamedTuple):
+    """A column of the table, left out where every cell is empty."""
+
+    heading: str
+    cell: Callable[[Timing], str]
+
+
+def _seen(attribute: str, scale: float = 1.0) -> Callable[[Timing], str]:
+    def cell(row: Timing) -> str:
+        value = None if row.counts is None else getattr(row.counts, attribute)
+        if value is None:
+            return ""
+        return str(value) if isinstance(value, int) and scale == 1 else f"{value * scale:.3g}"
+
+    return cell
+
+
+def _moved(row: Timing) -> str:
+    if row.bytes_per_token is None:
+        return ""
+    return f"{row.bytes_per_token:.0f} ({row.floor_bytes_per_token:.0f})"
+
+
+_COLUMNS = (
+    _Column("median ms", lambda row: f"{row.median_ms:.3g}"),
+    _Column("min .. max", lambda row: f"{row.fastest_ms:.3g} .. {row.slowest_ms:.3g}"),
+    _Column("times baseline", lambda row: f"{row.times_baseline:.2f}"),
+    _Column("bytes/token (floor)", _moved),
+    _Column("operators", _seen("operators")),
+    _Column("allocations", _seen("allocations")),
+    _Column("launches", _seen("launches")),
+    _Column("syncs", _seen("syncs")),
+    _Column("device ms", _seen("device_ms")),
+    _Column("peak MB", _seen("peak_bytes", 1e-6)),
+)
+
+
+def _rounded(value: Any) -> Any:
+    """Four digits of each number: more says nothing about a time."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def _wait(device: torch.device) -> None:
@@ -138,18 +297,17 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def _machine(device: torch.device) -> dict[str, Any]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
-    name = torch.cuda.get_device_name() if device.type == "cuda" else _processor()
-    return {
-        "commit": commit.stdout.strip() or None,
-        "device": name,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
+def _commit() -> str | None:
+    """The commit of the checkout, marked where anything but results was changed since."""
+
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        folder = Path(__file__).parent
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout.strip()
+
+    commit = git("rev-parse", "--short", "HEAD")
+    changed = git("diff", "--name-only", "HEAD", "--", ":/", ":!results")
+    return f"{commit}-changed" if changed else commit or None
 
 
 def _processor() -> str:
@@ -157,3 +315,7 @@ def _processor() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", text.lower()).strip("_")

@@ -1,11 +1,15 @@
 // The Python face of the core: views in, GIL released, core called, result out. Only this file
 // knows Python.
+#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,6 +27,67 @@
 #include "step_spans.h"
 
 namespace py = pybind11;
+
+namespace {
+
+// A contiguous tensor, alive as long as the call. `dtype` is an index into kDtypes.
+struct Memory {
+  void* address = nullptr;
+  std::int64_t size = 0;
+  int dtype = 0;
+};
+constexpr std::array kDtypes{"float32", "float64", "bfloat16", "float16", "int64"};
+constexpr int kInt64 = 4;
+
+// What is asked for in torch once, and not again for each tensor.
+struct Torch {
+  py::object tensor = py::module_::import("torch").attr("Tensor");
+  std::array<py::object, kDtypes.size()> dtypes;
+  py::str dtype = "dtype";
+  py::str is_contiguous = "is_contiguous";
+  py::str data_ptr = "data_ptr";
+  py::str numel = "numel";
+
+  Torch() {
+    const auto torch = py::module_::import("torch");
+    for (std::size_t i = 0; i < kDtypes.size(); ++i) {
+      dtypes[i] = torch.attr(kDtypes[i]);
+    }
+  }
+
+  static const Torch& get() {
+    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch> stored;
+    return stored.call_once_and_store_result([] { return Torch(); }).get_stored();
+  }
+};
+
+}  // namespace
+
+// Takes a tensor where a function asks for memory.
+template <>
+struct pybind11::detail::type_caster<Memory> {
+  PYBIND11_TYPE_CASTER(Memory, const_name("torch.Tensor"));
+
+  bool load(handle given, bool /*convert*/) {
+    const auto& torch = Torch::get();
+    if (!isinstance(given, torch.tensor)) {
+      return false;
+    }
+    const auto call = [&](const str& method) {
+      return reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
+    };
+    const auto dtype = getattr(given, torch.dtype);
+    const auto* known = std::ranges::find_if(
+        torch.dtypes, [&](const object& candidate) { return candidate.is(dtype); });
+    if (known == torch.dtypes.end() || !call(torch.is_contiguous).cast<bool>()) {
+      return false;
+    }
+    value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
+    value.size = call(torch.numel).cast<std::int64_t>();
+    value.dtype = static_cast<int>(known - torch.dtypes.begin());
+    return true;
+  }
+};
 
 namespace {
 
@@ -59,36 +124,22 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
                         as_array(std::move(spans.offsets)));
 }
 
-// A contiguous tensor, alive as long as the call. `dtype` is an index into float32, float64,
-// bfloat16, float16, int64.
-struct Memory {
-  std::uintptr_t address;
-  std::int64_t size;
-  int dtype;
-};
 using Settings = std::vector<double>;
-constexpr int kInt64 = 4;
-
 void require(bool holds, const char* what) {
   if (!holds) {
     throw std::invalid_argument(what);
   }
 }
 
-void* address(const Memory& memory) {
-  // NOLINTNEXTLINE(performance-no-int-to-ptr): an address is how Python hands over memory.
-  return reinterpret_cast<void*>(memory.address);
-}
-
 std::span<const std::int64_t> positions(const Memory& memory) {
   require(memory.dtype == kInt64, "positions must be int64");
-  return {static_cast<const std::int64_t*>(address(memory)), static_cast<std::size_t>(memory.size)};
+  return {static_cast<const std::int64_t*>(memory.address), static_cast<std::size_t>(memory.size)};
 }
 
 finestep::Elements output(const Memory& memory, std::int64_t size) {
   require(memory.size == size && 0 <= memory.dtype && memory.dtype < kInt64,
           "a float tensor has another size or dtype than its neighbours ask for");
-  return {.data = address(memory), .dtype = static_cast<finestep::Dtype>(memory.dtype)};
+  return {.data = memory.address, .dtype = static_cast<finestep::Dtype>(memory.dtype)};
 }
 
 finestep::ConstElements input(const Memory& memory, std::int64_t size) {
@@ -258,9 +309,6 @@ constexpr auto kStepSpansDoc =
     "[R+1]). `mask` is [R, L], C-contiguous.";
 constexpr auto kModuleDoc =
     "The compiled CPU core of finestep_fast. Doors to it: StepBatch and finestep_fast.ops.";
-constexpr auto kMemoryDoc =
-    "A contiguous tensor that outlives the call: its address, number of elements, and dtype as an "
-    "index into float32, float64, bfloat16, float16, int64.";
 constexpr auto kStepAdvantageDoc =
     "Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; "
     "rewards: step_reward [S], rollout_outcome [R]; credit: the fields of CreditConfig.";
@@ -282,9 +330,6 @@ constexpr auto kScaleGradientDoc =
 
 PYBIND11_MODULE(_core, m) {
   m.doc() = kModuleDoc;
-  py::class_<Memory>(m, "Memory", kMemoryDoc)
-      .def(py::init<std::uintptr_t, std::int64_t, int>(), py::arg("address"), py::arg("size"),
-           py::arg("dtype"));
   using ReleaseGil = py::call_guard<py::gil_scoped_release>;
   m.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(), py::arg("num_threads") = 1,
         kStepSpansDoc);

@@ -1,6 +1,7 @@
 // Numbers in memory, in the types that tensors have.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace finestep {
@@ -8,16 +9,42 @@ namespace finestep {
 // In the order in which Python numbers them.
 enum class Dtype : std::uint8_t { float32, float64, bfloat16, float16 };
 
+constexpr std::int64_t size_bytes(Dtype dtype) {
+  switch (dtype) {
+    case Dtype::float32:
+      return 4;
+    case Dtype::float64:
+      return 8;
+    case Dtype::bfloat16:
+    case Dtype::float16:
+      break;
+  }
+  return 2;
+}
+
 // Elements of a tensor that is not ours; `data` is null where it is not given.
 struct ConstElements {
   const void* data = nullptr;
   Dtype dtype = Dtype::float32;
+
+  // Those from element `first` on.
+  [[nodiscard]] ConstElements from(std::int64_t first) const {
+    const auto* bytes = static_cast<const std::byte*>(data);
+    return {.data = data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)),
+            .dtype = dtype};
+  }
 };
 
 // The same, to be written.
 struct Elements {
   void* data = nullptr;
   Dtype dtype = Dtype::float32;
+
+  [[nodiscard]] Elements from(std::int64_t first) const {
+    auto* bytes = static_cast<std::byte*>(data);
+    return {.data = data == nullptr ? nullptr : bytes + (first * size_bytes(dtype)),
+            .dtype = dtype};
+  }
 };
 
 // out[i] = from[first + i] for i < count. Exact.

@@ -2,11 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
 #include <limits>
 
 #include "loss_plan.h"
 #include "parallel.h"
 #include "tile_math.h"
+#include "token_ppo.h"
 
 namespace finestep {
 namespace {
@@ -16,6 +18,8 @@ constexpr std::int64_t kTilesPerChunk = 16;
 constexpr std::int64_t kChunkTokens = kTilesPerChunk * kTileTokens;
 // Below this, waking another thread costs more than it saves.
 constexpr std::int64_t kTokensPerThread = 8192;
+constexpr std::int64_t kPrefetchTokens = 128;
+constexpr std::int64_t kLineBytes = 64;
 
 class Pass {
  public:
@@ -26,20 +30,62 @@ class Pass {
         tokens_(tokens),
         settings_(settings),
         plan_(&plan),
-        gradient_(gradient) {}
+        gradient_(gradient),
+        in_one_loop_(settings.kind == LossKind::ppo && settings.ratio == RatioLevel::token &&
+                     !settings.kl && gradient.elements.data != nullptr &&
+                     tokens.logp_old.dtype == tokens.logp.dtype &&
+                     (tokens.token_weight.data == nullptr ||
+                      tokens.token_weight.dtype == tokens.logp.dtype)) {}
 
   [[nodiscard]] TokenSums chunk(std::int64_t index) const {
-    const std::int64_t last = std::min(policy_offset_.back(), (index + 1) * kChunkTokens);
-    Tile tile;
-    tile.token_weight.fill(1);
+    const std::int64_t first = index * kChunkTokens;
+    const std::int64_t last = std::min(policy_offset_.back(), first + kChunkTokens);
     TokenSums sums;
-    for (std::int64_t first = index * kChunkTokens; first < last; first += kTileTokens) {
-      evaluate(first, std::min(kTileTokens, last - first), tile, sums);
+    if (!in_one_loop_) {
+      tiles(first, last, sums);
+      return sums;
     }
+    for_each_run(map_, policy_offset_, first, last,
+                 [&](std::size_t s, std::int64_t token, Run run) {
+                   prefetch(s + 1);
+                   clear_before(s, token);
+                   if (!token_ppo({.logp = tokens_.logp.from(token),
+                                   .logp_old = tokens_.logp_old.from(token),
+                                   .token_weight = tokens_.token_weight.from(token),
+                                   .gradient = gradient_.elements.from(token),
+                                   .count = run.count},
+                                  plan_->step[s], sums)) {
+                     tiles(first + run.place, first + run.place + run.count, sums);
+                   }
+                 });
     return sums;
   }
 
  private:
+  // Policy tokens numbered from `first` to `last` - 1, one tile after the other.
+  void tiles(std::int64_t first, std::int64_t last, TokenSums& sums) const {
+    Tile tile;
+    tile.token_weight.fill(1);
+    for (std::int64_t at = first; at < last; at += kTileTokens) {
+      evaluate(at, std::min(kTileTokens, last - at), tile, sums);
+    }
+  }
+
+  // Steps lie apart; by the time the processor has seen where one leads, it is half done.
+  void prefetch(std::size_t s) const {
+    if (s >= map_.step_start.size()) {
+      return;
+    }
+    const std::int64_t first = map_.step_start[s];
+    const std::int64_t count = std::min(kPrefetchTokens, map_.step_end[s] - first);
+    for (const auto& elements : {tokens_.logp.from(first), tokens_.logp_old.from(first)}) {
+      const auto* bytes = static_cast<const std::byte*>(elements.data);
+      for (std::int64_t at = 0; at < count * size_bytes(elements.dtype); at += kLineBytes) {
+        __builtin_prefetch(bytes + at);
+      }
+    }
+  }
+
   void evaluate(std::int64_t first, std::int64_t count, Tile& tile, TokenSums& sums) const {
     const auto each_run = [&](const auto& work) {
       for_each_run(map_, policy_offset_, first, first + count, work);
@@ -62,11 +108,15 @@ class Pass {
   }
 
   void store(std::size_t s, std::int64_t token, Run run, const Tile& tile) const {
+    clear_before(s, token);
+    narrow(tile.gradient.data() + run.place, 1, run.count, gradient_.elements, token);
+  }
+
+  void clear_before(std::size_t s, std::int64_t token) const {
     if (gradient_.clear_between && token == map_.step_start[s]) {
       const std::int64_t before = s == 0 ? 0 : map_.step_end[s - 1];
       clear(gradient_.elements, before, token - before);
     }
-    narrow(tile.gradient.data() + run.place, 1, run.count, gradient_.elements, token);
   }
 
   void load(std::int64_t token, Run run, Tile& tile) const {
@@ -110,6 +160,7 @@ class Pass {
   LossSettings settings_;
   const LossPlan* plan_;
   GradientOutput gradient_;
+  bool in_one_loop_;  // the default loss of tensors of one dtype
 };
 
 std::vector<double> advantage_by_position(const StepMap& map,

@@ -9,9 +9,9 @@ import typing
 
 import numpy
 import numpy.typing
+import torch
 
 __all__: list[str] = [
-    "Memory",
     "policy_loss",
     "scale_gradient",
     "step_advantage",
@@ -19,24 +19,13 @@ __all__: list[str] = [
     "step_spans",
 ]
 
-class Memory:
-    """
-    A contiguous tensor that outlives the call: its address, number of elements, and dtype as an index into float32, float64, bfloat16, float16, int64.
-    """
-    def __init__(
-        self,
-        address: typing.SupportsInt | typing.SupportsIndex,
-        size: typing.SupportsInt | typing.SupportsIndex,
-        dtype: typing.SupportsInt | typing.SupportsIndex,
-    ) -> None: ...
-
 def policy_loss(
-    tokens: tuple[Memory, Memory, Memory | None, Memory | None],
-    steps: tuple[Memory, Memory, Memory],
-    step_advantage: Memory,
+    tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    step_advantage: torch.Tensor,
     loss: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    count: Memory | None,
-    out: tuple[Memory, Memory | None, Memory],
+    count: torch.Tensor | None,
+    out: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor],
     clear_between: bool,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
@@ -45,10 +34,10 @@ def policy_loss(
     """
 
 def scale_gradient(
-    gradient: Memory,
-    scale: Memory,
-    step_start: Memory,
-    step_end: Memory,
+    gradient: torch.Tensor,
+    scale: torch.Tensor,
+    step_start: torch.Tensor,
+    step_end: torch.Tensor,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
@@ -56,10 +45,10 @@ def scale_gradient(
     """
 
 def step_advantage(
-    groups: tuple[Memory, Memory, Memory],
-    rewards: tuple[Memory, Memory],
+    groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rewards: tuple[torch.Tensor, torch.Tensor],
     credit: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    out: Memory,
+    out: torch.Tensor,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
@@ -67,14 +56,14 @@ def step_advantage(
     """
 
 def step_policy_loss(
-    tokens: tuple[Memory, Memory, Memory | None, Memory | None],
-    steps: tuple[Memory, Memory, Memory],
-    groups: tuple[Memory, Memory, Memory],
-    rewards: tuple[Memory, Memory],
+    tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
+    steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rewards: tuple[torch.Tensor, torch.Tensor],
     credit: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
     loss: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    count: Memory | None,
-    out: tuple[Memory, Memory | None, Memory],
+    count: torch.Tensor | None,
+    out: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor],
     clear_between: bool,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:

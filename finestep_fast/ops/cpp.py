@@ -7,6 +7,8 @@ depend on their number.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -21,14 +23,8 @@ try:
 except ImportError as error:
     NOT_BUILT = f"finestep_fast._core was not built: {error}"
 
-# The order is that of the compiled module.
-_DTYPE = {
-    torch.float32: 0,
-    torch.float64: 1,
-    torch.bfloat16: 2,
-    torch.float16: 3,
-    torch.int64: 4,
-}
+_credit_numbers = lru_cache(maxsize=64)(credit_numbers)
+_loss_numbers = lru_cache(maxsize=64)(loss_numbers)
 
 
 def why_not(device: torch.device) -> str | None:
@@ -51,10 +47,10 @@ def step_advantage(
     """Return [S] advantages in the dtype of the rewards, float32 or float64."""
     advantage = torch.empty_like(step_reward)
     core.step_advantage(
-        (_memory(step_offsets), _memory(group_offsets), _memory(group_rollouts)),
-        (_memory(step_reward), _memory(rollout_outcome)),
-        credit_numbers(credit),
-        _memory(advantage),
+        (step_offsets, group_offsets, group_rollouts),
+        (step_reward, rollout_outcome),
+        _credit_numbers(credit),
+        advantage,
         torch.get_num_threads(),
     )
     return advantage
@@ -84,17 +80,12 @@ def policy_loss(
     )
     divisor = _count(count_tensor, count)
     core.policy_loss(
-        (
-            _memory(token_logp),
-            _memory(token_logp_old),
-            _maybe_memory(token_logp_ref),
-            _maybe_memory(token_weight),
-        ),
-        (_memory(step_start), _memory(step_end), _memory(step_offsets)),
-        _memory(step_advantage),
-        loss_numbers(loss),
-        _maybe_memory(divisor),
-        (_memory(loss_out), _memory(gradient) if with_gradient else None, _memory(metrics)),
+        (token_logp, token_logp_old, token_logp_ref, token_weight),
+        (step_start, step_end, step_offsets),
+        step_advantage,
+        _loss_numbers(loss),
+        divisor,
+        (loss_out, gradient if with_gradient else None, metrics),
         steps_ascend,
         torch.get_num_threads(),
     )
@@ -129,19 +120,14 @@ def step_policy_loss(
     )
     divisor = _count(count_tensor, count)
     core.step_policy_loss(
-        (
-            _memory(token_logp),
-            _memory(token_logp_old),
-            _maybe_memory(token_logp_ref),
-            _maybe_memory(token_weight),
-        ),
-        (_memory(step_start), _memory(step_end), _memory(step_offsets)),
-        (_memory(step_offsets), _memory(group_offsets), _memory(group_rollouts)),
-        (_memory(step_reward), _memory(rollout_outcome)),
-        credit_numbers(credit),
-        loss_numbers(loss),
-        _maybe_memory(divisor),
-        (_memory(loss_out), _memory(gradient) if with_gradient else None, _memory(metrics)),
+        (token_logp, token_logp_old, token_logp_ref, token_weight),
+        (step_start, step_end, step_offsets),
+        (step_offsets, group_offsets, group_rollouts),
+        (step_reward, rollout_outcome),
+        _credit_numbers(credit),
+        _loss_numbers(loss),
+        divisor,
+        (loss_out, gradient if with_gradient else None, metrics),
         steps_ascend,
         torch.get_num_threads(),
     )
@@ -150,27 +136,12 @@ def step_policy_loss(
 
 def scale_gradient_(gradient: Tensor, scale: Tensor, step_start: Tensor, step_end: Tensor) -> None:
     """Multiply gradient [T] by scale [] where it is."""
-    core.scale_gradient(
-        _memory(gradient),
-        _memory(scale),
-        _memory(step_start),
-        _memory(step_end),
-        torch.get_num_threads(),
-    )
+    core.scale_gradient(gradient, scale, step_start, step_end, torch.get_num_threads())
 
 
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def _memory(tensor: Tensor) -> core.Memory:
-    assert tensor.is_contiguous()
-    return core.Memory(tensor.data_ptr(), tensor.numel(), _DTYPE[tensor.dtype])
-
-
-def _maybe_memory(tensor: Tensor | None) -> core.Memory | None:
-    return None if tensor is None else _memory(tensor)
 
 
 def _count(count_tensor: Tensor | None, count: float | None) -> Tensor | None:

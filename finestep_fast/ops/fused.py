@@ -27,7 +27,7 @@ from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.ops import cpp
 from finestep_fast.ops.check import Count
-from finestep_fast.ops.settings import credit_numbers, from_numbers, loss_numbers
+from finestep_fast.ops.settings import as_numbers, from_numbers
 from finestep_fast.reference import SCALAR_METRICS, LossOutput
 
 LIBRARY = torch.library.Library("finestep_fast", "FRAGMENT")
@@ -85,14 +85,15 @@ class Fused:
         credit: CreditConfig,
     ) -> Tensor:
         """Return [S] advantages without gradient."""
-        call = self.step_advantage_op if _is_traced(step_reward) else self._step_advantage
+        is_traced = _is_traced(step_reward)
+        call = self.step_advantage_op if is_traced else self._step_advantage
         advantage: Tensor = call(
             *_rewards(step_reward, rollout_outcome),
             batch.step_offsets,
             batch.group_offsets,
             batch.group_rollouts,
             batch.max_rollout_steps,
-            credit_numbers(credit),
+            as_numbers(credit) if is_traced else credit,
         )
         return advantage
 
@@ -120,7 +121,7 @@ class Fused:
             batch.step_end,
             batch.step_offsets,
             _number(step_advantage.detach()),
-            loss_numbers(loss),
+            loss,
             *_sizes(batch, token_logp, count),
         )
         return LossOutput(value, _named(metrics, loss))
@@ -153,8 +154,8 @@ class Fused:
             batch.group_offsets,
             batch.group_rollouts,
             *_rewards(step_reward, rollout_outcome),
-            credit_numbers(credit),
-            loss_numbers(loss),
+            credit,
+            loss,
             *_sizes(batch, token_logp, count),
         )
         return LossOutput(value, _named(metrics, loss))
@@ -164,7 +165,7 @@ class Fused:
     ) -> tuple[Tensor, Tensor]:
         """Loss and metrics by the operator, or by its kernel where nobody looks."""
         if _is_traced(token_logp):
-            loss, _, metrics = op(token_logp, *args)
+            loss, _, metrics = op(token_logp, *map(as_numbers, args))
         elif torch.is_grad_enabled() and token_logp.requires_grad:
             loss, _, metrics = _Loss.apply(token_logp, self, kernel, True, args)  # type: ignore[no-untyped-call]
         else:
@@ -184,26 +185,24 @@ class Fused:
 
     def _policy_loss(self, *args: Any) -> Any:
         *tensors, loss, count_tensor = args[4:10]
-        loss_and_gradient = self.module().policy_loss(
-            *map(_flat, args[:4]),
+        return self.module().policy_loss(
+            *args[:4],
             *tensors,
             count_tensor,
             loss=from_numbers(LossConfig, loss),
             **_named_sizes(args[10:]),
         )
-        return _shaped(loss_and_gradient, args)
 
     def _step_policy_loss(self, *args: Any) -> Any:
         *tensors, credit, loss, count_tensor = args[4:14]
-        loss_and_gradient = self.module().step_policy_loss(
-            *map(_flat, args[:4]),
+        return self.module().step_policy_loss(
+            *args[:4],
             *tensors,
             count_tensor,
             credit=from_numbers(CreditConfig, credit),
             loss=from_numbers(LossConfig, loss),
             **_named_sizes(args[14:]),
         )
-        return _shaped(loss_and_gradient, args)
 
     def _fake_loss(self, token_logp: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor]:
         max_rollout_steps, _, with_gradient = args[-3:]
@@ -251,9 +250,9 @@ class _Loss(torch.autograd.Function):
     ) -> Any:
         loss, gradient, metrics = call(token_logp, *args)
         ctx.module, ctx.call, ctx.is_ours, ctx.gradient = fused.module(), call, is_ours, gradient
-        ctx.rest = tuple(None if isinstance(arg, Tensor) else arg for arg in args)
+        ctx.rest = [None if isinstance(arg, Tensor) else arg for arg in args]
         ctx.save_for_backward(
-            token_logp, *(arg if isinstance(arg, Tensor) else None for arg in args)
+            token_logp, *[arg if isinstance(arg, Tensor) else None for arg in args]
         )
         ctx.mark_non_differentiable(gradient, metrics)
         ctx.set_materialize_grads(False)
@@ -275,7 +274,7 @@ class _Loss(torch.autograd.Function):
             _, gradient, _ = ctx.call(token_logp, *args)
         if ctx.is_ours and not _is_traced(scale):
             step_start, step_end = tensors[3:5]
-            ctx.module.scale_gradient_(gradient.view(-1), scale, step_start, step_end)
+            ctx.module.scale_gradient_(gradient, scale, step_start, step_end)
         else:
             gradient = torch.where(gradient == 0, gradient, gradient * scale)
         return gradient.to(token_logp.dtype), None, None, None, None
@@ -303,17 +302,6 @@ def _kernels() -> ModuleType:
 
 def _contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
-
-
-def _flat(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.view(-1)
-
-
-def _shaped(loss_and_gradient: tuple[Tensor, Tensor, Tensor], args: tuple[Any, ...]) -> Any:
-    """The outputs of a flat function, with a gradient of the shape of `token_logp`."""
-    loss, gradient, metrics = loss_and_gradient
-    with_gradient = args[-1]
-    return loss, gradient.view(args[0].shape) if with_gradient else gradient, metrics
 
 
 def _number(value: Tensor) -> Tensor:
@@ -350,7 +338,9 @@ def _named_sizes(sizes: tuple[Any, ...]) -> dict[str, Any]:
 
 def _named(metrics: Tensor, loss: LossConfig) -> dict[str, Tensor]:
     num_scalars = len(SCALAR_METRICS)
-    scalars, by_position = metrics.split((num_scalars, metrics.shape[0] - num_scalars))
+    scalars, by_position = torch.split_with_sizes(
+        metrics, (num_scalars, metrics.shape[0] - num_scalars)
+    )
     named = dict(zip(SCALAR_METRICS, scalars.unbind(), strict=True))
     named["advantage_by_position"] = by_position
     if loss.kl is None:

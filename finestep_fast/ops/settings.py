@@ -25,8 +25,18 @@ def loss_numbers(loss: LossConfig) -> list[float]:
     return [_number(getattr(loss, name), choices) for name, choices in _LOSS_FIELDS]
 
 
-def from_numbers(cls: type[Config], numbers: list[float]) -> Config:
-    """Return the config that these numbers came from."""
+def as_numbers(value: Any) -> Any:
+    """Return the fields of a config, and anything else as it is."""
+    if isinstance(value, CreditConfig):
+        return credit_numbers(value)
+    return loss_numbers(value) if isinstance(value, LossConfig) else value
+
+
+def from_numbers(cls: type[Config], numbers: list[float] | Config) -> Config:
+    """Return the config that these numbers came from, or that was never turned into any."""
+    if isinstance(numbers, cls):
+        return numbers
+    assert isinstance(numbers, list)
     config = _from_numbers(
         cls.__name__, tuple(None if math.isnan(number) else number for number in numbers)
     )
