@@ -25,6 +25,7 @@
 #include "step_credit.h"
 #include "step_map.h"
 #include "step_spans.h"
+#include "token_values.h"
 
 namespace py = pybind11;
 
@@ -304,6 +305,13 @@ void scale_gradient(const Memory& gradient, const Memory& scale, const Memory& s
                            num_threads);
 }
 
+void token_values(const Memory& step_value, const Memory& step_start, const Memory& step_end,
+                  const Memory& out, int num_threads) {
+  const auto map = step_map(step_start, step_end, step_start, out.size);
+  finestep::token_values(map, numbers(step_value, map.num_steps()), output(out, out.size),
+                         num_threads);
+}
+
 constexpr auto kStepSpansDoc =
     "Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets "
     "[R+1]). `mask` is [R, L], C-contiguous.";
@@ -323,6 +331,8 @@ constexpr auto kPolicyLossDoc =
     "the batch's own.";
 constexpr auto kStepPolicyLossDoc =
     "policy_loss of step_advantage, without its way through memory.";
+constexpr auto kTokenValuesDoc =
+    "Write step_value [S] to the tokens of each step and 0 to all others of `out` [T].";
 constexpr auto kScaleGradientDoc =
     "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
@@ -347,4 +357,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
         py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
         ReleaseGil());
+  m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
+        py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
 }

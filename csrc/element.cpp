@@ -73,19 +73,24 @@ FINESTEP_CLONES void narrow(const double* value, double factor, std::int64_t cou
   }
 }
 
-void clear(Elements to, std::int64_t first, std::int64_t count) {
+void fill(Elements to, double value, std::int64_t first, std::int64_t count) {
+  const auto single = static_cast<float>(value);
   switch (to.dtype) {
     case Dtype::float32:
-      std::fill_n(static_cast<float*>(to.data) + first, count, 0.0F);
+      std::fill_n(static_cast<float*>(to.data) + first, count, single);
       break;
     case Dtype::float64:
-      std::fill_n(static_cast<double*>(to.data) + first, count, 0.0);
+      std::fill_n(static_cast<double*>(to.data) + first, count, value);
       break;
     case Dtype::bfloat16:
+      std::fill_n(static_cast<Bfloat16*>(to.data) + first, count, Bfloat16::nearest(single));
+      break;
     case Dtype::float16:
-      std::fill_n(static_cast<std::uint16_t*>(to.data) + first, count, std::uint16_t{0});
+      std::fill_n(static_cast<Float16*>(to.data) + first, count, Float16::nearest(single));
       break;
   }
 }
+
+void clear(Elements to, std::int64_t first, std::int64_t count) { fill(to, 0, first, count); }
 
 }  // namespace finestep

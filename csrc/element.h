@@ -55,6 +55,9 @@ void widen(ConstElements from, std::int64_t first, std::int64_t count, double* o
 void narrow(const double* value, double factor, std::int64_t count, Elements to,
             std::int64_t first);
 
+// to[first + i] = value for i < count, rounded as by narrow().
+void fill(Elements to, double value, std::int64_t first, std::int64_t count);
+
 // to[first + i] = 0 for i < count.
 void clear(Elements to, std::int64_t first, std::int64_t count);
 

@@ -17,6 +17,7 @@ __all__: list[str] = [
     "step_advantage",
     "step_policy_loss",
     "step_spans",
+    "token_values",
 ]
 
 def policy_loss(
@@ -95,4 +96,15 @@ def step_spans(
 ]:
     """
     Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets [R+1]). `mask` is [R, L], C-contiguous.
+    """
+
+def token_values(
+    step_value: torch.Tensor,
+    step_start: torch.Tensor,
+    step_end: torch.Tensor,
+    out: torch.Tensor,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Write step_value [S] to the tokens of each step and 0 to all others of `out` [T].
     """

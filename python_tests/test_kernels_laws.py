@@ -49,7 +49,6 @@ ABOUT_THE_REFERENCE_ALONE = {
     "test_pushing_flaws_back_by_a_flawless_step_gains_at_most_their_discount",
     "test_returns_equal_a_second_telling_in_loops",
     "test_scopes_and_channels_of_the_config_are_those_of_the_reference",
-    "test_token_advantage_is_that_of_the_owning_step_and_0_elsewhere",
 }
 # The interpreter cuts float32 off to bfloat16, where a GPU rounds.
 ROUNDS_TO_BFLOAT16 = "test_bfloat16_logps_give_a_float32_loss_and_a_bfloat16_gradient"

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from finestep_fast import CreditConfig, InputError, StepBatch, token_advantage
+from finestep_fast import CreditConfig, InputError
 from finestep_fast.config.credit import PRESETS, Channels, Scope
 from finestep_fast.reference import step_return
 from finestep_fast.reference.credit import CHANNELS, SCOPES
@@ -231,12 +231,6 @@ def test_rewards_may_be_integers_bools_or_bfloat16(impl: str) -> None:
         value = step_advantage(batch, reward, outcome, credit=credit, impl=impl)
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, expected)
-
-
-def test_token_advantage_is_that_of_the_owning_step_and_0_elsewhere(impl: str) -> None:
-    batch = StepBatch.from_spans([[(1, 3), (4, 5)], [(7, 8)]], [0, 0], num_tokens=9)
-    value = token_advantage(batch, torch.tensor([2.0, -1.0, 3.0]))
-    assert value.tolist() == [0, 2, 2, 0, -1, 0, 0, 3, 0]
 
 
 def test_scopes_and_channels_of_the_config_are_those_of_the_reference(impl: str) -> None:

@@ -139,6 +139,15 @@ def scale_gradient_(gradient: Tensor, scale: Tensor, step_start: Tensor, step_en
     core.scale_gradient(gradient, scale, step_start, step_end, torch.get_num_threads())
 
 
+def token_values(
+    step_value: Tensor, step_start: Tensor, step_end: Tensor, num_tokens: int
+) -> Tensor:
+    """Return [T] in the dtype of step_value [S]: the value of a token's step, 0 outside steps."""
+    values = step_value.new_empty(num_tokens)
+    core.token_values(step_value, step_start, step_end, values, torch.get_num_threads())
+    return values
+
+
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
     return torch.promote_types(dtype, torch.float32)

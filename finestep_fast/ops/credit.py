@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
+from finestep_fast.ops import cpp
 from finestep_fast.ops.check import check_batch, check_rewards, check_vector
+from finestep_fast.ops.fused import is_traced
 from finestep_fast.ops.impls import chosen
 
 FINESTEP = CreditConfig()
@@ -56,16 +59,32 @@ def step_advantage(
 def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:
     """Return the advantage of the step that owns each token.
 
+    The losses don't need it; trainers that own their loss do. Compiled for CPU tensors that need no
+    gradient, else plain PyTorch.
+
     Args:
         batch: Whose tokens are whose.
         step_advantage: [S] advantages.
 
     Returns:
-        [T] advantages, 0 outside steps.
+        [T] advantages, 0 outside steps; differentiable with respect to `step_advantage`.
 
     Raises:
         InputError: A shape, dtype or device does not fit the batch.
     """
     check_batch(batch)
     check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    if _for_the_core(step_advantage):
+        return cpp.token_values(
+            step_advantage.contiguous(), batch.step_start, batch.step_end, batch.num_tokens
+        )
     return reference.token_advantage(batch, step_advantage)
+
+
+def _for_the_core(value: Tensor) -> bool:
+    differentiated = torch.is_grad_enabled() and value.requires_grad
+    return (
+        value.is_floating_point()
+        and cpp.why_not(value.device) is None
+        and not (differentiated or is_traced(value))
+    )

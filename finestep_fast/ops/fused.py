@@ -85,15 +85,15 @@ class Fused:
         credit: CreditConfig,
     ) -> Tensor:
         """Return [S] advantages without gradient."""
-        is_traced = _is_traced(step_reward)
-        call = self.step_advantage_op if is_traced else self._step_advantage
+        by_operator = is_traced(step_reward)
+        call = self.step_advantage_op if by_operator else self._step_advantage
         advantage: Tensor = call(
             *_rewards(step_reward, rollout_outcome),
             batch.step_offsets,
             batch.group_offsets,
             batch.group_rollouts,
             batch.max_rollout_steps,
-            as_numbers(credit) if is_traced else credit,
+            as_numbers(credit) if by_operator else credit,
         )
         return advantage
 
@@ -164,7 +164,7 @@ class Fused:
         self, op: Any, kernel: Callable[..., Any], token_logp: Tensor, *args: Any
     ) -> tuple[Tensor, Tensor]:
         """Loss and metrics by the operator, or by its kernel where nobody looks."""
-        if _is_traced(token_logp):
+        if is_traced(token_logp):
             loss, _, metrics = op(token_logp, *map(as_numbers, args))
         elif torch.is_grad_enabled() and token_logp.requires_grad:
             loss, _, metrics = _Loss.apply(token_logp, self, kernel, True, args)  # type: ignore[no-untyped-call]
@@ -272,7 +272,7 @@ class _Loss(torch.autograd.Function):
                 for tensor, rest in zip(tensors, ctx.rest, strict=True)
             )
             _, gradient, _ = ctx.call(token_logp, *args)
-        if ctx.is_ours and not _is_traced(scale):
+        if ctx.is_ours and not is_traced(scale):
             step_start, step_end = tensors[3:5]
             ctx.module.scale_gradient_(gradient, scale, step_start, step_end)
         else:
@@ -285,7 +285,7 @@ def _below_autograd(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
-def _is_traced(tensor: Tensor) -> bool:
+def is_traced(tensor: Tensor) -> bool:
     """Whether somebody looks at operators: a compiler, a mode, or a subclass of `Tensor`."""
     return (
         torch.compiler.is_compiling()
