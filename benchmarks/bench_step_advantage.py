@@ -196,7 +196,8 @@ def _by_token(
     given: Inputs, batch: ff.StepBatch, impl: str, credit: ff.CreditConfig = _CREDIT
 ) -> Tensor:
     advantage = _advantage(given, batch, impl, credit)
-    return ff.token_advantage(batch, advantage).view(given.token_mask.shape)
+    spread = ff.reference.token_advantage if impl == "reference" else ff.token_advantage
+    return spread(batch, advantage).view(given.token_mask.shape)
 
 
 def _rows_in_python(given: Inputs) -> Tensor:
