@@ -25,7 +25,7 @@ std::array<std::uint64_t, 4> initial_state() {
   };
   const std::uint64_t k0 = word();
   const std::uint64_t k1 = word();
-  return {0x736f6d6570736575U ^ k0, 0x646f72616e646f6dU ^ k1 ^ 0xeeU, 0x6c7967656e657261U ^ k0,
+  return {0x736f6d6570736575U ^ k0, 0x646f72616e646f6dU ^ k1, 0x6c7967656e657261U ^ k0,
           0x7465646279746573U ^ k1};
 }
 
@@ -113,27 +113,23 @@ void KeyedHash::add_bytes(std::string_view bytes) {
   add(word_at<std::uint64_t>(bytes.data() + bytes.size() - kWord));
 }
 
-Hash128 KeyedHash::finish() const {
+KeyedHash KeyedHash::ended() const {
   KeyedHash end = *this;
-  end.v_[2] ^= 0xeeU;
+  end.v_[2] ^= 0xffU;
   end.round();
   end.round();
   end.round();
-  const std::uint64_t low = end.folded();
-  end.v_[1] ^= 0xddU;
-  end.round();
-  end.round();
-  end.round();
-  return {.low = low, .high = end.folded()};
+  return end;
+}
+
+Hash128 KeyedHash::finish() const {
+  const auto end = ended().v_;
+  return {.low = end[0] ^ end[1], .high = end[2] ^ end[3]};
 }
 
 std::uint64_t KeyedHash::finish64() const {
-  KeyedHash end = *this;
-  end.v_[2] ^= 0xeeU;
-  end.round();
-  end.round();
-  end.round();
-  return end.folded();
+  const auto end = ended().v_;
+  return end[0] ^ end[1] ^ end[2] ^ end[3];
 }
 
 }  // namespace finestep
