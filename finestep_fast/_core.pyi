@@ -12,6 +12,8 @@ import numpy.typing
 
 __all__: list[str] = [
     "Memory",
+    "ReadyResult",
+    "compare_pairs",
     "policy_loss",
     "scale_gradient",
     "step_advantage",
@@ -29,6 +31,38 @@ class Memory:
         size: typing.SupportsInt | typing.SupportsIndex,
         dtype: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
+
+class ReadyResult:
+    """
+    One result made ready for comparison. rows: sequences of int, float, str, bytes and None; name: what errors call them; semantics: an index into bird, strict, multiset, ordered, test_suite, soft_f1.
+    """
+    def __init__(
+        self,
+        rows: typing.Any,
+        name: str,
+        semantics: typing.SupportsInt | typing.SupportsIndex,
+        ordered: bool,
+        float_tolerance: typing.SupportsFloat | typing.SupportsIndex,
+        search_budget: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def outcome(self, gold: ReadyResult) -> tuple[int, float]:
+        """
+        Compare this predicted result with a gold one made with the same settings: (0 different, 1 equal, 2 undecided; score).
+        """
+    @property
+    def size_bytes(self) -> int: ...
+
+def compare_pairs(
+    pairs: collections.abc.Sequence[tuple[typing.Any, typing.Any]],
+    ordered: collections.abc.Sequence[bool],
+    semantics: typing.SupportsInt | typing.SupportsIndex,
+    float_tolerance: typing.SupportsFloat | typing.SupportsIndex,
+    search_budget: typing.SupportsInt | typing.SupportsIndex,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> list[tuple[int, float]]:
+    """
+    Compare pairs of a predicted and a gold result, each given as rows; ordered: one word per pair. Like ReadyResult.outcome for each, in their order.
+    """
 
 def policy_loss(
     tokens: tuple[Memory, Memory, Memory | None, Memory | None],
