@@ -62,8 +62,8 @@ struct Comparand::State {
   std::size_t num_columns = 0;  // of the row last added
 
   // A row whose broken text is cleaned; none if there is nothing to clean.
-  std::optional<std::vector<Cell>> cleaned(std::span<const Cell> row,
-                                           std::vector<std::string>& texts) const {
+  static std::optional<std::vector<Cell>> cleaned(std::span<const Cell> row,
+                                                  std::vector<std::string>& texts) {
     std::optional<std::vector<Cell>> clean;
     texts.reserve(row.size());
     for (std::size_t at = 0; at < row.size(); ++at) {
@@ -97,7 +97,7 @@ void Comparand::add_row(std::span<const Cell> row) {
   std::vector<std::string> texts;
   std::optional<std::vector<Cell>> clean;
   if (state.cleans_text && state.invalid_utf8) {
-    clean = state.cleaned(row, texts);
+    clean = Comparand::State::cleaned(row, texts);
   }
   std::visit(
       [&](auto& rows) {

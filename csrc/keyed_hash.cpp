@@ -12,7 +12,8 @@ namespace {
 // What a value begins with, in the lowest four bits of its first word.
 enum class Tag : std::uint8_t { null, small, integer, real, text, blob };
 constexpr unsigned kTagBits = 4;
-constexpr std::int64_t kSmall = std::int64_t{1} << (63U - kTagBits);
+constexpr std::int64_t kLowest = -0x0800'0000'0000'0000;  // what fits beside a tag
+constexpr std::int64_t kHighest = 0x07ff'ffff'ffff'ffff;
 
 constexpr std::uint64_t tagged(Tag tag, std::uint64_t rest) {
   return (rest << kTagBits) | static_cast<std::uint64_t>(tag);
@@ -29,6 +30,12 @@ std::array<std::uint64_t, 4> initial_state() {
           0x7465646279746573U ^ k1};
 }
 
+// The state before the first word: the key, drawn when it is first needed.
+const std::array<std::uint64_t, 4>& process_state() {
+  static const std::array<std::uint64_t, 4> state = initial_state();
+  return state;
+}
+
 template <typename Word>
 std::uint64_t word_at(const char* bytes) {
   Word word{};
@@ -39,29 +46,25 @@ std::uint64_t word_at(const char* bytes) {
 // One to seven bytes in a word; with the length they can be told from all others.
 std::uint64_t short_word(std::string_view bytes) {
   const std::size_t size = bytes.size();
+  const char* first = bytes.begin();
   if (size >= 4) {
-    return (word_at<std::uint32_t>(bytes.data()) << 32U) |
-           word_at<std::uint32_t>(bytes.data() + size - 4);
+    return (word_at<std::uint32_t>(first) << 32U) | word_at<std::uint32_t>(first + size - 4);
   }
-  return (word_at<std::uint8_t>(bytes.data()) << 16U) |
-         (word_at<std::uint8_t>(bytes.data() + (size / 2)) << 8U) |
-         word_at<std::uint8_t>(bytes.data() + size - 1);
+  return (word_at<std::uint8_t>(first) << 16U) | (word_at<std::uint8_t>(first + (size / 2)) << 8U) |
+         word_at<std::uint8_t>(first + size - 1);
 }
 
 }  // namespace
 
 bool integral(double real, std::int64_t& integer) {
-  if (!(real >= -0x1p63 && real < 0x1p63)) {
+  if (std::isnan(real) || real < -0x1p63 || real >= 0x1p63) {
     return false;
   }
   integer = static_cast<std::int64_t>(real);
   return static_cast<double>(integer) == real;
 }
 
-KeyedHash::KeyedHash() {
-  static const std::array<std::uint64_t, 4> initial = initial_state();
-  v_ = initial;
-}
+KeyedHash::KeyedHash() : v_(process_state()) {}
 
 void KeyedHash::add(const Cell& cell) {
   std::int64_t integer = cell.integer;
@@ -81,7 +84,7 @@ void KeyedHash::add(const Cell& cell) {
       }
       [[fallthrough]];
     case CellKind::integer:
-      if (integer >= -kSmall && integer < kSmall) {
+      if (integer >= kLowest && integer <= kHighest) {
         add(tagged(Tag::small, static_cast<std::uint64_t>(integer)));
       } else {
         add(tagged(Tag::integer, 0));

@@ -113,7 +113,7 @@ def test_reward_settings_offer_the_semantics_there_are() -> None:
         rewards.RewardConfig(semantics="soft")  # type: ignore[arg-type]
 
 
-RECORDED = {
+RECORDED: dict[str, dict[str, Any]] = {
     "BIRD/OmniSQL/Arctic/SkyRL set": {"semantics": "bird"},
     "test-suite order=F": {"semantics": "test_suite"},
     "test-suite order=T": {"semantics": "test_suite", "ordered": True},

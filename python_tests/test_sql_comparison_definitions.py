@@ -85,7 +85,7 @@ def test_a_batch_gives_the_verdicts_of_its_pairs(
     for semantics in ("bird", "strict", "test_suite"):
         verdicts = sql.compare_batch(
             listed,
-            semantics=semantics,  # type: ignore[arg-type]
+            semantics=semantics,
             ordered=ordered,
             threads=threads,
         )

@@ -75,14 +75,17 @@ def test_a_pairing_without_budget_says_that_it_is_undecided() -> None:
 
 def test_large_results_differ_by_one_value_in_one_row() -> None:
     random = Random(1)
-    gold = [(place % 5000, f"name {place % 77}", place / 7, None) for place in range(20_000)]
+    gold: list[sql.Row] = [
+        (place % 5000, f"name {place % 77}", place / 7, None) for place in range(20_000)
+    ]
     predicted = random.sample(gold, len(gold))
-    wrong = [*predicted[:-1], (*predicted[-1][:3], 0)]
-    pairs = [(predicted, gold), (wrong, gold)]
+    wrong: list[sql.Row] = [*predicted[:-1], (*predicted[-1][:3], 0)]
+    pairs: list[tuple[list[sql.Row], list[sql.Row]]] = [(predicted, gold), (wrong, gold)]
     for semantics in ("bird", "multiset", "strict", "test_suite"):
-        assert sql.compare_batch(pairs, semantics=semantics, threads=2) == [True, False]  # type: ignore[arg-type]
-    for settings in ({"float_tolerance": 0.0}, {"float_tolerance": 1e-9}):
-        assert sql.compare_batch(pairs, semantics="strict", **settings) == [True, False]
+        assert sql.compare_batch(pairs, semantics=semantics, threads=2) == [True, False]
+    for tolerance in (0.0, 1e-9):
+        verdicts = sql.compare_batch(pairs, semantics="strict", float_tolerance=tolerance)
+        assert verdicts == [True, False]
 
 
 def test_only_duplicates_leave_a_large_set_as_it_is() -> None:

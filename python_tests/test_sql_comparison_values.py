@@ -48,7 +48,7 @@ def test_rows_of_different_widths_are_refused_where_columns_are_looked_at() -> N
         {"semantics": "strict", "float_tolerance": 0.1},
     ):
         with pytest.raises(InputError, match=r"predicted_rows\[1\] has 2 values; expected as many"):
-            sql.compare(ragged, ragged, **settings)  # type: ignore[arg-type]
+            sql.compare(ragged, ragged, **settings)
 
 
 def test_rows_come_in_any_sequence_and_results_in_any_iterable() -> None:
