@@ -69,7 +69,7 @@ std::string text_of_blob(std::string_view bytes) {
     if (c == quote || c == '\\') {
       text.append({'\\', c});
     } else if (c == '\t' || c == '\n' || c == '\r') {
-      constexpr std::array kLetters = {'t', 'n', ' ', ' ', 'r'};  // from tab to carriage return
+      constexpr std::string_view kLetters = "tn__r";  // from tab to carriage return
       text.append({'\\', kLetters[byte - 9U]});
     } else if (byte < 0x20 || byte >= 0x7f) {
       text.append({'\\', 'x', kHex[byte >> 4U], kHex[byte & 0xfU]});
