@@ -1,5 +1,5 @@
-// The Python face of the core: views in, GIL released, core called, result out. Only this file
-// knows Python.
+// The Python face of the core: views in, GIL released, core called, result out. Only this file and
+// its neighbours named bindings_* know Python.
 #include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
@@ -19,6 +19,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_comparison.h"
 #include "element.h"
 #include "policy_loss.h"
 #include "scale_gradient.h"
@@ -359,4 +360,5 @@ PYBIND11_MODULE(_core, m) {
         ReleaseGil());
   m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
         py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
+  finestep::bind_comparison(m);
 }
