@@ -9,7 +9,7 @@ namespace finestep {
 enum class CellKind : std::uint8_t { null, integer, real, text, blob };
 
 // Only the field that `kind` names counts; `bytes` is the text (UTF-8, or whatever the database
-// holds in its place) or the blob, and belongs to the caller.
+// holds in its place) or the blob, and belongs to the caller. A real that is NaN counts as NULL.
 struct Cell {
   CellKind kind = CellKind::null;
   std::int64_t integer = 0;

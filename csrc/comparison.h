@@ -8,6 +8,7 @@
 #include <span>
 
 #include "cell.h"
+#include "verdict.h"
 
 namespace finestep {
 
@@ -18,10 +19,11 @@ struct ComparisonSettings {
   Semantics semantics = Semantics::bird;
   bool ordered = false;        // strict and test_suite: the gold query orders its rows
   double float_tolerance = 0;  // strict: between two numbers of which at least one is real
-  std::int64_t budget = 2'000'000'000;  // steps of a search for a pairing before it gives up
+  // Values looked at in a search for a permutation or a pairing before it gives up.
+  std::int64_t search_budget = 500'000'000;
+  // Text is given as a program decoded it, not as a database holds it: test_suite keeps its bytes.
+  bool decoded_text = false;
 };
-
-enum class Verdict : std::uint8_t { different, equal, undecided };
 
 struct Outcome {
   Verdict verdict = Verdict::different;
@@ -55,12 +57,14 @@ class Comparand {
   std::unique_ptr<State> state_;
 };
 
-// The verdict on two finished results that were made with these very settings.
+// The verdict on two finished results. They and `settings` must agree in semantics, order and
+// whether there is a tolerance; std::invalid_argument is thrown where they are kept differently.
 Outcome compare(const Comparand& predicted, const Comparand& gold,
                 const ComparisonSettings& settings);
 
 // Whether the rows so far already rule out that an unfinished result will equal a finished gold
-// one. It looks at the row last added and at their number, so ask after every row or every so often.
+// one, all rows of either being of one width. It looks at the row last added and at the number of
+// rows, so ask after every row or every so often.
 bool cannot_equal(const Comparand& partial, const Comparand& gold,
                   const ComparisonSettings& settings);
 
