@@ -15,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_sql.h"
 #include "element.h"
 #include "policy_loss.h"
 #include "scale_gradient.h"
@@ -302,4 +303,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
         py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
         ReleaseGil());
+  finestep::bind_sql_runner(m);
 }

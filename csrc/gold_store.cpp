@@ -44,8 +44,8 @@ void GoldStore::land(const GoldKey& key, const SharedGold& gold) {
 }
 
 void GoldStore::remember(const std::string& key, const SharedGold& gold) {
-  const auto size_bytes = static_cast<std::int64_t>(gold->rows->size_bytes() + 2 * key.size()) +
-                          kEntryBytes;
+  const auto size_bytes =
+      static_cast<std::int64_t>(gold->rows->size_bytes() + 2 * key.size()) + kEntryBytes;
   if (entry_by_key_.contains(key) || size_bytes > max_bytes_) {
     return;
   }

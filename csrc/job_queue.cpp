@@ -79,8 +79,7 @@ void JobQueue::work() {
   work_ended_.notify_all();
 }
 
-void JobQueue::perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task,
-                       TaskWatch& watch) {
+void JobQueue::perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task, TaskWatch& watch) {
   if (!gate_->enter(task.alone, batch->cancelled_)) {
     return;
   }

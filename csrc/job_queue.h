@@ -17,7 +17,8 @@
 
 namespace finestep {
 
-// Seen by whoever watches a task: since when its query runs, in ticks of steady_clock; 0 while none.
+// Seen by whoever watches a task: since when its query runs, in ticks of steady_clock; 0 while
+// none.
 struct TaskWatch {
   std::size_t task = 0;
   std::atomic<std::int64_t> query_started{0};

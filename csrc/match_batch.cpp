@@ -124,9 +124,9 @@ void MatchBatch::request_golds(const std::vector<std::size_t>& slots) {
     bool must_run = false;
     SharedGold gold;
     if (!problem.empty()) {
-      gold = std::make_shared<const Gold>(Gold{
-          .report = {.status = QueryStatus::database_unreadable, .message = problem},
-          .rows = std::nullopt});
+      gold = std::make_shared<const Gold>(
+          Gold{.report = {.status = QueryStatus::database_unreadable, .message = problem},
+               .rows = std::nullopt});
     } else {
       const auto waiter = [self = shared_from_this(), slot](const SharedGold& landed) {
         self->receive_gold(slot, landed);
@@ -187,8 +187,8 @@ bool MatchBatch::perform(std::size_t task, bool alone, TaskWatch& watch) {
 bool MatchBatch::run_gold(std::size_t slot, bool alone, TaskWatch& watch) {
   GoldSlot& asked = slots_[slot];
   ComparandSink sink(asked.comparison, nullptr);
-  QueryReport report = runner_->run(databases_[asked.database], asked.sql, settings_.limits, *this,
-                                    watch, sink);
+  QueryReport report =
+      runner_->run(databases_[asked.database], asked.sql, settings_.limits, *this, watch, sink);
   if (report.out_of_memory && !alone) {
     return false;
   }
@@ -303,8 +303,7 @@ std::vector<std::size_t> MatchBatch::unit_of_pair() {
 
 std::vector<std::size_t> MatchBatch::units_of_task(std::size_t task) {
   const std::scoped_lock lock(mutex_);
-  return is_gold_task(task) ? slots_[task].units
-                            : std::vector<std::size_t>{task - slots_.size()};
+  return is_gold_task(task) ? slots_[task].units : std::vector<std::size_t>{task - slots_.size()};
 }
 
 }  // namespace finestep

@@ -14,9 +14,7 @@ bool MemoryGate::enter(bool alone, const std::atomic<bool>& cancelled) {
   if (alone) {
     ++num_wanting_alone_;
   }
-  const auto may_enter = [&] {
-    return alone ? num_running_ == 0 : num_wanting_alone_ == 0;
-  };
+  const auto may_enter = [&] { return alone ? num_running_ == 0 : num_wanting_alone_ == 0; };
   while (!may_enter()) {
     changed_.wait_for(lock, kSlice);
     if (cancelled) {

@@ -239,8 +239,8 @@ bool reads_clock(std::string_view sql, bool (*is_date_function)(std::string_view
       continue;
     }
     const std::string name = folded(tokens[i]);
-    const bool names_no_time = tokens[i + 2].text == ")" ||
-                               (name == "strftime" && !has_two_arguments(tokens, i + 1));
+    const bool names_no_time =
+        tokens[i + 2].text == ")" || (name == "strftime" && !has_two_arguments(tokens, i + 1));
     if (names_no_time && is_date_function(name)) {
       return true;
     }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "sql_tokens.h"
+#include "utf8.h"
 
 namespace finestep {
 namespace {
@@ -63,25 +64,29 @@ class RowReader {
   void read_cell(int column, Cell& cell) {
     SqliteValue* const value = api_->column_value(statement_, column);
     size_bytes_ += kCellBytes;
+    cell = Cell{};
     switch (api_->value_type(value)) {
       case kSqliteInteger:
-        cell = {.kind = CellKind::integer, .integer = api_->value_int64(value)};
+        cell.kind = CellKind::integer;
+        cell.integer = api_->value_int64(value);
         size_bytes_ += kNumberBytes;
         break;
       case kSqliteReal:
-        cell = {.kind = CellKind::real, .real = api_->value_double(value)};
+        cell.kind = CellKind::real;
+        cell.real = api_->value_double(value);
         size_bytes_ += kNumberBytes;
         break;
       case kSqliteText:
-        cell = {.kind = CellKind::text, .bytes = bytes(value, column, !is_utf8_)};
+        cell.kind = CellKind::text;
+        cell.bytes = bytes(value, column, !is_utf8_);
         size_bytes_ += kTextBytes + std::ssize(cell.bytes);
         break;
       case kSqliteBlob:
-        cell = {.kind = CellKind::blob, .bytes = bytes(value, column, false)};
+        cell.kind = CellKind::blob;
+        cell.bytes = bytes(value, column, false);
         size_bytes_ += kTextBytes + std::ssize(cell.bytes);
         break;
       default:
-        cell = {};
         break;
     }
   }
@@ -90,8 +95,7 @@ class RowReader {
   std::string_view bytes(SqliteValue* value, int column, bool convert) const {
     const void* const data =
         convert ? api_->column_text(statement_, column) : api_->value_blob(value);
-    const int size =
-        convert ? api_->column_bytes(statement_, column) : api_->value_bytes(value);
+    const int size = convert ? api_->column_bytes(statement_, column) : api_->value_bytes(value);
     if (data == nullptr && size > 0) {
       throw std::bad_alloc();
     }
@@ -143,7 +147,8 @@ class Run {
 
   bool prepare(std::string_view sql) {
     const char* tail = nullptr;
-    const int code = api_->prepare_v2(connection_->get(), sql.data(), static_cast<int>(std::min(sql.size(), kMostBytes)),
+    const int code = api_->prepare_v2(connection_->get(), sql.data(),
+                                      static_cast<int>(std::min(sql.size(), kMostBytes)),
                                       statement_.place(), &tail);
     if (code != kSqliteOk) {
       return fail_with(code);
@@ -165,8 +170,8 @@ class Run {
       return fail_with(kSqliteDeny);
     }
     if (const int unbound = api_->bind_parameter_count(statement); unbound > 0) {
-      return fail(QueryStatus::error, "the query has " + std::to_string(unbound) +
-                                          " parameters without bindings");
+      return fail(QueryStatus::error,
+                  "the query has " + std::to_string(unbound) + " parameters without bindings");
     }
     // `prepare` itself cannot be interrupted by every version.
     return !connection_->guard().must_stop() || fail_with(kSqliteInterrupt);
@@ -209,7 +214,7 @@ class Run {
     }
     if (has_code(code, kSqliteInterrupt)) {
       report_->called_off = guard.is_cancelled();
-  return fail(QueryStatus::timeout,
+      return fail(QueryStatus::timeout,
                   report_->called_off ? kCalledOff : "stopped at the deadline");
     }
     if (has_code(code, kSqliteNoMemory) || extended == kSqliteIoErrorNoMemory) {
@@ -251,6 +256,9 @@ QueryReport run_query(Connection& connection, std::string_view sql, const QueryL
   if (sql.find('\0') != std::string_view::npos) {
     report.status = QueryStatus::error;
     report.message = "the query contains a null character";
+  } else if (!valid_utf8(sql)) {
+    report.status = QueryStatus::error;
+    report.message = "the query is no valid Unicode: surrogates not allowed";
   } else if (!guard.begin(sql, started + timeout, cancelled)) {
     report.status = QueryStatus::denied;
     report.message = guard.refusal();
@@ -275,8 +283,7 @@ bool run_own_query(Connection& connection, const std::string& sql, int max_instr
   const auto stop = [](void* /*unused*/) { return 1; };
   api.progress_handler(connection.get(), max_instructions, stop, nullptr);
   Statement statement(api);
-  if (api.prepare_v2(connection.get(), sql.c_str(), -1, statement.place(), nullptr) !=
-          kSqliteOk ||
+  if (api.prepare_v2(connection.get(), sql.c_str(), -1, statement.place(), nullptr) != kSqliteOk ||
       statement.get() == nullptr) {
     return false;
   }

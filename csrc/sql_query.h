@@ -32,13 +32,13 @@ struct QueryLimits {
 // How a query ended.
 struct QueryReport {
   QueryStatus status = QueryStatus::ok;
-  std::string message;         // empty when OK
-  double elapsed_ms = 0;       // from its start to its last row
-  std::int64_t size_bytes = 0; // of the rows that were taken
-  bool truncated = false;      // a cap on rows or bytes cut it short
-  bool out_of_memory = false;  // perhaps by another query's fault
-  bool is_volatile = false;    // it depends on time or chance
-  bool called_off = false;     // it was cancelled
+  std::string message;          // empty when OK
+  double elapsed_ms = 0;        // from its start to its last row
+  std::int64_t size_bytes = 0;  // of the rows that were taken
+  bool truncated = false;       // a cap on rows or bytes cut it short
+  bool out_of_memory = false;   // perhaps by another query's fault
+  bool is_volatile = false;     // it depends on time or chance
+  bool called_off = false;      // it was cancelled
 };
 
 // The report on a query that was called off before it began.

@@ -79,9 +79,8 @@ Cut next_cut(std::string_view sql, std::size_t i) {
             end_while(sql, i + 1, [](char d) { return continues_word(d) || d == '.'; })};
   }
   const std::string_view pair = rest.substr(0, 2);
-  const bool is_pair =
-      pair == "<>" || pair == "||" ||
-      (after == '=' && (c == '<' || c == '>' || c == '!' || c == '='));
+  const bool is_pair = pair == "<>" || pair == "||" ||
+                       (after == '=' && (c == '<' || c == '>' || c == '!' || c == '='));
   return {TokenKind::mark, i + (is_pair ? 2 : 1)};
 }
 

@@ -1,4 +1,5 @@
-// Cutting SQL into tokens: quotes, comments, words, numbers and the depth of parentheses, no grammar.
+// Cutting SQL into tokens: quotes, comments, words, numbers and the depth of parentheses, no
+// grammar.
 #pragma once
 
 #include <string>

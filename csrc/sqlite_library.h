@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "memory_gate.h"
 #include "sqlite_api.h"
 
 namespace finestep {
@@ -30,12 +31,15 @@ class SqliteLibrary {
   std::string version() const;
   std::vector<std::string> compile_options() const;
 
+  // Who may run while the memory of this copy is short.
+  MemoryGate& gate() { return gate_; }
   // Lowers the limit on the memory that this copy of SQLite may take in the whole process.
   void limit_heap(std::int64_t max_bytes) const;
 
  private:
   SqliteApi api_{};
   std::string path_;
+  MemoryGate gate_;
 };
 
 }  // namespace finestep

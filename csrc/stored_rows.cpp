@@ -35,7 +35,8 @@ void StoredRows::clear() {
 
 Cell StoredRows::cell(std::size_t row, std::size_t column) const {
   const Stored& stored = cells_[row * num_columns_ + column];
-  Cell cell{.kind = stored.kind};
+  Cell cell;
+  cell.kind = stored.kind;
   if (stored.kind == CellKind::integer) {
     cell.integer = std::bit_cast<std::int64_t>(stored.bits);
   } else if (stored.kind == CellKind::real) {
