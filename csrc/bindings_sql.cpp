@@ -173,10 +173,11 @@ class SqlEngine {
   }
 
   py::tuple match(const py::list& pairs, const std::optional<py::list>& ordered,
-                  const std::tuple<int, double, bool, bool>& how, std::int64_t max_rows,
-                  std::int64_t max_bytes, double timeout_s, std::optional<double> grace_s) {
+                  const std::tuple<int, bool, double, std::int64_t>& comparison, bool early_exit,
+                  bool utf8_only, std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
+                  std::optional<double> grace_s) {
     begin_after_fork();
-    const auto& [semantics, float_tolerance, early_exit, utf8_only] = how;
+    const auto& [semantics, is_ordered, float_tolerance, budget] = comparison;
     DatabaseList databases;
     std::vector<MatchPair> listed;
     for (std::size_t i = 0; i < pairs.size(); ++i) {
@@ -184,11 +185,13 @@ class SqlEngine {
       listed.push_back({.database = databases.index_of(pair[0]),
                         .predicted = utf8_of(pair[1]),
                         .gold = utf8_of(pair[2]),
-                        .ordered = ordered && py::cast<bool>((*ordered)[i])});
+                        .ordered = ordered ? py::cast<bool>((*ordered)[i]) : is_ordered});
     }
     MatchSettings settings{};
-    settings.comparison.semantics = static_cast<Semantics>(semantics);
-    settings.comparison.float_tolerance = float_tolerance;
+    settings.comparison = {.semantics = static_cast<Semantics>(semantics),
+                           .ordered = is_ordered,
+                           .float_tolerance = float_tolerance,
+                           .budget = budget};
     settings.limits = {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s};
     settings.early_exit = early_exit;
     settings.utf8_only = utf8_only;
@@ -343,8 +346,9 @@ constexpr auto kRunDoc =
     "size_bytes, invalid_utf8).";
 constexpr auto kMatchDoc =
     "Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report "
-    "is (gold_failed, status, message, elapsed_ms, verdict, score). how: (semantics, "
-    "float_tolerance, early_exit, utf8_only). With grace_s it returns once a query has outlived "
+    "is (gold_failed, status, message, elapsed_ms, verdict, score). comparison: (semantics, "
+    "ordered of pairs without their own, float_tolerance, budget). With grace_s it returns once a "
+    "query has outlived "
     "its deadline by so much: then hanging lists (is_gold, report), and reports that are missing "
     "are None.";
 
@@ -372,9 +376,9 @@ void bind_sql_runner(py::module_& module) {
            py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"))
       .def("run", &SqlEngine::run, py::arg("jobs"), py::arg("max_rows"), py::arg("max_bytes"),
            py::arg("timeout_s"), kRunDoc)
-      .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("how"),
-           py::arg("max_rows"), py::arg("max_bytes"), py::arg("timeout_s"),
-           py::arg("grace_s") = py::none(), kMatchDoc)
+      .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("comparison"),
+           py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"), py::arg("max_bytes"),
+           py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)
       .def("counters", &SqlEngine::counters,
            "Queries run, golds that were remembered, the most queries at the same time.")
       .def("close", &SqlEngine::close, "Stop running queries and close every connection.");

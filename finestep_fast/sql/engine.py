@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import get_args
 
 from finestep_fast import _core
 from finestep_fast.errors import InputError
-from finestep_fast.sql.comparison import Semantics, checked_semantics, checked_tolerance
+from finestep_fast.sql.comparison import SEARCH_BUDGET, Semantics, checked_settings
 from finestep_fast.sql.library import open_library
 from finestep_fast.sql.outcome import Match, Result, Status
 
@@ -193,8 +192,7 @@ class Engine:
             InputError: A limit is not positive, the semantics is unknown, a query is no text, or
                 the engine is closed.
         """
-        checked_semantics(semantics)
-        checked_tolerance(semantics, float_tolerance)
+        settings = checked_settings(semantics, False, float_tolerance, SEARCH_BUDGET)
         limits = self._limits(max_rows, max_bytes, timeout_s)
         pairs = [
             (os.fsdecode(path), checked_sql(predicted), checked_sql(gold))
@@ -207,9 +205,10 @@ class Engine:
         elif semantics == "strict":
             orders = {gold: orders_rows(gold) for gold in {gold for _, _, gold in pairs}}
             ordered = [orders[gold] for _, _, gold in pairs]
-        number = get_args(Semantics).index(semantics)
-        how = (number, float_tolerance, early_exit, semantics == "bird")
-        reports, unit_of_pair, _ = self._native.match(pairs, ordered, how, *limits)
+        utf8_only = semantics == "bird"
+        reports, unit_of_pair, _ = self._native.match(
+            pairs, ordered, settings, early_exit, utf8_only, *limits
+        )
         matches = [match_of(report) for report in reports]
         return [matches[unit] for unit in unit_of_pair]
 
