@@ -322,11 +322,13 @@ class SqlEngine {
 };
 
 // The rows of our own queries on one database, in turn; None for one that fails.
-py::list own_rows(const SqliteLibrary& library, const std::string& path,
-                  const std::vector<std::string>& queries, int max_instructions) {
-  Connection connection(library.api(), file_identity(path));
+py::list own_rows(const SqliteLibrary& library, const py::str& path, const py::sequence& queries,
+                  int max_instructions) {
+  const auto file = py::cast<std::string>(checked(PyUnicode_EncodeFSDefault(path.ptr())));
+  Connection connection(library.api(), file_identity(file));
   py::list results;
-  for (const std::string& sql : queries) {
+  for (const auto& query : queries) {
+    const std::string sql = utf8_of(query);
     StoredRows rows;
     bool is_whole = false;
     {
