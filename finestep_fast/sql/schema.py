@@ -156,7 +156,7 @@ def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
     return FileIdentity(name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
 
 
-def own_rows(path: str, queries: Sequence[str]) -> list[Sequence[Row] | None]:
+def own_rows(path: str, queries: list[str]) -> list[tuple[Row, ...] | None]:
     """The rows of our own queries; None for one that fails or takes too many instructions.
 
     Raises:
