@@ -202,7 +202,9 @@ def made_triples(folder: Path) -> list[Triple]:
 def write_big(path: Path) -> None:
     """A table of 1M rows of five mixed columns."""
     connection = sqlite3.connect(path)
-    connection.execute("CREATE TABLE big(id INTEGER PRIMARY KEY, a INTEGER, b REAL, c TEXT, d TEXT)")
+    connection.execute(
+        "CREATE TABLE big(id INTEGER PRIMARY KEY, a INTEGER, b REAL, c TEXT, d TEXT)"
+    )
     rows = (
         (i, i * 7919 % 10007, i / 7, f"name {i % 5003}", None if i % 11 == 0 else f"city{i}")
         for i in range(BIG_ROWS)

@@ -39,6 +39,8 @@ using PyReport = py::typing::Tuple<py::bool_, py::int_, py::str, py::float_, py:
 using PyMatches =
     py::typing::Tuple<py::typing::List<py::typing::Optional<PyReport>>, py::typing::List<py::int_>,
                       py::typing::List<py::typing::Tuple<py::bool_, py::int_>>>;
+using PyResults =
+    py::typing::Tuple<py::typing::List<py::typing::Optional<PyResult>>, py::typing::List<py::int_>>;
 using PyJobs = py::typing::List<py::typing::Tuple<py::str, py::str>>;
 using PyPairs = py::typing::List<py::typing::Tuple<py::str, py::str, py::str>>;
 using PyFlags = py::typing::List<py::bool_>;
@@ -161,8 +163,8 @@ class SqlEngine {
   SqlEngine& operator=(SqlEngine&&) = delete;
   ~SqlEngine() { close(); }
 
-  py::typing::List<PyResult> run(const PyJobs& jobs, std::int64_t max_rows, std::int64_t max_bytes,
-                                 double timeout_s) {
+  PyResults run(const PyJobs& jobs, std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
+                std::optional<double> grace_s) {
     begin_after_fork();
     DatabaseList databases;
     std::vector<std::unique_ptr<RunBatch::Job>> listed;
@@ -177,13 +179,17 @@ class SqlEngine {
     const auto batch =
         std::make_shared<RunBatch>(runner_, databases.found(), std::move(listed), limits);
     RunBatch::start(batch, *queue);
-    wait(*queue, batch, std::nullopt);
-    py::typing::List<PyResult> results;
+    const auto overdue = wait(*queue, batch, limit_of(timeout_s, grace_s));
+    py::typing::List<py::typing::Optional<PyResult>> results;
     for (auto& job : batch->jobs()) {
-      results.append(result_of(*job));
-      job.reset();
+      if (job->is_done) {
+        results.append(result_of(*job));
+        job->rows.clear();
+      } else {
+        results.append(py::none());
+      }
     }
-    return results;
+    return py::make_tuple(results, py::cast(overdue));
   }
 
   PyMatches match(const PyPairs& pairs, const std::optional<PyFlags>& ordered,
@@ -216,11 +222,7 @@ class SqlEngine {
       const py::gil_scoped_release release;
       batch->start();
     }
-    std::optional<double> limit_s;
-    if (grace_s) {
-      limit_s = timeout_s + *grace_s;
-    }
-    const auto overdue = wait(*queue, batch, limit_s);
+    const auto overdue = wait(*queue, batch, limit_of(timeout_s, grace_s));
     return match_result(*batch, overdue);
   }
 
@@ -256,6 +258,10 @@ class SqlEngine {
       library_ = std::make_shared<SqliteLibrary>(library_->path());
       begin();
     }
+  }
+
+  static std::optional<double> limit_of(double timeout_s, std::optional<double> grace_s) {
+    return grace_s ? std::optional(timeout_s + *grace_s) : std::nullopt;
   }
 
   // Waits for a batch, in slices, so that Ctrl-C gets through. With a limit it ends early, and
@@ -360,8 +366,10 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
 constexpr auto kEngineDoc =
     "Runs queries on SQLite databases. The door to it is finestep_fast.sql.Engine.";
 constexpr auto kRunDoc =
-    "Run [(path, sql)]: a list of (status, columns, rows, truncated, message, elapsed_ms, "
-    "size_bytes, invalid_utf8).";
+    "Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, "
+    "message, "
+    "elapsed_ms, size_bytes, invalid_utf8), or None where the work was called off. With grace_s it "
+    "returns once a query has outlived its deadline by so much: then hanging lists their places.";
 constexpr auto kMatchDoc =
     "Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report "
     "is (gold_failed, status, message, elapsed_ms, verdict, score). comparison: (semantics, "
@@ -393,7 +401,7 @@ void bind_sql_runner(py::module_& module) {
            py::arg("library"), py::arg("threads"), py::arg("max_connections"),
            py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"))
       .def("run", &SqlEngine::run, py::arg("jobs"), py::arg("max_rows"), py::arg("max_bytes"),
-           py::arg("timeout_s"), kRunDoc)
+           py::arg("timeout_s"), py::arg("grace_s") = py::none(), kRunDoc)
       .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("comparison"),
            py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"), py::arg("max_bytes"),
            py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)

@@ -11,9 +11,6 @@ RunBatch::RunBatch(std::shared_ptr<SqlRunner> runner, std::vector<Database> data
       databases_(std::move(databases)),
       jobs_(std::move(jobs)),
       limits_(limits) {
-  for (const auto& job : jobs_) {
-    job->report = called_off_report();
-  }
   open(jobs_.size());
 }
 
@@ -37,6 +34,7 @@ bool RunBatch::perform(std::size_t task, bool alone, TaskWatch& watch) {
     return false;
   }
   job.report = std::move(report);
+  job.is_done = true;
   close(1);
   return true;
 }

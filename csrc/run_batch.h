@@ -1,6 +1,7 @@
 // Queries whose rows are wanted.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <memory>
 #include <string>
@@ -20,6 +21,7 @@ class RunBatch : public Batch {
     std::string sql;
     QueryReport report;
     StoredRows rows;
+    std::atomic<bool> is_done{false};  // then the rest is at rest
   };
 
   RunBatch(std::shared_ptr<SqlRunner> runner, std::vector<Database> databases,
@@ -29,7 +31,7 @@ class RunBatch : public Batch {
   static void start(const std::shared_ptr<RunBatch>& batch, JobQueue& queue);
   bool perform(std::size_t task, bool alone, TaskWatch& watch) override;
 
-  // To be read once the batch is done, or no task of it runs.
+  // One is to be read once it, or the whole batch, is done.
   std::vector<std::unique_ptr<Job>>& jobs() { return jobs_; }
 
  private:

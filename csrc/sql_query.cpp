@@ -242,10 +242,6 @@ class Run {
 
 }  // namespace
 
-QueryReport called_off_report() {
-  return {.status = QueryStatus::timeout, .message = kCalledOff, .called_off = true};
-}
-
 QueryReport run_query(Connection& connection, std::string_view sql, const QueryLimits& limits,
                       const std::atomic<bool>& cancelled, RowSink& sink) {
   QueryReport report;

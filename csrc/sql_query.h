@@ -41,9 +41,6 @@ struct QueryReport {
   bool called_off = false;      // it was cancelled
 };
 
-// The report on a query that was called off before it began.
-QueryReport called_off_report();
-
 // What takes the rows of a query.
 class RowSink {
  public:

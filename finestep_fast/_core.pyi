@@ -118,20 +118,25 @@ class SqlEngine:
         max_rows: typing.SupportsInt | typing.SupportsIndex,
         max_bytes: typing.SupportsInt | typing.SupportsIndex,
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-    ) -> list[
-        tuple[
-            int,
-            tuple[str, ...],
-            tuple[tuple[int | float | str | bytes | None, ...], ...],
-            bool,
-            str,
-            float,
-            int,
-            bool,
-        ]
+        grace_s: typing.SupportsFloat | typing.SupportsIndex | None = None,
+    ) -> tuple[
+        list[
+            tuple[
+                int,
+                tuple[str, ...],
+                tuple[tuple[int | float | str | bytes | None, ...], ...],
+                bool,
+                str,
+                float,
+                int,
+                bool,
+            ]
+            | None
+        ],
+        list[int],
     ]:
         """
-        Run [(path, sql)]: a list of (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8).
+        Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was called off. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists their places.
         """
 
 def compare_pairs(

@@ -15,6 +15,7 @@ from types import TracebackType
 from finestep_fast import _core
 from finestep_fast.errors import InputError
 from finestep_fast.sql.comparison import SEARCH_BUDGET, Semantics, checked_settings
+from finestep_fast.sql.fence import FencedEngine, MatchReport, RunReport
 from finestep_fast.sql.library import open_library
 from finestep_fast.sql.outcome import Match, Result, Status
 
@@ -31,6 +32,7 @@ QUERY_STATUSES = (
     Status.DATABASE_UNREADABLE,
 )
 EQUAL, UNDECIDED = 1, 2
+CALLED_OFF = "stopped because the work was called off"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,12 @@ class Engine:
         gold_cache_bytes: Memory that remembered gold results may take.
         max_heap_bytes: Memory that SQLite may take. One process has one such limit: the smallest
             that any engine in it asked for.
+        fence: Whether queries run in a process of their own. SQLite looks at the clock between two
+            instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
+            within this process. With a fence that process is ended and started anew, the query has
+            timed out, and its neighbours are run again; the same if it crashes. Calls then take
+            turns, and each costs a way through a pipe.
+        grace_s: With a fence: how long a query may outlive its deadline.
 
     Raises:
         InputError: A limit is not a positive number.
@@ -81,6 +89,8 @@ class Engine:
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
         max_heap_bytes: int = 2 << 30,
+        fence: bool = False,
+        grace_s: float = 0.25,
     ) -> None:
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.timeout_s = timeout_s
@@ -94,10 +104,15 @@ class Engine:
             max_connections=max_connections,
             gold_cache_bytes=gold_cache_bytes,
             max_heap_bytes=max_heap_bytes,
+            grace_s=grace_s,
         )
-        self._native = _core.SqlEngine(
-            open_library(), self.threads, max_connections, gold_cache_bytes, max_heap_bytes
-        )
+        library = open_library()
+        settings = (self.threads, max_connections, gold_cache_bytes, max_heap_bytes)
+        self._core: _core.SqlEngine | FencedEngine
+        if fence:
+            self._core = FencedEngine(library.path, settings, grace_s)
+        else:
+            self._core = _core.SqlEngine(library, *settings)
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -114,12 +129,12 @@ class Engine:
     def close(self) -> None:
         """Stops running queries and closes every connection; done within a second."""
         self._is_closed = True
-        self._native.close()
+        self._core.close()
 
     @property
     def counters(self) -> Counters:
         """What the engine has done so far."""
-        return Counters(*self._native.counters())
+        return Counters(*self._core.counters())
 
     def run(
         self,
@@ -145,12 +160,8 @@ class Engine:
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
         listed = [(os.fsdecode(path), checked_sql(sql)) for path, sql in jobs]
-        return [
-            Result(QUERY_STATUSES[number], columns, rows, cut, message, ms, size, invalid)
-            for number, columns, rows, cut, message, ms, size, invalid in self._native.run(
-                listed, *limits
-            )
-        ]
+        results, _ = self._core.run(listed, *limits)
+        return [result_of(report) for report in results]
 
     def match(
         self,
@@ -208,7 +219,7 @@ class Engine:
             orders = {gold: orders_rows(gold) for gold in {gold for _, _, gold in pairs}}
             ordered = [orders[gold] for _, _, gold in pairs]
         utf8_only = semantics == "bird"
-        reports, unit_of_pair, _ = self._native.match(
+        reports, unit_of_pair, _ = self._core.match(
             pairs, ordered, settings, early_exit, utf8_only, *limits
         )
         matches = [match_of(report) for report in reports]
@@ -227,10 +238,19 @@ class Engine:
         return rows, size, seconds
 
 
-def match_of(report: tuple[bool, int, str, float, int, float] | None) -> Match:
+def result_of(report: RunReport | None) -> Result:
+    """The result in a report of the compiled module; none is work that was called off."""
+    if report is None:
+        return Result(Status.TIMEOUT, message=CALLED_OFF)
+    number, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
+    status = QUERY_STATUSES[number]
+    return Result(status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
+
+
+def match_of(report: MatchReport | None) -> Match:
     """The verdict in a report of the compiled module; none is work that was called off."""
     if report is None:
-        return Match(False, Status.GOLD_TIMEOUT, "stopped because the work was called off")
+        return Match(False, Status.GOLD_TIMEOUT, CALLED_OFF)
     gold_failed, number, message, elapsed_ms, verdict, score = report
     status = QUERY_STATUSES[number]
     if gold_failed:
