@@ -269,12 +269,17 @@ class SqlEngine {
   template <typename SomeBatch>
   std::vector<std::size_t> wait(JobQueue& queue, const std::shared_ptr<SomeBatch>& batch,
                                 std::optional<double> limit_s) {
+    auto patience = kPatience;
     while (true) {
       bool has_ended = false;
       std::vector<std::size_t> overdue;
       {
         const py::gil_scoped_release release;
         has_ended = queue.wait(*batch, kSlice);
+        if (batch->cancelled()) {  // by close(); what cannot be interrupted is not waited for
+          patience -= kSlice;
+          has_ended = has_ended || patience.count() <= 0;
+        }
         if (!has_ended && limit_s) {
           overdue = queue.overdue(*batch, std::chrono::nanoseconds(std::llround(*limit_s * 1e9)));
         }

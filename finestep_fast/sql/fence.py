@@ -59,7 +59,7 @@ class FencedEngine:
                 try:
                     found, hanging = self._ask("run", [jobs[i] for i in places], *limits)
                 except WorkerCrashedError:
-                    if len(places) == 1:
+                    if len(places) == 1 and not self._is_closed:
                         answers[places[0]] = (ERROR, (), (), False, CRASHED, 0.0, 0, False)
                     one_by_one = True
                 else:
@@ -97,7 +97,7 @@ class FencedEngine:
                 try:
                     reports, unit_of_pair, hanging = ask(places)
                 except WorkerCrashedError:
-                    if len(places) == 1:
+                    if len(places) == 1 and not self._is_closed:
                         gold_failed = self._gold_crashes(pairs[places[0]], how)
                         answers[places[0]] = (gold_failed, ERROR, CRASHED, 0.0, 0, 0.0)
                     one_by_one = True
@@ -155,6 +155,8 @@ class FencedEngine:
         return answer
 
     def _running(self) -> subprocess.Popen[bytes]:
+        if self._is_closed:
+            raise WorkerCrashedError
         if os.getpid() != self._owner:  # after a fork: the process is our parent's
             self._process, self._owner = None, os.getpid()
         if self._process is None:
