@@ -169,6 +169,11 @@ class Run {
       connection_->guard().refuse("writing");
       return fail_with(kSqliteDeny);
     }
+    // Such as REINDEX where there is no index: it asks nobody, and is no empty result.
+    if (api_->column_count(statement) == 0) {
+      connection_->guard().refuse("a statement that returns no columns");
+      return fail_with(kSqliteDeny);
+    }
     if (const int unbound = api_->bind_parameter_count(statement); unbound > 0) {
       return fail(QueryStatus::error,
                   "the query has " + std::to_string(unbound) + " parameters without bindings");

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from typing import get_args
 
 import pytest
 
-from finestep_fast import sql
+from finestep_fast import _core, sql
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine, Semantics, Status
 from support.databases import written
@@ -142,6 +144,90 @@ def test_text_in_any_bytes_is_returned_and_told_apart(tmp_path: Path, engine: En
     assert result.digest
     # The connection reads well-formed text as before.
     assert engine.run([(database, "SELECT 'ä'")])[0].rows == (("ä",),)
+
+
+def test_databases_in_utf16_give_the_same_text(tmp_path: Path, engine: Engine) -> None:
+    script = "PRAGMA encoding='UTF-16'; CREATE TABLE t(a, b); INSERT INTO t VALUES ('ä€', x'00')"
+    wide = written(tmp_path / "wide.sqlite", script)
+    narrow = written(tmp_path / "narrow.sqlite", script.replace("16", "8"))
+    results = engine.run([(wide, "SELECT * FROM t"), (narrow, "SELECT * FROM t")])
+    assert results[0].rows == results[1].rows == (("ä€", b"\x00"),)
+    query = "SELECT a, b, a || 'x' FROM t"
+    assert engine.match([(wide, query, query + " LIMIT 1")])[0].equal
+
+
+def test_a_prediction_is_stopped_once_it_cannot_be_equal(shop: Path, engine: Engine) -> None:
+    endless = ENDLESS.replace("count(*)", "x")
+    (early,) = engine.match([(shop, endless, "SELECT 0")], timeout_s=20)
+    assert (early.equal, early.status) == (False, Status.OK)
+    (whole,) = engine.match(
+        [(shop, endless, "SELECT 0")], timeout_s=0.2, max_rows=50, early_exit=False
+    )
+    assert (whole.equal, whole.status) == (False, Status.PREDICTED_TOO_LARGE)
+
+
+def test_the_test_suite_evaluator_rewrites_both_queries(shop: Path, engine: Engine) -> None:
+    gold = "SELECT city FROM customer WHERE id > = 1"
+    distinct = "SELECT DISTINCT city FROM customer; SELECT 1"
+    (dropped,) = engine.match([(shop, distinct, gold)], semantics="test_suite")
+    (kept,) = engine.match([(shop, distinct, gold)], semantics="test_suite", keep_distinct=True)
+    assert (dropped.equal, dropped.status) == (True, Status.OK)
+    assert kept.status is Status.PREDICTED_ERROR
+    rewritten = {
+        "SELECT count(DISTINCT a), 'distinct', \"distinct\" -- distinct": (
+            "SELECT count( a), 'distinct', \"distinct\" -- distinct"
+        ),
+        "SELECT YEAR( CURDATE() ) - x": "SELECT 2020- x",
+        "SELECT ';', 1; SELECT 2": "SELECT ';', 1;",
+        "SELECT a ! = 'b < = c'": "SELECT a != 'b <= c'",
+    }
+    assert {sql: _core.test_suite_query(sql, False) for sql in rewritten} == rewritten
+    # The order of rows counts if the gold query says "order by" anywhere.
+    predicted = "SELECT name FROM customer ORDER BY name DESC"
+    golds = {"SELECT name FROM customer": True, "SELECT name FROM customer ORDER BY 1": False}
+    matches = engine.match([(shop, predicted, g) for g in golds], semantics="test_suite")
+    assert [match.equal for match in matches] == list(golds.values())
+
+
+def test_soft_f1_is_a_score(shop: Path, engine: Engine) -> None:
+    gold = "SELECT id, city FROM customer WHERE id < 3"
+    half = "SELECT id, 'x' FROM customer WHERE id < 3"
+    right, partly = engine.match([(shop, gold, gold), (shop, half, gold)], semantics="soft_f1")
+    assert (right.equal, right.score) == (True, 1.0)
+    assert not partly.equal
+    assert 0 < partly.score < 1
+
+
+FORKED = """
+import os, sys
+from finestep_fast.sql import Engine
+with Engine(threads=2) as engine:
+    jobs = [(sys.argv[1], "SELECT 1")] * 8
+    assert [r.rows for r in engine.run(jobs)] == [((1,),)] * 8
+    child = os.fork()
+    assert [r.rows for r in engine.run(jobs)] == [((1,),)] * 8
+    if child == 0:
+        os._exit(7)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_an_engine_works_on_in_a_forked_process(shop: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, str(shop)],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout == "7\n"
+
+
+def test_a_closed_engine_says_so(shop: Path) -> None:
+    engine = Engine()
+    engine.close()
+    with pytest.raises(InputError, match="the engine is closed"):
+        engine.run([(shop, "SELECT 1")])
 
 
 def test_bird_fails_on_text_that_is_not_utf8_as_its_evaluator_does(
