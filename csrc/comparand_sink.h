@@ -29,9 +29,9 @@ class ComparandSink : public RowSink {
   }
 
   // Whether the rows so far rule out that the results are equal.
-  bool is_settled() const { return is_settled_; }
-  std::int64_t num_rows() const { return rows_.num_rows(); }
-  bool invalid_utf8() const { return rows_.invalid_utf8(); }
+  [[nodiscard]] bool is_settled() const { return is_settled_; }
+  [[nodiscard]] std::int64_t num_rows() const { return rows_.num_rows(); }
+  [[nodiscard]] bool invalid_utf8() const { return rows_.invalid_utf8(); }
 
   Comparand finished() && {
     rows_.finish();

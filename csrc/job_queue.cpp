@@ -22,7 +22,7 @@ void JobQueue::add(const std::shared_ptr<Batch>& batch, const std::vector<std::s
     }
     std::deque<Batch::Waiting> added;
     for (const std::size_t task : tasks) {
-      added.push_back({task, false});
+      added.push_back({.task = task, .alone = false});
     }
     batch->waiting_.insert(first ? batch->waiting_.begin() : batch->waiting_.end(), added.begin(),
                            added.end());
@@ -101,7 +101,7 @@ void JobQueue::perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task,
     if (batch->waiting_.empty()) {
       turns_.push_back(batch);
     }
-    batch->waiting_.push_back({task.task, true});
+    batch->waiting_.push_back({.task = task.task, .alone = true});
   }
 }
 

@@ -25,7 +25,7 @@ struct TaskWatch {
 };
 
 // Tasks that were asked for together. Owns all that its tasks need: it may outlive who asked.
-class Batch {
+class Batch : public std::enable_shared_from_this<Batch> {
  public:
   Batch() = default;
   Batch(const Batch&) = delete;
@@ -39,8 +39,8 @@ class Batch {
   // Called once, after cancelling: what has not begun never will.
   virtual void abandon() {}
 
-  bool is_done() const { return num_open_ == 0; }
-  const std::atomic<bool>& cancelled() const { return cancelled_; }
+  [[nodiscard]] bool is_done() const { return num_open_ == 0; }
+  [[nodiscard]] const std::atomic<bool>& cancelled() const { return cancelled_; }
 
  protected:
   // Answers that are still owed. A batch is done when there are none.

@@ -50,6 +50,12 @@ QueryReport as_whole(QueryReport report, const ComparandSink& sink, bool utf8_on
   return report;
 }
 
+void fail_for_memory(QueryReport& report) {
+  report.status = QueryStatus::too_large;
+  report.message = "out of memory";
+  report.out_of_memory = true;
+}
+
 // What was seen before, by its texts; the views point into the batch.
 using PairKey = std::tuple<std::size_t, std::string_view, bool>;
 struct PairKeyHash {
@@ -128,8 +134,9 @@ void MatchBatch::request_golds(const std::vector<std::size_t>& slots) {
           Gold{.report = {.status = QueryStatus::database_unreadable, .message = problem},
                .rows = std::nullopt});
     } else {
-      const auto waiter = [self = shared_from_this(), slot](const SharedGold& landed) {
-        self->receive_gold(slot, landed);
+      const auto waiter = [self = shared_from_this(), this, slot](const SharedGold& landed) {
+        static_cast<void>(self);  // keeps us alive
+        receive_gold(slot, landed);
       };
       gold = runner_->golds.find(asked.key, waiter, must_run);
       runner_->num_golds_reused += gold ? 1 : 0;
@@ -165,6 +172,7 @@ std::vector<std::size_t> MatchBatch::take_gold(std::size_t slot, const SharedGol
     const std::scoped_lock lock(mutex_);
     taken.gold = gold;
     std::vector<std::size_t> tasks;
+    tasks.reserve(taken.units.size());
     for (const std::size_t unit : taken.units) {
       tasks.push_back(slots_.size() + unit);
     }
@@ -192,10 +200,17 @@ bool MatchBatch::run_gold(std::size_t slot, bool alone, TaskWatch& watch) {
   if (report.out_of_memory && !alone) {
     return false;
   }
-  auto gold = std::make_shared<Gold>(
-      Gold{.report = as_whole(std::move(report), sink, settings_.utf8_only), .rows = {}});
-  if (gold->report.status == QueryStatus::ok) {
-    gold->rows.emplace(std::move(sink).finished());
+  const auto gold = std::make_shared<Gold>();
+  gold->report = as_whole(std::move(report), sink, settings_.utf8_only);
+  try {
+    if (gold->report.status == QueryStatus::ok) {
+      gold->rows.emplace(std::move(sink).finished());
+    }
+  } catch (const std::bad_alloc&) {
+    fail_for_memory(gold->report);
+    if (!alone) {
+      return false;
+    }
   }
   {
     const std::scoped_lock lock(mutex_);
@@ -217,7 +232,8 @@ bool MatchBatch::run_predicted(std::size_t unit, bool alone, TaskWatch& watch) {
     gold = slots_[asked->slot].gold;
   }
   const GoldSlot& slot = slots_[asked->slot];
-  ComparandSink sink(slot.comparison, settings_.early_exit ? &*gold->rows : nullptr);
+  const Comparand& gold_rows = gold->rows.value();
+  ComparandSink sink(slot.comparison, settings_.early_exit ? &gold_rows : nullptr);
   MatchReport done{.gold_failed = false, .report = {}, .outcome = {}};
   done.report = runner_->run(databases_[slot.database], asked->predicted, settings_.limits, *this,
                              watch, sink);
@@ -225,12 +241,10 @@ bool MatchBatch::run_predicted(std::size_t unit, bool alone, TaskWatch& watch) {
     done.report = as_whole(std::move(done.report), sink, settings_.utf8_only);
     if (done.report.status == QueryStatus::ok && !sink.is_settled()) {
       const Comparand rows = std::move(sink).finished();
-      done.outcome = compare(rows, *gold->rows, slot.comparison);
+      done.outcome = compare(rows, gold_rows, slot.comparison);
     }
   } catch (const std::bad_alloc&) {
-    done.report.status = QueryStatus::too_large;
-    done.report.message = "out of memory";
-    done.report.out_of_memory = true;
+    fail_for_memory(done.report);
   }
   if (done.report.out_of_memory && !alone) {
     return false;
@@ -290,6 +304,7 @@ void MatchBatch::abandon() {
 std::vector<std::optional<MatchReport>> MatchBatch::reports() {
   const std::scoped_lock lock(mutex_);
   std::vector<std::optional<MatchReport>> all;
+  all.reserve(units_.size());
   for (const Unit& unit : units_) {
     all.push_back(unit.report);
   }

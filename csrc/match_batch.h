@@ -38,7 +38,7 @@ struct MatchSettings {
   bool utf8_only = false;  // text that is not valid UTF-8 is a failure
 };
 
-class MatchBatch : public Batch, public std::enable_shared_from_this<MatchBatch> {
+class MatchBatch : public Batch {
  public:
   MatchBatch(std::shared_ptr<SqlRunner> runner, std::shared_ptr<JobQueue> queue,
              std::vector<Database> databases, std::vector<MatchPair> pairs,

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <string>
+#include <string_view>
 #include <system_error>
 #include <utility>
 
@@ -17,9 +18,9 @@ namespace {
 constexpr int kOpenReadOnly = 0x1;
 constexpr int kOpenUri = 0x40;
 constexpr int kOpenNoMutex = 0x8000;
-constexpr int kSharedCacheOff = 0x40000;  // SQLITE_OPEN_PRIVATECACHE
+constexpr int kOpenPrivateCache = 0x40000;
 
-char hex_digit(unsigned value) { return "0123456789abcdef"[value & 15U]; }
+char hex_digit(unsigned value) { return std::string_view("0123456789abcdef").at(value & 15U); }
 
 bool is_plain_in_uri(char c) {
   return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || ('0' <= c && c <= '9') || c == '/' ||
@@ -105,7 +106,7 @@ Connection::Connection(const SqliteApi& api, FileIdentity identity)
     : api_(&api), identity_(std::move(identity)) {
   const std::string& path = identity_.path;
   refuse_unfinished_changes(path);
-  const int flags = kOpenReadOnly | kOpenUri | kOpenNoMutex | kSharedCacheOff;
+  const int flags = kOpenReadOnly + kOpenUri + kOpenNoMutex + kOpenPrivateCache;
   const std::string uri = read_only_uri(path);
   if (api.open_v2(uri.c_str(), &connection_, flags, nullptr) != kSqliteOk) {
     const std::string why = connection_ != nullptr ? api.errmsg(connection_) : "out of memory";

@@ -48,11 +48,11 @@ class Connection {
   // Makes it fit for queries of others.
   void fence();
 
-  const SqliteApi& api() const { return *api_; }
-  SqliteConnection* get() const { return connection_; }
-  const FileIdentity& identity() const { return identity_; }
+  [[nodiscard]] const SqliteApi& api() const { return *api_; }
+  [[nodiscard]] SqliteConnection* get() const { return connection_; }
+  [[nodiscard]] const FileIdentity& identity() const { return identity_; }
   Guard& guard() { return guard_; }
-  bool is_utf8() const { return is_utf8_; }
+  [[nodiscard]] bool is_utf8() const { return is_utf8_; }
 
  private:
   std::string first_text(const char* sql) const;

@@ -12,14 +12,14 @@
 namespace finestep {
 namespace {
 
-constexpr int kMaxSqlBytes = 128 << 10;
+constexpr int kMaxSqlBytes = 128 * 1024;
 constexpr std::int64_t kMaxExpandedCtes = 4096;
 constexpr int kInstructionsPerTick = 1000;
 
 // SQLITE_LIMIT_...: length of a value, of a query, compound SELECTs, instructions, ATTACHed
 // databases, worker threads.
 constexpr std::array<std::pair<int, int>, 6> kLimits{
-    {{0, 16 << 20}, {1, kMaxSqlBytes}, {4, 100}, {5, 250'000}, {7, 0}, {11, 0}}};
+    {{0, 16 * 1024 * 1024}, {1, kMaxSqlBytes}, {4, 100}, {5, 250'000}, {7, 0}, {11, 0}}};
 
 // SQLITE_DBCONFIG_...: fts3_tokenizer, load_extension, writable_schema, trusted_schema,
 // ATTACH that creates, ATTACH that writes: all off; defensive: on. Unknown ones are refused by
@@ -238,10 +238,11 @@ bool is_date_function(std::string_view name) { return contains(kDateFunctions, n
 
 // Whether a word stands anywhere in a text, in any case and perhaps inside another word.
 bool mentions(std::string_view text, std::string_view lower_word) {
-  const auto same = [](char a, char b) { return (a | 0x20) == b; };
+  const auto same = [](char a, char b) { return a == b || a - 'A' + 'a' == b; };
   return !std::ranges::search(text, lower_word, same).empty();
 }
 
+// NOLINTNEXTLINE(misc-const-correctness): as SQLite calls it.
 int must_stop(void* guard) { return static_cast<const Guard*>(guard)->must_stop() ? 1 : 0; }
 
 }  // namespace

@@ -32,14 +32,14 @@ class Guard {
   void end() { cancelled_ = nullptr; }
 
   // Why the running query was refused; empty while it was not.
-  const std::string& refusal() const { return refusal_; }
+  [[nodiscard]] const std::string& refusal() const { return refusal_; }
   void refuse(std::string_view what);
-  bool must_stop() const { return is_cancelled() || Clock::now() > deadline_; }
-  bool is_cancelled() const {
+  [[nodiscard]] bool must_stop() const { return is_cancelled() || Clock::now() > deadline_; }
+  [[nodiscard]] bool is_cancelled() const {
     return cancelled_ != nullptr && cancelled_->load(std::memory_order_relaxed);
   }
   // Whether the prepared query calls a function whose value depends on time or chance.
-  bool is_volatile() const;
+  [[nodiscard]] bool is_volatile() const;
 
  private:
   static int authorize(void* guard, int action, const char* first, const char* second,

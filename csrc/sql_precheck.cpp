@@ -10,7 +10,7 @@
 namespace finestep {
 namespace {
 
-constexpr std::int64_t kSaturation = std::int64_t{1} << 40;
+constexpr std::int64_t kSaturation = 1'000'000'000'000;
 
 // Half open: the tokens of one common table expression's body.
 struct Body {
@@ -114,7 +114,7 @@ class Expressions {
         if (is_new) {
           bodies_.emplace_back();
         }
-        bodies_[entry->second].push_back({*body + 1, closing_[*body]});
+        bodies_[entry->second].push_back({.begin = *body + 1, .end = closing_[*body]});
         defines_[*name] = true;
       }
     }
@@ -134,7 +134,7 @@ class Expressions {
         continue;
       }
       if (const auto found = name_ids_.find(folded_[i]); found != name_ids_.end()) {
-        reads_.push_back({i, found->second});
+        reads_.push_back({.place = i, .name = found->second});
       }
     }
   }

@@ -22,7 +22,7 @@ constexpr std::int64_t kCellBytes = 8;
 constexpr std::int64_t kNumberBytes = 28;
 constexpr std::int64_t kTextBytes = 49;
 // What is longer SQLite refuses, whatever follows.
-constexpr std::size_t kMostBytes = 1 << 30;
+constexpr std::size_t kMostBytes = 1'000'000'000;
 
 class Statement {
  public:
@@ -33,7 +33,7 @@ class Statement {
   Statement(Statement&&) = delete;
   Statement& operator=(Statement&&) = delete;
 
-  SqliteStatement* get() const { return statement_; }
+  [[nodiscard]] SqliteStatement* get() const { return statement_; }
   SqliteStatement** place() { return &statement_; }
 
  private:
@@ -52,13 +52,14 @@ class RowReader {
 
   std::span<const Cell> read() {
     size_bytes_ = kRowBytes;
-    for (int i = 0; i < static_cast<int>(cells_.size()); ++i) {
-      read_cell(i, cells_[static_cast<std::size_t>(i)]);
+    int column = 0;
+    for (Cell& cell : cells_) {
+      read_cell(column++, cell);
     }
     return cells_;
   }
 
-  std::int64_t size_bytes() const { return size_bytes_; }
+  [[nodiscard]] std::int64_t size_bytes() const { return size_bytes_; }
 
  private:
   void read_cell(int column, Cell& cell) {
@@ -109,7 +110,7 @@ class RowReader {
   std::int64_t size_bytes_ = 0;
 };
 
-bool has_code(int extended, SqliteCode code) { return (extended & 0xff) == code; }
+bool has_code(int extended, int code) { return extended % 256 == code; }
 
 std::string_view without_space(std::string_view sql) {
   const auto tokens = sql_tokens(sql);
@@ -147,6 +148,7 @@ class Run {
 
   bool prepare(std::string_view sql) {
     const char* tail = nullptr;
+    // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): its size is the next argument.
     const int code = api_->prepare_v2(connection_->get(), sql.data(),
                                       static_cast<int>(std::min(sql.size(), kMostBytes)),
                                       statement_.place(), &tail);
@@ -278,7 +280,7 @@ QueryReport run_query(Connection& connection, std::string_view sql, const QueryL
   return report;
 }
 
-bool run_own_query(Connection& connection, const std::string& sql, int max_instructions,
+bool run_own_query(const Connection& connection, const std::string& sql, int max_instructions,
                    RowSink& sink) {
   const SqliteApi& api = connection.api();
   const auto stop = [](void* /*unused*/) { return 1; };

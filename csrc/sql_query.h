@@ -64,7 +64,7 @@ QueryReport run_query(Connection& connection, std::string_view sql, const QueryL
 
 // Runs one of our own queries on a connection without a guard, within a number of instructions;
 // whether it ran to its end.
-bool run_own_query(Connection& connection, const std::string& sql, int max_instructions,
+bool run_own_query(const Connection& connection, const std::string& sql, int max_instructions,
                    RowSink& sink);
 
 }  // namespace finestep

@@ -9,7 +9,8 @@ namespace {
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\n' || c == '\f' || c == '\r'; }
 bool is_digit(char c) { return '0' <= c && c <= '9'; }
 bool starts_word(char c) {
-  return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || c == '_' || (c & 0x80) != 0;
+  return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z') || c == '_' ||
+         static_cast<unsigned char>(c) >= 0x80;
 }
 bool continues_word(char c) { return starts_word(c) || is_digit(c) || c == '$'; }
 
@@ -44,15 +45,16 @@ struct Cut {
 Cut space_cut(std::string_view sql, std::size_t i) {
   const std::string_view rest = sql.substr(i);
   if (is_space(rest[0])) {
-    return {TokenKind::space, end_while(sql, i, is_space)};
+    return {.kind = TokenKind::space, .end = end_while(sql, i, is_space)};
   }
   const bool is_line = rest.starts_with("--");
   if (is_line || rest.starts_with("/*")) {
     const auto end = is_line ? sql.find('\n', i) : sql.find("*/", i + 2);
     const std::size_t past = is_line ? 0 : 2;
-    return {TokenKind::space, end == std::string_view::npos ? sql.size() : end + past};
+    return {.kind = TokenKind::space,
+            .end = end == std::string_view::npos ? sql.size() : end + past};
   }
-  return {TokenKind::space, i};
+  return {.kind = TokenKind::space, .end = i};
 }
 
 Cut next_cut(std::string_view sql, std::size_t i) {
@@ -63,25 +65,25 @@ Cut next_cut(std::string_view sql, std::size_t i) {
   const char c = rest[0];
   const char after = rest.size() > 1 ? rest[1] : '\0';
   if (c == '\'') {
-    return {TokenKind::string, quote_end(sql, i, '\'')};
+    return {.kind = TokenKind::string, .end = quote_end(sql, i, '\'')};
   }
   if ((c == 'x' || c == 'X') && after == '\'') {
-    return {TokenKind::string, quote_end(sql, i + 1, '\'')};
+    return {.kind = TokenKind::string, .end = quote_end(sql, i + 1, '\'')};
   }
   if (c == '"' || c == '`' || c == '[') {
-    return {TokenKind::quoted, quote_end(sql, i, c == '[' ? ']' : c)};
+    return {.kind = TokenKind::quoted, .end = quote_end(sql, i, c == '[' ? ']' : c)};
   }
   if (starts_word(c)) {
-    return {TokenKind::word, end_while(sql, i, continues_word)};
+    return {.kind = TokenKind::word, .end = end_while(sql, i, continues_word)};
   }
   if (is_digit(c) || (c == '.' && is_digit(after))) {
-    return {TokenKind::number,
-            end_while(sql, i + 1, [](char d) { return continues_word(d) || d == '.'; })};
+    return {.kind = TokenKind::number,
+            .end = end_while(sql, i + 1, [](char d) { return continues_word(d) || d == '.'; })};
   }
   const std::string_view pair = rest.substr(0, 2);
   const bool is_pair = pair == "<>" || pair == "||" ||
                        (after == '=' && (c == '<' || c == '>' || c == '!' || c == '='));
-  return {TokenKind::mark, i + (is_pair ? 2 : 1)};
+  return {.kind = TokenKind::mark, .end = i + (is_pair ? 2 : 1)};
 }
 
 }  // namespace
@@ -95,7 +97,7 @@ std::vector<SqlToken> sql_tokens(std::string_view sql) {
     if (text == ")") {
       depth = std::max(0, depth - 1);
     }
-    tokens.push_back({cut.kind, text, depth});
+    tokens.push_back({.kind = cut.kind, .text = text, .depth = depth});
     if (text == "(") {
       ++depth;
     }

@@ -16,7 +16,9 @@ struct SqlToken {
   std::string_view text;
   int depth;
 
-  bool is_name() const { return kind == TokenKind::word || kind == TokenKind::quoted; }
+  [[nodiscard]] bool is_name() const {
+    return kind == TokenKind::word || kind == TokenKind::quoted;
+  }
 };
 
 // All tokens of a text, space included; never fails. The tokens point into the text.

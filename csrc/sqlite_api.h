@@ -11,29 +11,25 @@ struct SqliteStatement;   // sqlite3_stmt
 struct SqliteValue;       // sqlite3_value
 
 // Result codes. An extended code holds one of them in its lowest byte.
-enum SqliteCode : int {
-  kSqliteOk = 0,
-  kSqliteDeny = 1,
-  kSqliteNoMemory = 7,
-  kSqliteInterrupt = 9,
-  kSqliteIoError = 10,
-  kSqliteCorrupt = 11,
-  kSqliteCannotOpen = 14,
-  kSqliteTooBig = 18,
-  kSqliteNotADatabase = 26,
-  kSqliteRow = 100,
-  kSqliteDone = 101,
-  kSqliteIoErrorNoMemory = 10 | (12 << 8),
-};
+inline constexpr int kSqliteOk = 0;
+inline constexpr int kSqliteDeny = 1;
+inline constexpr int kSqliteNoMemory = 7;
+inline constexpr int kSqliteInterrupt = 9;
+inline constexpr int kSqliteIoError = 10;
+inline constexpr int kSqliteCorrupt = 11;
+inline constexpr int kSqliteCannotOpen = 14;
+inline constexpr int kSqliteTooBig = 18;
+inline constexpr int kSqliteNotADatabase = 26;
+inline constexpr int kSqliteRow = 100;
+inline constexpr int kSqliteDone = 101;
+inline constexpr int kSqliteIoErrorNoMemory = 10 + 12 * 256;
 
 // Kinds of values.
-enum SqliteKind : int {
-  kSqliteInteger = 1,
-  kSqliteReal = 2,
-  kSqliteText = 3,
-  kSqliteBlob = 4,
-  kSqliteNull = 5,
-};
+inline constexpr int kSqliteInteger = 1;
+inline constexpr int kSqliteReal = 2;
+inline constexpr int kSqliteText = 3;
+inline constexpr int kSqliteBlob = 4;
+inline constexpr int kSqliteNull = 5;
 
 using SqliteAuthorizer = int (*)(void*, int, const char*, const char*, const char*, const char*);
 

@@ -74,7 +74,9 @@ std::string SqliteLibrary::version() const { return api_.libversion(); }
 
 std::vector<std::string> SqliteLibrary::compile_options() const {
   std::vector<std::string> options;
-  for (int i = 0; const char* option = api_.compileoption_get(i); ++i) {
+  int i = 0;
+  for (const char* option = api_.compileoption_get(i); option != nullptr;
+       option = api_.compileoption_get(++i)) {
     options.emplace_back(option);
   }
   return options;

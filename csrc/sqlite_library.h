@@ -25,11 +25,11 @@ class SqliteLibrary {
   // copy that the module uses. Throws NoSqliteLibrary.
   explicit SqliteLibrary(const std::string& file);
 
-  const SqliteApi& api() const { return api_; }
+  [[nodiscard]] const SqliteApi& api() const { return api_; }
   // The file that the functions come from.
-  const std::string& path() const { return path_; }
-  std::string version() const;
-  std::vector<std::string> compile_options() const;
+  [[nodiscard]] const std::string& path() const { return path_; }
+  [[nodiscard]] std::string version() const;
+  [[nodiscard]] std::vector<std::string> compile_options() const;
 
   // Who may run while the memory of this copy is short.
   MemoryGate& gate() { return gate_; }

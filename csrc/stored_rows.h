@@ -17,10 +17,12 @@ class StoredRows : public RowSink {
   bool add_row(std::span<const Cell> row) override;
   void clear();
 
-  const std::vector<std::string>& columns() const { return columns_; }
-  std::size_t num_rows() const { return num_columns_ == 0 ? 0 : cells_.size() / num_columns_; }
-  std::size_t num_columns() const { return num_columns_; }
-  Cell cell(std::size_t row, std::size_t column) const;
+  [[nodiscard]] const std::vector<std::string>& columns() const { return columns_; }
+  [[nodiscard]] std::size_t num_rows() const {
+    return num_columns_ == 0 ? 0 : cells_.size() / num_columns_;
+  }
+  [[nodiscard]] std::size_t num_columns() const { return num_columns_; }
+  [[nodiscard]] Cell cell(std::size_t row, std::size_t column) const;
 
  private:
   struct Stored {
