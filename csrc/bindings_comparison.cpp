@@ -21,8 +21,9 @@ namespace {
 
 using PyOutcome = py::typing::Tuple<py::int_, py::float_>;
 
-// Rows that are read before they are compared and forgotten.
-constexpr std::int64_t kRowsAtATime = 1 << 22;
+// Rows that are read before they are compared and forgotten: enough to share among threads, few
+// enough to stay in the cache.
+constexpr std::int64_t kRowsAtATime = 1 << 16;
 
 ComparisonSettings settings_of(int semantics, bool ordered, double float_tolerance,
                                std::int64_t search_budget) {

@@ -54,8 +54,8 @@ std::string_view utf8_of(PyObject* text, std::string& scratch) {
 
 // The value as a cell; what is wrong with it otherwise.
 std::optional<RowFault::What> read_value(PyObject* value, Cell& cell, std::string& scratch) {
-  cell = Cell{};
   if (value == Py_None) {
+    cell.kind = CellKind::null;
     return std::nullopt;
   }
   if (PyLong_Check(value) != 0) {

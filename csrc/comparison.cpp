@@ -56,13 +56,14 @@ Outcome outcome(Verdict verdict) {
 struct Comparand::State {
   Rows rows;
   bool cleans_text = false;  // text loses the bytes that are no UTF-8
+  bool checks_text = true;   // text may be no UTF-8
   bool invalid_utf8 = false;
   std::int64_t num_rows = 0;
   std::size_t num_columns = 0;  // of the row last added
 
   // A row whose broken text is cleaned; none if there is nothing to clean.
-  std::optional<std::vector<Cell>> cleaned(std::span<const Cell> row,
-                                           std::vector<std::string>& texts) const {
+  static std::optional<std::vector<Cell>> cleaned(std::span<const Cell> row,
+                                                  std::vector<std::string>& texts) {
     std::optional<std::vector<Cell>> clean;
     texts.reserve(row.size());
     for (std::size_t at = 0; at < row.size(); ++at) {
@@ -79,6 +80,7 @@ struct Comparand::State {
 
 Comparand::Comparand(const ComparisonSettings& settings) : state_(std::make_unique<State>()) {
   state_->rows = rows_for(settings);
+  state_->checks_text = !settings.decoded_text;
   state_->cleans_text = settings.semantics == Semantics::test_suite && !settings.decoded_text;
 }
 Comparand::Comparand(Comparand&&) noexcept = default;
@@ -88,14 +90,14 @@ Comparand::~Comparand() = default;
 void Comparand::add_row(std::span<const Cell> row) {
   State& state = *state_;
   for (const Cell& cell : row) {
-    if (cell.kind == CellKind::text && !state.invalid_utf8) {
+    if (cell.kind == CellKind::text && state.checks_text && !state.invalid_utf8) {
       state.invalid_utf8 = !valid_utf8(cell.bytes);
     }
   }
   std::vector<std::string> texts;
   std::optional<std::vector<Cell>> clean;
   if (state.cleans_text && state.invalid_utf8) {
-    clean = state.cleaned(row, texts);
+    clean = Comparand::State::cleaned(row, texts);
   }
   std::visit(
       [&](auto& rows) {

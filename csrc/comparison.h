@@ -21,7 +21,8 @@ struct ComparisonSettings {
   double float_tolerance = 0;  // strict: between two numbers of which at least one is real
   // Values looked at in a search for a permutation or a pairing before it gives up.
   std::int64_t search_budget = 500'000'000;
-  // Text is given as a program decoded it, not as a database holds it: test_suite keeps its bytes.
+  // Text is given as a program decoded it, not as a database holds it: it is never invalid UTF-8,
+  // and test_suite, which otherwise drops bytes that are, keeps all of it.
   bool decoded_text = false;
 };
 

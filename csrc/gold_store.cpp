@@ -45,11 +45,12 @@ void GoldStore::land(const GoldKey& key, const SharedGold& gold) {
 
 void GoldStore::remember(const std::string& key, const SharedGold& gold) {
   const auto size_bytes =
-      static_cast<std::int64_t>(gold->rows->size_bytes() + 2 * key.size()) + kEntryBytes;
+      static_cast<std::int64_t>(gold->rows.value().size_bytes() + 2 * key.size()) + kEntryBytes;
   if (entry_by_key_.contains(key) || size_bytes > max_bytes_) {
     return;
   }
-  entry_by_key_[key] = entries_.insert(entries_.end(), {key, gold, size_bytes});
+  entry_by_key_[key] =
+      entries_.insert(entries_.end(), {.key = key, .gold = gold, .size_bytes = size_bytes});
   size_bytes_ += size_bytes;
   while (size_bytes_ > max_bytes_) {
     const Entry& oldest = entries_.front();

@@ -26,7 +26,7 @@ class GrowingArray {
   }
   GrowingArray(const GrowingArray&) = delete;
   GrowingArray& operator=(const GrowingArray&) = delete;
-  // NOLINTNEXTLINE(cppcoreguidelines-no-malloc): realloc is what this class is for.
+  // NOLINTNEXTLINE(cppcoreguidelines-no-malloc,cppcoreguidelines-owning-memory): for realloc.
   ~GrowingArray() { std::free(data_); }
 
   void push_back(const T& value) {
@@ -51,7 +51,7 @@ class GrowingArray {
 
  private:
   void set_capacity(std::size_t capacity) {
-    // NOLINTNEXTLINE(cppcoreguidelines-no-malloc)
+    // NOLINTNEXTLINE(cppcoreguidelines-no-malloc,cppcoreguidelines-owning-memory)
     void* moved = std::realloc(static_cast<void*>(data_), capacity * sizeof(T));
     if (moved == nullptr) {
       throw std::bad_alloc();

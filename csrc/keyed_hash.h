@@ -50,7 +50,7 @@ class KeyedHash {
     v_[1] = std::rotl(v_[1], 17) ^ v_[2];
     v_[2] = std::rotl(v_[2], 32);
   }
-  [[nodiscard]] std::uint64_t folded() const { return v_[0] ^ v_[1] ^ v_[2] ^ v_[3]; }
+  [[nodiscard]] KeyedHash ended() const;
 
   std::array<std::uint64_t, 4> v_;
 };

@@ -72,6 +72,7 @@ void sort(std::span<Hash128> hashes) {
 void sort_unique(GrowingArray<Hash128>& hashes) {
   const auto all = hashes.span();
   sort(all);
+  // NOLINTNEXTLINE(modernize-use-ranges): what it returns, clang 14 cannot compile.
   const auto rest = std::unique(all.begin(), all.end());
   hashes.truncate(static_cast<std::size_t>(rest - all.begin()));
 }

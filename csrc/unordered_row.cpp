@@ -69,7 +69,8 @@ std::string text_of_blob(std::string_view bytes) {
     if (c == quote || c == '\\') {
       text.append({'\\', c});
     } else if (c == '\t' || c == '\n' || c == '\r') {
-      text.append({'\\', c == '\t' ? 't' : c == '\n' ? 'n' : 'r'});
+      constexpr std::string_view kLetters = "tn__r";  // from tab to carriage return
+      text.append({'\\', kLetters[byte - 9U]});
     } else if (byte < 0x20 || byte >= 0x7f) {
       text.append({'\\', 'x', kHex[byte >> 4U], kHex[byte & 0xfU]});
     } else {

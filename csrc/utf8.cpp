@@ -29,14 +29,18 @@ std::size_t character_length(std::string_view bytes) {
   if (first < 0xc2 || first > 0xf4) {
     return 0;
   }
-  const std::size_t length = first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
+  std::size_t length = 4;
+  if (first < 0xf0) {
+    length = first < 0xe0 ? 2 : 3;
+  }
   if (bytes.size() < length) {
     return 0;
   }
   // The second byte is where overlong forms, surrogates and what lies beyond U+10FFFF show.
-  const std::uint8_t lowest = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-  const std::uint8_t highest = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-  if (byte(1) < lowest || byte(1) > highest) {
+  const std::uint8_t second = byte(1);
+  if ((second & 0xc0U) != 0x80U || (first == 0xe0 && second < 0xa0) ||
+      (first == 0xed && second > 0x9f) || (first == 0xf0 && second < 0x90) ||
+      (first == 0xf4 && second > 0x8f)) {
     return 0;
   }
   for (std::size_t at = 2; at < length; ++at) {

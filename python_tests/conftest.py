@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 
 # "ci" is the default: the same examples on every run. "dev" looks at new ones:
-# `pytest --hypothesis-profile=dev`.
+# `pytest --hypothesis-profile=dev`. "thorough" is for a single file.
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("dev", max_examples=300, deadline=None, print_blob=True)
+settings.register_profile("thorough", max_examples=20_000, deadline=None, database=None)
 settings.load_profile("ci")
 
 

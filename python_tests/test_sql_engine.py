@@ -20,6 +20,8 @@ from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine, Semantics, Status
 from support.databases import written
 
+pytestmark = pytest.mark.native
+
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c"
 NUMBERS = (
     "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c WHERE x < {n}) SELECT x FROM c"

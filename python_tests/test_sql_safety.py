@@ -17,6 +17,8 @@ from finestep_fast._core import expanded_ctes, formats_are_literal
 from finestep_fast.sql import Engine, Semantics, Status
 from support.databases import written
 
+pytestmark = pytest.mark.native
+
 WRITING = (
     "DELETE FROM t",
     "UPDATE t SET b = 'q'",

@@ -1,0 +1,103 @@
+"""Real predictions get the verdicts that the published evaluators gave them."""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finestep_fast import sql
+
+EVERY = 8
+MAX_INSTRUCTIONS = 100_000_000
+
+
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    for line in path.read_text(encoding="utf-8").splitlines()[::EVERY]:
+        yield json.loads(line)
+
+
+def _without_distinct(query: str) -> str:
+    """The query without the word DISTINCT, except within quotes."""
+    quoted = r"'[^']*'|\"[^\"]*\""
+    return re.sub(rf"({quoted})|\bdistinct\b", lambda m: m[1] or "", query, flags=re.IGNORECASE)
+
+
+def _spaced(query: str) -> str:
+    """The query with the comparison operators joined that the evaluator joins."""
+    return query.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
+
+
+class Database:
+    """A database as the evaluators read it: plain rows, or None for an error."""
+
+    def __init__(self, path: Path) -> None:
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+        self._connection.set_progress_handler(lambda: True, MAX_INSTRUCTIONS)
+        self.rows = cache(self._rows)
+
+    def _rows(self, query: str) -> list[tuple[sql.Value, ...]] | None:
+        try:
+            return self._connection.execute(query).fetchall()
+        except (sqlite3.Error, sqlite3.Warning, ValueError):
+            return None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def _verdicts(database: Database, predicted: str, gold: str) -> str:
+    """Four digits: set, bag, test-suite by default, test-suite with DISTINCT kept."""
+    rows, gold_rows = database.rows(predicted), database.rows(gold)
+    assert gold_rows is not None
+    if rows is None:
+        return "error"
+    verdicts = [sql.compare(rows, gold_rows), sql.compare(rows, gold_rows, semantics="multiset")]
+    for prepared in (_without_distinct, str):
+        ours, theirs = prepared(_spaced(predicted)), prepared(_spaced(gold))
+        rows, gold_rows = database.rows(ours), database.rows(theirs)
+        ordered = "order by" in theirs.lower()
+        verdicts.append(
+            rows is not None
+            and gold_rows is not None
+            and sql.compare(rows, gold_rows, semantics="test_suite", ordered=ordered)
+        )
+    return "".join(str(int(verdict is True)) for verdict in verdicts)
+
+
+@pytest.mark.slow
+def test_spider_predictions_get_the_recorded_verdicts(shared_data: Path) -> None:
+    spider = shared_data / "spider_dev"
+    questions = {line["qid"]: line for line in _lines(spider / "questions.jsonl")}
+    recorded = {
+        line["qid"]: line["verdicts"] for line in _lines(spider / "reference_verdicts.jsonl")
+    }
+    databases: dict[str, Database] = {}
+    checked: Counter[str] = Counter()
+    wrong = []
+    for line in _lines(spider / "predictions.jsonl"):
+        name, qid = line["db_id"], line["qid"]
+        if name not in databases:
+            databases[name] = Database(spider / "databases" / name / f"{name}.sqlite")
+        known: dict[str, str] = {}
+        for system, predictions in line["preds"].items():
+            for predicted, expected in zip(predictions, recorded[qid][system], strict=True):
+                checked[expected] += 1
+                if expected == "timeout":
+                    continue
+                if predicted not in known:
+                    known[predicted] = _verdicts(databases[name], predicted, questions[qid]["gold"])
+                if known[predicted] != expected:
+                    wrong.append((qid, system, predicted, expected, known[predicted]))
+    for database in databases.values():
+        database.close()
+    assert not wrong
+    assert checked.total() > 4000
+    assert len(checked) > 5
