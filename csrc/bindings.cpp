@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "bindings_comparison.h"
+#include "bindings_sql.h"
 #include "element.h"
 #include "policy_loss.h"
 #include "scale_gradient.h"
@@ -361,4 +362,5 @@ PYBIND11_MODULE(_core, m) {
   m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
         py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
   finestep::bind_comparison(m);
+  finestep::bind_sql_runner(m);
 }

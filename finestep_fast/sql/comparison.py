@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from finestep_fast import _core
 from finestep_fast.errors import InputError
-from finestep_fast.sql.outcome import Row, Value
+from finestep_fast.sql.outcome import Value
 
 Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
 
@@ -26,32 +25,11 @@ VERDICTS = (False, True, None)
 Rows = Iterable[Sequence[Value]]
 
 
-@dataclass(frozen=True)
-class Gold:
-    """A gold result made ready for many comparisons."""
-
-    result: _core.ReadyResult
-    settings: tuple[int, bool, float, int]
-
-    def matches(self, rows: Sequence[Row]) -> bool:
-        """Whether predicted rows are equal to the gold rows."""
-        verdict, _ = ready(rows, "predicted_rows", self.settings).outcome(self.result)
-        return VERDICTS[verdict] is True
-
-
 def checked_semantics(semantics: str) -> None:
     """Raises InputError unless the name is one of `Semantics`."""
     if semantics not in INDEX_OF_SEMANTICS:
         known = ", ".join(INDEX_OF_SEMANTICS)
         raise InputError(f"semantics is {semantics!r}; expected one of {known}")
-
-
-def prepared_gold(
-    rows: Sequence[Row], *, semantics: str, ordered: bool = False, float_tolerance: float = 0.0
-) -> Gold:
-    """Brings gold rows into the form in which they are compared again and again."""
-    settings = checked_settings(semantics, ordered, float_tolerance, SEARCH_BUDGET)
-    return Gold(ready(rows, "gold_rows", settings), settings)
 
 
 def compare(
