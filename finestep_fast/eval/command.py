@@ -63,26 +63,27 @@ def evaluate(given: Namespace) -> int:
     sqlite = library()
     records: list[Record] = []
     started = time.monotonic()
-    with (
-        Engine(timeout_s=given.timeout_s, max_rows=given.max_rows, threads=given.threads) as engine,
-        opened(given.output, (given.predictions, given.questions)) as output,
-    ):
-        try:
-            with progress(len(questions)) as shown:
-                for part in evaluated(
-                    questions, predicted, engine, semantics=semantics, repeats=given.efficiency
-                ):
-                    records += part
-                    if output is not None:
-                        write(output, part, sqlite.version)
-                    shown.advance(len(part))
-        except KeyboardInterrupt:
-            kept = f"kept in {given.output}" if given.output else "lost: there was no --output"
-            print(
-                f"stopped after {len(records)} of {len(questions)} questions, {kept}",
-                file=sys.stderr,
-            )
-            return INTERRUPTED
+    try:
+        with (
+            Engine(
+                timeout_s=given.timeout_s, max_rows=given.max_rows, threads=given.threads
+            ) as engine,
+            opened(given.output, (given.predictions, given.questions)) as output,
+            progress(len(questions)) as shown,
+        ):
+            for part in evaluated(
+                questions, predicted, engine, semantics=semantics, repeats=given.efficiency
+            ):
+                records += part
+                if output is not None:
+                    write(output, part, sqlite.version)
+                shown.advance(len(part))
+    except KeyboardInterrupt:
+        kept = f"kept in {given.output}" if given.output else "lost: there was no --output"
+        print(
+            f"stopped after {len(records)} of {len(questions)} questions, {kept}", file=sys.stderr
+        )
+        return INTERRUPTED
     found = summary(records, timed=bool(given.efficiency))
     said = remarks(found, given.efficiency)
     if given.json:
