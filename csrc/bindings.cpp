@@ -1,5 +1,5 @@
-// The Python face of the core: views in, GIL released, core called, result out. Only this file
-// knows Python.
+// The Python face of the core: views in, GIL released, core called, result out. Only this file and
+// its neighbours named bindings_* know Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "bindings_comparison.h"
+#include "bindings_sql.h"
 #include "element.h"
 #include "policy_loss.h"
 #include "scale_gradient.h"
@@ -302,4 +304,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
         py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
         ReleaseGil());
+  finestep::bind_comparison(m);
+  finestep::bind_sql_runner(m);
 }

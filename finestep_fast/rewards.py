@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from finestep_fast.errors import InputError
+
+Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
 
 VALIDATORS = ("format", "executes", "novel", "grounded")
 
@@ -20,7 +22,7 @@ VALIDATORS = ("format", "executes", "novel", "grounded")
 class RewardConfig:
     """How the outcome is decided and how the validators of a step are weighed."""
 
-    semantics: Literal["bird", "strict", "multiset", "ordered"] = "bird"
+    semantics: Semantics = "bird"
     """When the results of the final and of the gold query are equal."""
     match_timeout_s: float = 30.0
     """Deadline of a final query and of a gold query."""
@@ -35,10 +37,9 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         """Raises InputError when a value is out of its range."""
-        if self.semantics not in ("bird", "strict", "multiset", "ordered"):
-            raise InputError(
-                f"semantics is {self.semantics!r}; expected bird, strict, multiset or ordered"
-            )
+        if self.semantics not in get_args(Semantics):
+            known = ", ".join(get_args(Semantics))
+            raise InputError(f"semantics is {self.semantics!r}; expected one of {known}")
         if not 0 < self.match_timeout_s < float("inf"):
             raise InputError(
                 f"match_timeout_s is {self.match_timeout_s}; expected a finite number > 0"

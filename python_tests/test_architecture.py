@@ -99,4 +99,5 @@ def test_only_the_bindings_know_python() -> None:
         for path in sources
         if "Python.h" in (text := path.read_text()) or "pybind11" in text
     }
-    assert knows == {"bindings.cpp"}
+    assert knows
+    assert all(name.startswith("bindings") for name in knows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finestep_fast.sql.comparison import Semantics, compare
+from finestep_fast.sql.comparison import Semantics, compare, compare_batch, score_f1
 from finestep_fast.sql.engine import DatabasePath, Engine
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
 from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
@@ -25,9 +25,11 @@ __all__ = [
     "Table",
     "Value",
     "compare",
+    "compare_batch",
     "database_schema",
     "match",
     "run",
+    "score_f1",
 ]
 
 

@@ -1,40 +1,40 @@
 """When two results are the same: each definition in use under its own name.
 
 Not an executor: rows come in, a verdict goes out. `bird` is Python's `set(a) == set(b)` with all
-its consequences; `strict` is the one to recommend.
+its consequences; `strict` is the one to recommend. The work is done by the compiled core.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from finestep_fast import _core
 from finestep_fast.errors import InputError
 from finestep_fast.sql.outcome import Row, Value
 
-Semantics = Literal["bird", "strict", "multiset", "ordered"]
+Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
+
+SEARCH_BUDGET = 500_000_000
+VERDICTS = (False, True, None)
+
+Rows = Iterable[Sequence[Value]]
 
 
 @dataclass(frozen=True)
 class Gold:
-    """A gold result made ready for many comparisons.
+    """A gold result made ready for many comparisons."""
 
-    Attributes:
-        form: The gold rows in the shape the comparison wants.
-        shape: Brings predicted rows into that shape.
-        equal: Compares two shapes.
-    """
-
-    form: Any
-    shape: Callable[[Sequence[Row]], Any]
-    equal: Callable[[Any, Any], bool]
+    result: _core.ReadyResult
+    settings: tuple[int, bool, float, int]
 
     def matches(self, rows: Sequence[Row]) -> bool:
         """Whether predicted rows are equal to the gold rows."""
-        return self.equal(self.shape(rows), self.form)
+        verdict, _ = ready(rows, "predicted_rows", self.settings).outcome(self.result)
+        return VERDICTS[verdict] is True
 
 
 def checked_semantics(semantics: str) -> None:
@@ -48,58 +48,139 @@ def prepared_gold(
     rows: Sequence[Row], *, semantics: str, ordered: bool = False, float_tolerance: float = 0.0
 ) -> Gold:
     """Brings gold rows into the form in which they are compared again and again."""
-    if semantics == "bird":
-        return Gold(frozenset(rows), frozenset, frozenset.__eq__)
-    if semantics == "multiset" or (semantics == "strict" and not ordered and not float_tolerance):
-        return Gold(Counter(rows), Counter, Counter.__eq__)
-    if semantics == "ordered" or not float_tolerance:
-        return Gold(tuple(rows), tuple, tuple.__eq__)
-
-    def close(predicted: Sequence[Row], gold: Sequence[Row]) -> bool:
-        compared = close_lists if ordered else close_bags
-        return compared(predicted, gold, float_tolerance)
-
-    return Gold(tuple(rows), tuple, close)
+    settings = checked_settings(semantics, ordered, float_tolerance, SEARCH_BUDGET)
+    return Gold(ready(rows, "gold_rows", settings), settings)
 
 
 def compare(
-    predicted_rows: Iterable[Sequence[Value]],
-    gold_rows: Iterable[Sequence[Value]],
+    predicted_rows: Rows,
+    gold_rows: Rows,
     *,
     semantics: Semantics = "bird",
     ordered: bool = False,
     float_tolerance: float = 0.0,
-) -> bool:
+    search_budget: int = SEARCH_BUDGET,
+) -> bool | None:
     """Whether two results are equal.
 
     Values compare as in Python: 1 equals 1.0 exactly, text never equals bytes, NULL equals NULL.
-    Two empty results are equal.
+    Two empty results are equal. Rows are compared by keyed 128-bit hashes, values by 64-bit ones
+    under `test_suite` and `soft_f1`; nobody who does not know the key, which is drawn anew in every
+    process, can make two of them collide.
+
+    Args:
+        predicted_rows: Rows as DB-API gives them, of int (64 bits), float, str, bytes and None.
+        gold_rows: Likewise.
+        semantics: `bird`: the same set of rows, however often and in whatever order (BIRD's
+            execution accuracy). `multiset`: the same rows equally often. `ordered`: the same rows
+            in the same order. `strict`: `ordered` if the gold query orders its rows, else
+            `multiset`. `test_suite`: the test-suite evaluator's: the same once the columns are
+            permuted suitably, as a list or as a bag of rows, and with the values of each row sorted
+            by their text and type, so that (2, 2.5) is not (2.0, 2.5). `soft_f1`: `score_f1` is 1.
+        ordered: For `strict`: whether the gold query's outermost SELECT orders its rows. For
+            `test_suite`: whether "order by" occurs in it.
+        float_tolerance: For `strict`: the relative and absolute difference allowed between two
+            numbers of which at least one is a float.
+        search_budget: For `test_suite`, and `strict` with a tolerance: how many values a search for
+            a permutation or a pairing may look at. What needs no search is decided whatever it is.
+
+    Returns:
+        The verdict. None, which counts as false, if the search used up its budget: undecided.
+
+    Raises:
+        InputError: The semantics is unknown, a tolerance is given to one that has none, or a value
+            is not one that SQLite gives. Rows of different widths are refused by `test_suite`,
+            `soft_f1` and with a tolerance.
+    """
+    settings = checked_settings(semantics, ordered, float_tolerance, search_budget)
+    predicted = ready(predicted_rows, "predicted_rows", settings)
+    verdict, _ = predicted.outcome(ready(gold_rows, "gold_rows", settings))
+    return VERDICTS[verdict]
+
+
+def compare_batch(
+    pairs: Iterable[tuple[Rows, Rows]],
+    *,
+    semantics: Semantics = "bird",
+    ordered: bool | Sequence[bool] = False,
+    float_tolerance: float = 0.0,
+    search_budget: int = SEARCH_BUDGET,
+    threads: int | None = None,
+) -> list[bool | None]:
+    """Compares many pairs of results, on several threads; each verdict is that of `compare`.
+
+    Args:
+        pairs: Predicted and gold rows. They must not change during the call.
+        semantics: See `compare`.
+        ordered: See `compare`; one for all pairs, or one per pair.
+        float_tolerance: See `compare`.
+        search_budget: See `compare`; for each pair.
+        threads: Threads that work at the same time; by default one per available core.
+
+    Returns:
+        One verdict per pair, in their order.
+
+    Raises:
+        InputError: As for `compare`, or the words on order are not as many as the pairs.
+    """
+    threads = len(os.sched_getaffinity(0)) if threads is None else threads
+    if threads < 1:
+        raise InputError(f"threads is {threads}; expected at least 1")
+    listed = [(predicted, gold) for predicted, gold in pairs]
+    orders = [ordered] * len(listed) if isinstance(ordered, bool) else list(ordered)
+    if len(orders) != len(listed):
+        raise InputError(f"ordered has {len(orders)} values; expected {len(listed)}, one per pair")
+    index, _, tolerance, budget = checked_settings(
+        semantics, False, float_tolerance, search_budget
+    )
+    try:
+        outcomes = _core.compare_pairs(listed, orders, index, tolerance, budget, threads)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    return [VERDICTS[verdict] for verdict, _ in outcomes]
+
+
+def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
+    """BIRD mini-dev's Soft-F1 of two results.
+
+    Each result without its repeated rows; rows paired by position; a value counts if the other row
+    of its pair holds it anywhere:
+
+        precision = tp / (tp + fp); recall = tp / (tp + fn); F1 = 2 precision recall / (sum of both)
+        tp, fp, fn = sums over rows of found, not found and missed values / columns of the gold row
+
+    Source: `calculate_f1_score` of BIRD mini-dev's `evaluation_f1.py`, rounding included. Gold rows
+    without columns, on which that divides by zero, score 0.
 
     Args:
         predicted_rows: Rows as DB-API gives them.
         gold_rows: Rows as DB-API gives them.
-        semantics: `bird`: the same set of rows, however often and in whatever order (BIRD's
-            execution accuracy). `multiset`: the same rows equally often. `ordered`: the same rows
-            in the same order. `strict`: `ordered` if the gold query orders its rows, else
-            `multiset`.
-        ordered: For `strict`: whether the gold query's outermost SELECT orders its rows.
-        float_tolerance: For `strict`: the relative and absolute difference allowed between two
-            numbers of which at least one is a float.
 
     Returns:
-        The verdict.
+        F1 in [0, 1]; 1 for two empty results.
 
     Raises:
-        InputError: The semantics is unknown, or a tolerance is given to one that has none.
+        InputError: A value is not one that SQLite gives, or rows of a result differ in width.
+    """
+    settings = checked_settings("soft_f1", False, 0.0, SEARCH_BUDGET)
+    predicted = ready(predicted_rows, "predicted_rows", settings)
+    _, score = predicted.outcome(ready(gold_rows, "gold_rows", settings))
+    return score
+
+
+def checked_settings(
+    semantics: str, ordered: bool, float_tolerance: float, search_budget: int
+) -> tuple[int, bool, float, int]:
+    """The settings of a comparison as the core takes them.
+
+    Raises:
+        InputError: One of them is not what it must be.
     """
     checked_semantics(semantics)
     checked_tolerance(semantics, float_tolerance)
-    predicted = [tuple(row) for row in predicted_rows]
-    gold = [tuple(row) for row in gold_rows]
-    prepared = prepared_gold(
-        gold, semantics=semantics, ordered=ordered, float_tolerance=float_tolerance
-    )
-    return prepared.matches(predicted)
+    if not 0 <= search_budget < 2**63:
+        raise InputError(f"search_budget is {search_budget}; expected a number >= 0")
+    return get_args(Semantics).index(semantics), ordered, float_tolerance, search_budget
 
 
 def checked_tolerance(semantics: str, float_tolerance: float) -> None:
@@ -113,79 +194,13 @@ def checked_tolerance(semantics: str, float_tolerance: float) -> None:
         )
 
 
-def close_values(a: Value, b: Value, tolerance: float) -> bool:
-    """Whether two values are equal, or numbers within the tolerance and not both integers."""
-    if a == b:
-        return True
-    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
-        mixed = isinstance(a, float) or isinstance(b, float)
-        return mixed and math.isclose(a, b, rel_tol=tolerance, abs_tol=tolerance)
-    return False
+def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core.ReadyResult:
+    """A result made ready for comparison.
 
-
-def close_rows(a: Row, b: Row, tolerance: float) -> bool:
-    """Whether two rows are of one length and close in every value."""
-    return len(a) == len(b) and all(
-        close_values(x, y, tolerance) for x, y in zip(a, b, strict=True)
-    )
-
-
-def close_lists(predicted: Sequence[Row], gold: Sequence[Row], tolerance: float) -> bool:
-    """Whether two lists of rows are close row by row."""
-    return len(predicted) == len(gold) and all(
-        close_rows(a, b, tolerance) for a, b in zip(predicted, gold, strict=True)
-    )
-
-
-def close_bags(predicted: Sequence[Row], gold: Sequence[Row], tolerance: float) -> bool:
-    """Whether the rows of two bags can be paired so that every pair is close."""
-    if len(predicted) != len(gold):
-        return False
-    predicted_by_kind, gold_by_kind = by_exact_values(predicted), by_exact_values(gold)
-    if {k: len(v) for k, v in predicted_by_kind.items()} != {
-        k: len(v) for k, v in gold_by_kind.items()
-    }:
-        return False
-    return all(
-        close_lists(rows, gold_by_kind[kind], tolerance)
-        or can_pair(rows, gold_by_kind[kind], tolerance)
-        for kind, rows in predicted_by_kind.items()
-    )
-
-
-def by_exact_values(rows: Sequence[Row]) -> dict[Hashable, list[Row]]:
-    """The rows sorted by their numbers, under what must agree exactly: all that is no number."""
-    kinds: dict[Hashable, list[Row]] = defaultdict(list)
-    for row in rows:
-        kinds[tuple(0.0 if isinstance(v, (int, float)) else (v,) for v in row)].append(row)
-    for same in kinds.values():
-        same.sort(key=lambda row: [v for v in row if isinstance(v, (int, float))])
-    return kinds
-
-
-def can_pair(predicted: Sequence[Row], gold: Sequence[Row], tolerance: float) -> bool:
-    """Whether a perfect pairing of close rows exists (augmenting paths, without recursion)."""
-    predicted_of: dict[int, int] = {}
-    gold_of: dict[int, int] = {}
-    for start in range(len(predicted)):
-        reached_from: dict[int, int] = {}
-        frontier = [start]
-        free = None
-        while frontier and free is None:
-            p = frontier.pop()
-            for g, row in enumerate(gold):
-                if g in reached_from or not close_rows(predicted[p], row, tolerance):
-                    continue
-                reached_from[g] = p
-                if g not in predicted_of:
-                    free = g
-                    break
-                frontier.append(predicted_of[g])
-        while free is not None:
-            p = reached_from[free]
-            previous = gold_of.get(p)
-            gold_of[p], predicted_of[free] = free, p
-            free = previous
-        if start not in gold_of:
-            return False
-    return True
+    Raises:
+        InputError: A row or value is not one that SQLite gives.
+    """
+    try:
+        return _core.ReadyResult(rows, name, *settings)
+    except ValueError as error:
+        raise InputError(str(error)) from error

@@ -41,6 +41,7 @@ class Status(StrEnum):
     GOLD_TIMEOUT = "gold_timeout", "The gold query was stopped at its deadline."
     GOLD_TOO_LARGE = "gold_too_large", "The gold query's result exceeds a limit."
     GOLD_DENIED = "gold_denied", "The gold query asks for more than reading the database."
+    UNDECIDED = "undecided", "Both queries ran; whether they are equal takes too long to find out."
 
     @property
     def is_infrastructure(self) -> bool:
@@ -121,12 +122,14 @@ class Match:
             reported before one of the prediction.
         message: What went wrong; empty when OK.
         elapsed_ms: Time the predicted query took.
+        score: Under `soft_f1` the F1 in [0, 1]; else 1 if equal and 0 if not.
     """
 
     equal: bool
     status: Status
     message: str = ""
     elapsed_ms: float = 0.0
+    score: float = 0.0
 
 
 def rows_digest(rows: Sequence[Iterable[Value]]) -> str:
