@@ -14,9 +14,8 @@ from finestep_fast.env.question import Question
 from finestep_fast.errors import InputError
 from finestep_fast.eval.efficiency import efficiency_of, kept_ratios, reward_of, timed
 from finestep_fast.eval.evaluation import Record, Verdict, checked_semantics
-from finestep_fast.eval.soft_f1 import soft_f1
 from finestep_fast.eval.summary import remarks, summary
-from finestep_fast.sql import Engine, Row
+from finestep_fast.sql import Engine, Row, score_f1
 from support.databases import written
 
 Rows = list[Row]
@@ -52,7 +51,7 @@ Rows = list[Row]
     ],
 )
 def test_soft_f1_by_hand(predicted: Rows, gold: Rows, expected: float) -> None:
-    assert soft_f1(predicted, gold) == pytest.approx(expected, abs=1e-12)
+    assert score_f1(predicted, gold) == pytest.approx(expected, abs=1e-12)
 
 
 def value(written: Any) -> Any:
@@ -71,7 +70,7 @@ def test_soft_f1_agrees_with_what_was_recorded_of_the_published_one(shared_data:
             [tuple(value(cell) for cell in row) for row in case[side]] for side in ("pred", "gold")
         )
         recorded = float(case["verdicts"]["mini_dev Soft-F1"])
-        assert round(soft_f1(predicted, gold), 3) == recorded, case["case"]
+        assert round(score_f1(predicted, gold), 3) == recorded, case["case"]
 
 
 ROWS = st.integers(0, 3).flatmap(
@@ -83,8 +82,8 @@ ROWS = st.integers(0, 3).flatmap(
 
 @given(ROWS, ROWS)
 def test_soft_f1_is_a_share_and_full_for_the_same_rows(predicted: Rows, gold: Rows) -> None:
-    assert 0.0 <= soft_f1(predicted, gold) <= 1.0
-    assert soft_f1(gold, gold) == 1.0
+    assert 0.0 <= score_f1(predicted, gold) <= 1.0
+    assert score_f1(gold, gold) == 1.0
 
 
 @pytest.mark.parametrize(

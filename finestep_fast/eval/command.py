@@ -17,11 +17,11 @@ from typing import Any, TextIO
 from finestep_fast.env.question import load_questions
 from finestep_fast.errors import InputError
 from finestep_fast.eval.evaluation import Record, checked_semantics, evaluated
-from finestep_fast.eval.library import library
 from finestep_fast.eval.predictions import load_predictions
 from finestep_fast.eval.screen import progress, require_rich, show
 from finestep_fast.eval.summary import remarks, summary
 from finestep_fast.sql import Engine
+from finestep_fast.sql.library import library
 
 INTERRUPTED = 130
 
@@ -34,7 +34,7 @@ def version_text() -> str:
             f"finestep_fast {version('finestep_fast')}",
             f"SQLite {used.version}",
             f"path: {used.path}",
-            f"options: {' '.join(used.options)}",
+            f"options: {' '.join(used.compile_options)}",
         ]
     )
 

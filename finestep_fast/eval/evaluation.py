@@ -12,12 +12,12 @@ from typing import Any, get_args
 from finestep_fast.env.question import Question
 from finestep_fast.errors import InputError
 from finestep_fast.eval.efficiency import Efficiency, timed
-from finestep_fast.eval.soft_f1 import soft_f1
 from finestep_fast.sql import Engine, Match, Semantics, Status
 
 NO_PREDICTION = "no_prediction"
+SOFT_F1: Semantics = "soft_f1"
 # What a result can be right under. Soft-F1 is a score, and always told.
-SEMANTICS: dict[str, Semantics] = {n: n for n in get_args(Semantics) if n != "soft_f1"}
+SEMANTICS: dict[str, Semantics] = {n: n for n in get_args(Semantics) if n != SOFT_F1}
 # An answer that would cost the same time or memory once more under the next semantics.
 COSTLY = frozenset(
     {
@@ -154,7 +154,7 @@ def compared(
     """The records of some questions, without times."""
     answered = [i for i, sql in enumerate(predicted) if sql is not None]
     matches: list[dict[str, Match]] = [{} for _ in questions]
-    for name in semantics:
+    for name in (*semantics, SOFT_F1):
         todo = []
         for i in answered:
             known = next(iter(matches[i].values()), None)
@@ -162,31 +162,26 @@ def compared(
                 matches[i][name] = known
             else:
                 todo.append(i)
-        found = engine.match([triple(questions[i], predicted[i]) for i in todo], semantics=name)
+        # No early exit: how a query ended is told too, and not only whether it was right.
+        found = engine.match(
+            [triple(questions[i], predicted[i]) for i in todo], semantics=name, early_exit=False
+        )
         for i, match in zip(todo, found, strict=True):
             matches[i][name] = match
-    runnable = [
-        i for i in answered if any(match.status is Status.OK for match in matches[i].values())
-    ]
-    scores = soft_f1_scores([triple(questions[i], predicted[i]) for i in runnable], engine)
-    score_of = dict(zip(runnable, scores, strict=True))
     missing = Verdict(False, NO_PREDICTION, "the file has no query for this question")
     records = []
     for i, question in enumerate(questions):
         if predicted[i] is None:
             records.append(Record(question, None, dict.fromkeys(semantics, missing)))
             continue
-        verdicts = {
-            name: Verdict(match.equal, match.status.value, match.message)
-            for name, match in matches[i].items()
-        }
+        verdicts = {name: verdict_of(matches[i][name]) for name in semantics}
         first = matches[i][semantics[0]]
         records.append(
             Record(
                 question,
                 predicted[i],
                 verdicts,
-                soft_f1=score_of.get(i, 0.0),
+                soft_f1=matches[i][SOFT_F1].score,
                 elapsed_ms=first.elapsed_ms,
                 gold_failed=first.status.is_infrastructure,
             )
@@ -199,19 +194,9 @@ def triple(question: Question, predicted_sql: str | None) -> tuple[str, str, str
     return str(question.database), predicted_sql or "", question.gold_sql
 
 
-def soft_f1_scores(triples: Sequence[tuple[str, str, str]], engine: Engine) -> list[float]:
-    """Soft-F1 of predictions that run; 0 for one whose rows cannot be had whole and readable."""
-    scores = []
-    for start in range(0, len(triples), engine.threads):  # few at a time: these hold all their rows
-        part = triples[start : start + engine.threads]
-        results = iter(engine.run([(path, sql) for path, *both in part for sql in both]))
-        for predicted, gold in zip(results, results, strict=True):
-            usable = all(
-                result.status is Status.OK and not result.truncated and not result.invalid_utf8
-                for result in (predicted, gold)
-            )
-            scores.append(soft_f1(predicted.rows, gold.rows) if usable else 0.0)
-    return scores
+def verdict_of(match: Match) -> Verdict:
+    """What a comparison says."""
+    return Verdict(match.equal, match.status.value, match.message)
 
 
 def with_times(record: Record, engine: Engine, repeats: int) -> Record:
