@@ -188,10 +188,10 @@ class SqlEngine {
                         .ordered = ordered ? py::cast<bool>((*ordered)[i]) : is_ordered});
     }
     MatchSettings settings{};
-    settings.comparison = {.semantics = static_cast<Semantics>(semantics),
-                           .ordered = is_ordered,
-                           .float_tolerance = float_tolerance,
-                           .budget = budget};
+    settings.comparison.semantics = static_cast<Semantics>(semantics);
+    settings.comparison.ordered = is_ordered;
+    settings.comparison.float_tolerance = float_tolerance;
+    settings.comparison.search_budget = budget;
     settings.limits = {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s};
     settings.early_exit = early_exit;
     settings.utf8_only = utf8_only;

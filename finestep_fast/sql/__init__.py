@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finestep_fast.sql.comparison import Semantics, compare, compare_batch, score_f1
-from finestep_fast.sql.engine import DatabasePath, Engine
+from finestep_fast.sql.engine import Counters, DatabasePath, Engine
+from finestep_fast.sql.library import Library, library
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
 from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
 
 __all__ = [
     "Column",
+    "Counters",
     "DatabaseSchema",
     "Engine",
+    "Library",
     "Match",
     "Result",
     "Row",
@@ -27,6 +30,7 @@ __all__ = [
     "compare",
     "compare_batch",
     "database_schema",
+    "library",
     "match",
     "run",
     "score_f1",
@@ -51,6 +55,8 @@ def match(
     *,
     semantics: Semantics = "bird",
     float_tolerance: float = 0.0,
+    keep_distinct: bool = False,
+    early_exit: bool = True,
     max_rows: int = 2_000_000,
     max_bytes: int = 1 << 30,
     timeout_s: float = 30.0,
@@ -62,6 +68,8 @@ def match(
             triples,
             semantics=semantics,
             float_tolerance=float_tolerance,
+            keep_distinct=keep_distinct,
+            early_exit=early_exit,
             max_rows=max_rows,
             max_bytes=max_bytes,
             timeout_s=timeout_s,
