@@ -348,14 +348,16 @@ def test_verdicts_on_real_predictions_are_those_recorded(
     predictions, output = tmp_path / "predictions.json", tmp_path / "out.jsonl"
     predictions.write_text(json.dumps(predicted), encoding="utf-8")
     files = ("--questions", folder / "questions.jsonl", "--databases", folder / "databases")
-    words = [predictions, *files, "--semantics", "bird,multiset", "--output", output]
-    printed = found(capsys, [str(word) for word in words])
+    words = [str(word) for word in (predictions, *files, "--output", output, "--semantics")]
     assert "timeout" not in recorded
-    for digit, name in enumerate(("bird", "multiset")):
-        expected = [verdict[digit] == "1" for verdict in recorded]
-        assert printed["overall"]["ex"][name] == pytest.approx(sum(expected) / 544)
+    three = "bird,multiset,test_suite"
+    for digits, more in ((range(3), [three]), ((3,), ["test_suite", "--keep-distinct"])):
+        printed = found(capsys, [*words, *more])
         kept = records(output)
-        equal = [e["equal"] if name == "bird" else e["others"][name]["equal"] for e in kept]
-        assert equal == expected
-    assert printed["statuses"]["bird"]["predicted_error"] == recorded.count("error")
+        for digit, name in zip(digits, printed["semantics"], strict=True):
+            expected = [verdict[digit] == "1" for verdict in recorded]
+            assert printed["overall"]["ex"][name] == pytest.approx(sum(expected) / 544)
+            own = [{entry["semantics"]: entry, **entry.get("others", {})} for entry in kept]
+            assert [verdicts[name]["equal"] for verdicts in own] == expected
+            assert printed["statuses"][name]["predicted_error"] == recorded.count("error")
     assert printed["by_database"]["world_1"]["questions"] == 120

@@ -38,6 +38,7 @@ def _parser() -> argparse.ArgumentParser:
         default="bird",
         help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)}; default bird",
     )
+    add("--keep-distinct", action="store_true", help="test_suite: leave DISTINCT in the queries")
     add(
         "--efficiency",
         metavar="REPEATS",

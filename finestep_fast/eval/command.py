@@ -20,8 +20,7 @@ from finestep_fast.eval.evaluation import Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import load_predictions
 from finestep_fast.eval.screen import progress, require_rich, show
 from finestep_fast.eval.summary import remarks, summary
-from finestep_fast.sql import Engine
-from finestep_fast.sql.library import library
+from finestep_fast.sql import Engine, library
 
 INTERRUPTED = 130
 
@@ -72,7 +71,12 @@ def evaluate(given: Namespace) -> int:
             progress(len(questions)) as shown,
         ):
             for part in evaluated(
-                questions, predicted, engine, semantics=semantics, repeats=given.efficiency
+                questions,
+                predicted,
+                engine,
+                semantics=semantics,
+                repeats=given.efficiency,
+                keep_distinct=given.keep_distinct,
             ):
                 records += part
                 if output is not None:
@@ -93,6 +97,7 @@ def evaluate(given: Namespace) -> int:
             "predictions": str(given.predictions),
             "questions": str(given.questions),
             "semantics": list(semantics),
+            "keep_distinct": given.keep_distinct,
             "efficiency_repeats": given.efficiency,
             "timeout_s": given.timeout_s,
             "max_rows": given.max_rows,

@@ -123,6 +123,7 @@ def evaluated(
     *,
     semantics: Sequence[Semantics] = ("bird",),
     repeats: int = 0,
+    keep_distinct: bool = False,
 ) -> Iterator[list[Record]]:
     """Evaluates predictions, some at a time.
 
@@ -132,6 +133,7 @@ def evaluated(
         engine: Runs the queries, within its limits.
         semantics: When a result counts as right; the first decides what is timed.
         repeats: How often a right query and its gold are timed; 0 for no efficiency score.
+        keep_distinct: For `test_suite`: whether DISTINCT stays in the queries; see `Engine.match`.
 
     Yields:
         The records of the next questions, in their order.
@@ -139,7 +141,9 @@ def evaluated(
     size = QUESTIONS_PER_THREAD * engine.threads
     for start in range(0, len(questions), size):
         part = slice(start, start + size)
-        records = compared(questions[part], predicted[part], engine, semantics)
+        records = compared(
+            questions[part], predicted[part], engine, semantics, keep_distinct=keep_distinct
+        )
         if repeats:
             records = [with_times(record, engine, repeats) for record in records]
         yield records
@@ -150,6 +154,8 @@ def compared(
     predicted: Sequence[str | None],
     engine: Engine,
     semantics: Sequence[Semantics],
+    *,
+    keep_distinct: bool,
 ) -> list[Record]:
     """The records of some questions, without times."""
     answered = [i for i, sql in enumerate(predicted) if sql is not None]
@@ -164,7 +170,10 @@ def compared(
                 todo.append(i)
         # No early exit: how a query ended is told too, and not only whether it was right.
         found = engine.match(
-            [triple(questions[i], predicted[i]) for i in todo], semantics=name, early_exit=False
+            [triple(questions[i], predicted[i]) for i in todo],
+            semantics=name,
+            keep_distinct=keep_distinct,
+            early_exit=False,
         )
         for i, match in zip(todo, found, strict=True):
             matches[i][name] = match
@@ -174,7 +183,7 @@ def compared(
         if predicted[i] is None:
             records.append(Record(question, None, dict.fromkeys(semantics, missing)))
             continue
-        verdicts = {name: verdict_of(matches[i][name]) for name in semantics}
+        verdicts: dict[str, Verdict] = {name: verdict_of(matches[i][name]) for name in semantics}
         first = matches[i][semantics[0]]
         records.append(
             Record(
