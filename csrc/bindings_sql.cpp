@@ -1,6 +1,7 @@
 #include "bindings_sql.h"
 
 #include <pybind11/stl.h>
+#include <pybind11/typing.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -28,6 +29,19 @@ namespace {
 
 constexpr std::chrono::milliseconds kSlice(50);
 constexpr std::chrono::milliseconds kPatience(800);  // with what cannot be interrupted
+
+using PyValue = py::typing::Union<py::int_, py::float_, py::str, py::bytes, py::none>;
+using PyRows = py::typing::Tuple<py::typing::Tuple<PyValue, py::ellipsis>, py::ellipsis>;
+using PyNames = py::typing::Tuple<py::str, py::ellipsis>;
+using PyResult = py::typing::Tuple<py::int_, PyNames, PyRows, py::bool_, py::str, py::float_,
+                                   py::int_, py::bool_>;
+using PyReport = py::typing::Tuple<py::bool_, py::int_, py::str, py::float_, py::int_, py::float_>;
+using PyMatches =
+    py::typing::Tuple<py::typing::List<py::typing::Optional<PyReport>>, py::typing::List<py::int_>,
+                      py::typing::List<py::typing::Tuple<py::bool_, py::int_>>>;
+using PyJobs = py::typing::List<py::typing::Tuple<py::str, py::str>>;
+using PyPairs = py::typing::List<py::typing::Tuple<py::str, py::str, py::str>>;
+using PyFlags = py::typing::List<py::bool_>;
 
 py::object checked(PyObject* made) {
   if (made == nullptr) {
@@ -147,8 +161,8 @@ class SqlEngine {
   SqlEngine& operator=(SqlEngine&&) = delete;
   ~SqlEngine() { close(); }
 
-  py::list run(const py::list& jobs, std::int64_t max_rows, std::int64_t max_bytes,
-               double timeout_s) {
+  py::typing::List<PyResult> run(const PyJobs& jobs, std::int64_t max_rows, std::int64_t max_bytes,
+                                 double timeout_s) {
     begin_after_fork();
     DatabaseList databases;
     std::vector<std::unique_ptr<RunBatch::Job>> listed;
@@ -164,7 +178,7 @@ class SqlEngine {
         std::make_shared<RunBatch>(runner_, databases.found(), std::move(listed), limits);
     RunBatch::start(batch, *queue);
     wait(*queue, batch, std::nullopt);
-    py::list results;
+    py::typing::List<PyResult> results;
     for (auto& job : batch->jobs()) {
       results.append(result_of(*job));
       job.reset();
@@ -172,7 +186,7 @@ class SqlEngine {
     return results;
   }
 
-  py::tuple match(const py::list& pairs, const std::optional<py::list>& ordered,
+  PyMatches match(const PyPairs& pairs, const std::optional<PyFlags>& ordered,
                   const std::tuple<int, bool, double, std::int64_t>& comparison, bool early_exit,
                   bool utf8_only, std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
                   std::optional<double> grace_s) {
@@ -274,7 +288,7 @@ class SqlEngine {
   }
 
   // (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
-  static py::tuple result_of(RunBatch::Job& job) {
+  static PyResult result_of(RunBatch::Job& job) {
     bool is_invalid = false;
     py::tuple columns(job.rows.columns().size());
     py::tuple rows(0);
@@ -293,7 +307,7 @@ class SqlEngine {
 
   // A list of (gold_failed, status, message, elapsed_ms, verdict, score), or None where there is no
   // answer; the place of every pair's in it; and [(gold, place)] of those that hang.
-  static py::tuple match_result(MatchBatch& batch, const std::vector<std::size_t>& overdue) {
+  static PyMatches match_result(MatchBatch& batch, const std::vector<std::size_t>& overdue) {
     py::list reports;
     for (const auto& report : batch.reports()) {
       if (!report) {
@@ -322,11 +336,15 @@ class SqlEngine {
 };
 
 // The rows of our own queries on one database, in turn; None for one that fails.
-py::list own_rows(const SqliteLibrary& library, const std::string& path,
-                  const std::vector<std::string>& queries, int max_instructions) {
-  Connection connection(library.api(), file_identity(path));
-  py::list results;
-  for (const std::string& sql : queries) {
+py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& library,
+                                                        const py::str& path,
+                                                        const py::typing::List<py::str>& queries,
+                                                        int max_instructions) {
+  const auto file = py::cast<std::string>(checked(PyUnicode_EncodeFSDefault(path.ptr())));
+  Connection connection(library.api(), file_identity(file));
+  py::typing::List<py::typing::Optional<PyRows>> results;
+  for (const auto& query : queries) {
+    const std::string sql = utf8_of(query);
     StoredRows rows;
     bool is_whole = false;
     {

@@ -72,8 +72,8 @@ void sort(std::span<Hash128> hashes) {
 void sort_unique(GrowingArray<Hash128>& hashes) {
   const auto all = hashes.span();
   sort(all);
-  const auto rest = std::ranges::unique(all);
-  hashes.truncate(all.size() - rest.size());
+  const auto rest = std::unique(all.begin(), all.end());
+  hashes.truncate(static_cast<std::size_t>(rest - all.begin()));
 }
 
 void RowSet::add(std::span<const Cell> row) {

@@ -78,7 +78,7 @@ std::size_t RowMatching::most_telling_column(std::span<const std::size_t> rows_b
       values.push_back(number(b_->cell(row, column)));
     }
     std::ranges::sort(values);
-    const auto different = std::ranges::unique(values).begin() - values.begin();
+    const auto different = std::unique(values.begin(), values.end()) - values.begin();
     if (different > most) {
       most = different;
       best = column;

@@ -9,14 +9,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from finestep_fast import sql
 from finestep_fast.errors import InputError
-from finestep_fast.sql import Engine, Status, execution
-from finestep_fast.sql import engine as engine_module
-from finestep_fast.sql.connections import Connection
+from finestep_fast.sql import Engine, Semantics, Status
 from support.databases import written
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x+1 FROM c) SELECT count(*) FROM c"
@@ -219,6 +218,7 @@ def test_match_says_whose_failure_it_was(shop: Path, engine: Engine) -> None:
         ],
         timeout_s=0.1,
         max_rows=5,
+        early_exit=False,
     )
     assert [m.status for m in matches] == [
         Status.OK,
@@ -242,7 +242,7 @@ def test_every_status_of_a_query_has_its_statuses_of_a_match() -> None:
     for status in Status:
         assert status.sentence.endswith(".")
         assert isinstance(status.is_infrastructure, bool)
-    of_queries = [s for s in Status if not s.value.startswith(("predicted_", "gold_"))]
+    of_queries = [s for s in Status if not s.value.startswith(("predicted_", "gold_", "undec"))]
     assert {s.as_predicted.value for s in of_queries} >= {"predicted_error", "predicted_timeout"}
     for status in of_queries:
         if status not in (Status.OK, Status.DATABASE_UNREADABLE):
@@ -279,7 +279,7 @@ def test_a_failed_prediction_never_equals_an_empty_gold(shop: Path, engine: Engi
         "DELETE FROM customer",
         ENDLESS,
     ]
-    for semantics in ("bird", "strict", "multiset", "ordered"):
+    for semantics in get_args(Semantics):
         matches = engine.match(
             [(shop, hack, gold) for hack in hacks], semantics=semantics, timeout_s=0.05
         )
@@ -287,54 +287,83 @@ def test_a_failed_prediction_never_equals_an_empty_gold(shop: Path, engine: Engi
         assert engine.match([(shop, gold, gold)], semantics=semantics)[0].equal
 
 
-@pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every query that really runs, in order."""
-    ran: list[str] = []
-    run = execution.fetched
-
-    def noted(connection: Connection, query: str, limits: execution.Limits) -> sql.Result:
-        ran.append(query)
-        return run(connection, query, limits)
-
-    monkeypatch.setattr(engine_module, "fetched", noted)
-    return ran
+def num_run(engine: Engine, triples: list[tuple[Path, str, str]]) -> int:
+    """How many queries one call of match really runs."""
+    before = engine.counters.queries_run
+    engine.match(triples)
+    return engine.counters.queries_run - before
 
 
 def test_a_gold_query_runs_once_and_equal_predictions_once_per_call(
-    shop: Path, engine: Engine, executed: list[str]
+    shop: Path, engine: Engine
 ) -> None:
     gold, right, wrong = "SELECT 1 + 1", "SELECT 2", "SELECT 3"
-    for _ in range(2):
-        matches = engine.match([(shop, p, gold) for p in (right, wrong, right, right)])
-        assert [m.equal for m in matches] == [True, False, True, True]
-    assert sorted(executed) == sorted([gold, right, wrong, right, wrong])
+    triples = [(shop, p, gold) for p in (right, wrong, right, right)]
+    assert [m.equal for m in engine.match(triples)] == [True, False, True, True]
+    assert engine.counters.queries_run == 3
+    assert num_run(engine, triples) == 2
+    assert engine.counters.golds_reused == 1
 
 
-def test_a_gold_query_that_depends_on_time_or_chance_is_not_remembered(
-    shop: Path, engine: Engine, executed: list[str]
+def test_a_gold_query_runs_once_however_many_threads_ask_for_it(shop: Path) -> None:
+    slow = f"SELECT count(*) FROM ({NUMBERS.format(n=300_000)})"
+    with Engine(threads=4) as engine:
+        triples = [(shop, "SELECT 300000", slow)]
+        threads = [threading.Thread(target=engine.match, args=(triples,)) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert engine.counters.queries_run == 1 + 6
+
+
+DEPENDS = (
+    "SELECT random() > 2",
+    "SELECT length(randomblob(2))",
+    "SELECT date('now')",
+    "SELECT datetime( 'NOW', '-1 day')",
+    "SELECT CURRENT_DATE",
+    "SELECT current_timestamp",
+    "SELECT time()",
+    "SELECT strftime('%Y')",
+    'SELECT "julianday"()',
+    "SELECT * FROM today",
+)
+SETTLED = (
+    "SELECT date(joined) FROM customer",
+    "SELECT strftime('%Y', joined) FROM customer",
+    "SELECT name FROM customer WHERE name <> 'random()'",
+)
+
+
+def test_a_query_that_depends_on_time_or_chance_is_neither_remembered_nor_shared(
+    tmp_path: Path, engine: Engine
 ) -> None:
-    for gold in (
-        "SELECT random() > 2",
-        "SELECT date('now')",
-        "SELECT CURRENT_DATE",
-        "SELECT time()",
-    ):
-        executed.clear()
-        for _ in range(2):
-            engine.match([(shop, "SELECT 1", gold)])
-        assert executed.count(gold) == 2, gold
+    view = "CREATE TABLE customer(name, joined); CREATE VIEW today AS SELECT date('now')"
+    database = written(tmp_path / "views.sqlite", view)
+    for query in DEPENDS:
+        assert num_run(engine, [(database, "SELECT 1", query)]) == 2, query
+        assert num_run(engine, [(database, "SELECT 1", query)]) == 2, query
+        assert num_run(engine, [(database, query, "SELECT 1")] * 3) >= 3, query
+    for query in SETTLED:
+        assert num_run(engine, [(database, "SELECT 1", query)] * 3) == 2, query
+        assert num_run(engine, [(database, query, query)] * 3) == 1, query
 
 
-def test_remembered_golds_stay_within_their_budget(shop: Path, executed: list[str]) -> None:
-    with Engine(gold_cache_bytes=30_000) as engine:
+def test_pairs_that_depend_on_chance_keep_their_own_verdicts(shop: Path) -> None:
+    with Engine(threads=2) as engine:
+        triples = [(shop, "SELECT abs(random() % 2)", "SELECT 1")] * 200
+        verdicts = [match.equal for match in engine.match(triples)]
+    assert 40 < sum(verdicts) < 160
+
+
+def test_remembered_golds_stay_within_their_budget(shop: Path) -> None:
+    with Engine(gold_cache_bytes=40_000) as engine:
         golds = [f"SELECT {i}" for i in range(100)]
         for gold in golds:
             engine.match([(shop, "SELECT 0", gold)])
-        executed.clear()
-        engine.match([(shop, "SELECT 0", golds[-1])])
-        engine.match([(shop, "SELECT 0", golds[0])])
-    assert executed == ["SELECT 0", golds[0], "SELECT 0"]
+        assert num_run(engine, [(shop, "SELECT 0", golds[-1])]) == 1
+        assert num_run(engine, [(shop, "SELECT 0", golds[0])]) == 2
 
 
 def test_many_threads_may_share_an_engine(shop: Path) -> None:
@@ -360,19 +389,50 @@ def test_many_threads_may_share_an_engine(shop: Path) -> None:
     assert failures == []
 
 
-def test_helpers_join_in_when_a_batch_is_slow(shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used: set[int] = set()
-    run = execution.fetched
-
-    def noted(connection: Connection, query: str, limits: execution.Limits) -> sql.Result:
-        used.add(threading.get_ident())
-        return run(connection, query, limits)
-
-    monkeypatch.setattr(engine_module, "fetched", noted)
+def test_as_many_queries_run_at_once_as_there_are_threads(shop: Path) -> None:
     with Engine(threads=3, timeout_s=0.2) as engine:
         results = engine.run([(shop, ENDLESS)] * 6)
+        assert engine.counters.most_at_once == 3
     assert [r.status for r in results] == [Status.TIMEOUT] * 6
-    assert len(used) == 3
+
+
+@pytest.mark.parametrize("threads", [1, 2, 8])
+def test_results_do_not_depend_on_the_number_of_threads(shop: Path, threads: int) -> None:
+    queries = [f"SELECT id, name FROM customer WHERE id > {i % 5}" for i in range(60)]
+    queries += ["SELEC", "DELETE FROM customer", "SELECT nam FROM customer"] * 5
+    triples = [(shop, q, queries[i % 7]) for i, q in enumerate(queries)]
+    with Engine(threads=threads) as engine, Engine(threads=1) as other:
+        rows = [(r.status, r.rows, r.message) for r in engine.run([(shop, q) for q in queries])]
+        assert rows == [
+            (*r,)
+            for r in [
+                (r.status, r.rows, r.message) for r in other.run([(shop, q) for q in queries])
+            ]
+        ]
+        for semantics in get_args(Semantics):
+            ours = engine.match(triples, semantics=semantics)
+            theirs = other.match(triples, semantics=semantics)
+            assert [(m.equal, m.status, m.score) for m in ours] == [
+                (m.equal, m.status, m.score) for m in theirs
+            ]
+
+
+def test_a_short_call_does_not_wait_for_a_long_batch(shop: Path) -> None:
+    with Engine(threads=1) as engine:
+        ended: list[str] = []
+
+        def long() -> None:
+            engine.run([(shop, ENDLESS)] * 30, timeout_s=0.1)
+            ended.append("long")
+
+        thread = threading.Thread(target=long)
+        thread.start()
+        while engine.counters.queries_run < 2:
+            time.sleep(0.01)
+        engine.run([(shop, "SELECT 1")])
+        ended.append("short")
+        thread.join()
+    assert ended == ["short", "long"]
 
 
 def test_closing_the_engine_stops_its_queries(shop: Path) -> None:

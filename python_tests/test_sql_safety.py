@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from finestep_fast._core import expanded_ctes, formats_are_literal
 from finestep_fast.sql import Engine, Status
-from finestep_fast.sql.lexer import expanded_ctes, formats_are_literal
 from support.databases import written
 
 WRITING = (

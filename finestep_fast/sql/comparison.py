@@ -130,9 +130,7 @@ def compare_batch(
     orders = [ordered] * len(listed) if isinstance(ordered, bool) else list(ordered)
     if len(orders) != len(listed):
         raise InputError(f"ordered has {len(orders)} values; expected {len(listed)}, one per pair")
-    index, _, tolerance, budget = checked_settings(
-        semantics, False, float_tolerance, search_budget
-    )
+    index, _, tolerance, budget = checked_settings(semantics, False, float_tolerance, search_budget)
     try:
         outcomes = _core.compare_pairs(listed, orders, index, tolerance, budget, threads)
     except ValueError as error:

@@ -146,8 +146,10 @@ class Engine:
         limits = self._limits(max_rows, max_bytes, timeout_s)
         listed = [(os.fsdecode(path), checked_sql(sql)) for path, sql in jobs]
         return [
-            Result(QUERY_STATUSES[status], *rest)
-            for status, *rest in self._native.run(listed, *limits)
+            Result(QUERY_STATUSES[number], columns, rows, cut, message, ms, size, invalid)
+            for number, columns, rows, cut, message, ms, size, invalid in self._native.run(
+                listed, *limits
+            )
         ]
 
     def match(

@@ -6,24 +6,31 @@ Not an analysis of queries, and not for untrusted SQL: the queries in here are o
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from finestep_fast import _core
 from finestep_fast.errors import InputError
-from finestep_fast.sql.connections import (
-    FileIdentity,
-    UnreadableDatabaseError,
-    file_identity,
-    open_read_only,
-)
+from finestep_fast.sql.library import open_library
 from finestep_fast.sql.names import always_quoted_name
-from finestep_fast.sql.outcome import Value
+from finestep_fast.sql.outcome import Row, Value
 
 MAX_REMEMBERED = 1024
 MAX_INSTRUCTIONS = 20_000_000
 ROWID_NAMES = frozenset({"rowid", "oid", "_rowid_"})
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """What makes two looks at a path the same database: the file itself, its size and its age."""
+
+    path: str
+    device: int
+    inode: int
+    size_bytes: int
+    modified_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,20 +108,13 @@ class DatabaseSchema:
         )
         return tuple(row[0] for row in rows)
 
-    def _ask(self, sql: str) -> list[tuple[Value, ...]]:
+    def _ask(self, sql: str) -> Sequence[Row]:
         """The rows of one of our own queries within a budget of instructions, else none."""
         try:
-            connection = open_read_only(self.identity.path)
-        except UnreadableDatabaseError:
+            (rows,) = own_rows(self.identity.path, [sql])
+        except InputError:
             return []
-        try:
-            connection.text_factory = decoded
-            connection.set_progress_handler(lambda: True, MAX_INSTRUCTIONS)
-            return connection.execute(sql).fetchall()
-        except sqlite3.Error:
-            return []
-        finally:
-            connection.close()
+        return rows or []
 
 
 _remembered: OrderedDict[FileIdentity, DatabaseSchema] = OrderedDict()
@@ -127,10 +127,7 @@ def database_schema(path: str | os.PathLike[str]) -> DatabaseSchema:
     Raises:
         InputError: The file is missing, or is no SQLite database that can be read.
     """
-    try:
-        identity = file_identity(path)
-    except UnreadableDatabaseError as error:
-        raise InputError(str(error)) from error
+    identity = file_identity(path)
     with _remembering:
         known = _remembered.get(identity)
         if known is not None:
@@ -144,56 +141,84 @@ def database_schema(path: str | os.PathLike[str]) -> DatabaseSchema:
     return schema
 
 
+def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
+    """The identity of a database file.
+
+    Raises:
+        InputError: The file is missing, is no file, or may not be looked at.
+    """
+    name = os.fspath(path)
+    try:
+        found = os.stat(name)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise InputError(f"database {name!r}: {reason}") from error
+    return FileIdentity(name, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+def own_rows(path: str, queries: list[str]) -> list[tuple[Row, ...] | None]:
+    """The rows of our own queries; None for one that fails or takes too many instructions.
+
+    Raises:
+        InputError: The file is no SQLite database that can be read.
+    """
+    try:
+        return _core.own_rows(open_library(), path, queries, MAX_INSTRUCTIONS)
+    except RuntimeError as error:
+        raise InputError(str(error)) from error
+
+
 def read_schema(identity: FileIdentity) -> DatabaseSchema:
     """Reads the schema from the file.
 
     Raises:
         InputError: The file is no SQLite database that can be read.
     """
-    try:
-        connection = open_read_only(identity.path)
-    except UnreadableDatabaseError as error:
-        raise InputError(str(error)) from error
-    try:
-        connection.text_factory = decoded
-        listed = connection.execute(
-            "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') "
-            "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY rowid"
-        ).fetchall()
-        tables = tuple(read_table(connection, name, kind == "view") for name, kind in listed)
-    except sqlite3.Error as error:
-        raise InputError(f"database {identity.path!r}: {error}") from error
-    finally:
-        connection.close()
+    listing = (
+        "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') "
+        "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY rowid"
+    )
+    (listed,) = own_rows(identity.path, [listing])
+    if listed is None:
+        raise InputError(f"database {identity.path!r}: its schema cannot be read")
+    names = [str(name) for name, _ in listed]
+    described = own_rows(
+        identity.path,
+        [
+            f"PRAGMA {pragma}({always_quoted_name(name)})"
+            for name in names
+            for pragma in ("foreign_key_list", "table_xinfo")
+        ],
+    )
+    tables = tuple(
+        table_of(name, kind == "view", keys or (), columns or ())
+        for name, (_, kind), keys, columns in zip(
+            names, listed, described[::2], described[1::2], strict=True
+        )
+    )
     tables = tuple(with_implied_targets(table, tables) for table in tables)
-    names = {
+    columns_by_table = {
         table.name.lower(): frozenset(column.name.lower() for column in table.columns)
         for table in tables
     }
-    return DatabaseSchema(identity, tables, names)
+    return DatabaseSchema(identity, tables, columns_by_table)
 
 
-def read_table(connection: sqlite3.Connection, name: str, is_view: bool) -> Table:
-    """Reads one table or view; a view that is broken has no columns."""
-    quoted = always_quoted_name(name)
+def table_of(name: str, is_view: bool, keys: Sequence[Row], columns: Sequence[Row]) -> Table:
+    """One table or view from what SQLite says of it; a view that is broken has no columns."""
     targets = {
-        from_column.lower(): ForeignKey(to_table, to_column or "")
-        for _, _, to_table, from_column, to_column, *_ in connection.execute(
-            f"PRAGMA foreign_key_list({quoted})"
-        )
+        str(from_column).lower(): ForeignKey(str(to_table), str(to_column or ""))
+        for _, _, to_table, from_column, to_column, *_ in keys
     }
-    try:
-        described = connection.execute(f"PRAGMA table_xinfo({quoted})").fetchall()
-    except sqlite3.OperationalError:
-        if not is_view:
-            raise
-        described = []
-    columns = tuple(
-        Column(column, declared, bool(key), targets.get(column.lower()))
-        for _, column, declared, _, _, key, hidden in described
-        if hidden != 1
+    return Table(
+        name,
+        tuple(
+            Column(str(column), str(declared), bool(key), targets.get(str(column).lower()))
+            for _, column, declared, _, _, key, hidden in columns
+            if hidden != 1
+        ),
+        is_view,
     )
-    return Table(name, columns, is_view)
 
 
 def with_implied_targets(table: Table, tables: tuple[Table, ...]) -> Table:
@@ -211,8 +236,3 @@ def with_implied_targets(table: Table, tables: tuple[Table, ...]) -> Table:
             column = Column(column.name, column.type, column.in_primary_key, key)
         columns.append(column)
     return Table(table.name, tuple(columns), table.is_view)
-
-
-def decoded(text: bytes) -> str:
-    """Text from a database, whatever bytes it holds."""
-    return text.decode("utf-8", "surrogateescape")
