@@ -196,6 +196,20 @@ def test_a_missing_database_is_a_status(world: World, capsys: pytest.CaptureFixt
     assert printed["statuses"]["bird"]["database_unreadable"] == 1
 
 
+def test_results_that_python_cannot_decode_fail_where_they_fail_birds_evaluators(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undecodable = "SELECT CAST(x'61ff' AS TEXT)"
+    questions = json.loads(world.questions.read_text(encoding="utf-8"))
+    world.questions.write_text(json.dumps([questions[0] | {"SQL": undecodable}]))
+    world.with_predictions([undecodable])
+    output = world.folder / "out.jsonl"
+    printed = found(capsys, world.words("--semantics", "bird,strict", "--output", output))
+    assert printed["overall"]["ex"] == {"bird": 0.0, "strict": 1.0}
+    assert printed["overall"]["gold_failed"] == 1
+    assert records(output)[0]["soft_f1"] == 0.0
+
+
 def test_texts_that_are_no_utf8_leave_valid_json(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
