@@ -64,6 +64,21 @@ def test_outcomes_of_a_group_come_in_the_order_of_its_episodes(
     assert [score.validators[0]["executes"] for score in scores] == [1, 1, 1, 1, 0, 0, 0]
 
 
+def test_a_query_that_was_mended_is_no_repeat(engine: Engine, question: Question) -> None:
+    """A parser reads past a comma too many, SQLite does not."""
+    episode = Episode(question, engine, EnvConfig())
+    queries = (
+        "SELECT name, FROM customer",
+        "SELECT name FROM customer",
+        "select NAME from customer",
+    )
+    for sql in (queries[0], queries[0], *queries[1:]):
+        episode.step(render_call(ToolCall("execute_sql", {"sql": sql})))
+    episode.step(render_call(ToolCall("submit", {"sql": GOLD})))
+    (score,) = score_episodes([episode], engine, RewardConfig())
+    assert [values["novel"] for values in score.validators] == [1, 0, 1, 0, 1]
+
+
 def test_the_semantics_is_a_setting(engine: Engine, answered: Answered) -> None:
     doubled = "SELECT name FROM londoner UNION ALL SELECT name FROM londoner"
     backwards = GOLD + " DESC"

@@ -165,6 +165,12 @@ def test_names_are_resolved_through_aliases_subqueries_and_expressions(
         ("WITH c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT x FROM c", set()),
         ("WITH a AS (SELECT k FROM b), b AS (SELECT id k FROM customer) SELECT k FROM a", set()),
         ("WITH a AS (SELECT id FROM customer) SELECT name FROM a", {"name"}),
+        ("SELECT name FROM customer LIMIT customer.id", {"customer.id"}),
+        ("SELECT name FROM customer LIMIT (SELECT id FROM customer) OFFSET 1", set()),
+        # GROUP BY and ORDER BY cannot reach the query around, WHERE can.
+        ("SELECT city FROM customer WHERE 1 IN (SELECT 1 FROM londoner ORDER BY id)", {"id"}),
+        ("SELECT city FROM customer WHERE 1 IN (SELECT 1 FROM londoner GROUP BY id)", {"id"}),
+        ("SELECT city FROM customer WHERE 1 IN (SELECT 1 FROM londoner WHERE id)", set()),
         ("SELECT 1", set()),
     ],
 )
@@ -196,6 +202,37 @@ def test_what_is_no_single_query_still_has_a_normal_form(
     assert facts.named == ()
 
 
+def test_an_ambiguous_name_is_not_taken_for_either_column(schema: DatabaseSchema) -> None:
+    joined = "FROM customer a JOIN customer b ON a.id < b.id"
+    meant = analyse(f"SELECT a.name {joined}", schema)
+    ambiguous = analyse(f"SELECT name {joined}", schema)
+    assert ambiguous.normal_form != meant.normal_form
+    assert ambiguous.missing == ()
+    same = "SELECT city FROM customer, customer"
+    assert (
+        analyse(same, schema).normal_form
+        != analyse("SELECT a.city FROM customer a, customer b", schema).normal_form
+    )
+    # NATURAL and USING make one column of two.
+    for join in ("NATURAL JOIN londoner b", "JOIN londoner b USING (name)"):
+        merged = analyse(f"SELECT name FROM customer a {join} ORDER BY name", schema)
+        assert (
+            merged.normal_form
+            == analyse(f"SELECT a.name FROM customer a {join} ORDER BY a.name", schema).normal_form
+        )
+
+
+def test_an_alias_goes_before_a_column_in_order_by_alone(schema: DatabaseSchema) -> None:
+    def form(clause: str) -> str:
+        return analyse(f"SELECT max(id) AS name FROM customer {clause}", schema).normal_form
+
+    assert form("ORDER BY name DESC") == form("ORDER BY max(id) DESC")
+    assert form("ORDER BY name DESC") != form("ORDER BY customer.name DESC")
+    assert form("ORDER BY name") != form("ORDER BY name DESC")
+    assert form("GROUP BY name") == form("GROUP BY customer.name")
+    assert form("ORDER BY name || 'x'") == form("ORDER BY customer.name || 'x'")
+
+
 SCRAPS = """
     SELECT FROM WHERE ( ) , * . ; ' " [ ` customer name c AS JOIN ON = < IN NOT NULL WITH UNION
     ORDER BY GROUP HAVING LIMIT CASE WHEN THEN END 1 'x' count( -- /* ?1 :a @b x'0 EXISTS OVER
@@ -209,6 +246,28 @@ def test_any_text_has_facts(schema: DatabaseSchema, text: str) -> None:
     facts = analyse(text, schema)
     assert set(facts.missing) <= set(facts.named)
     assert isinstance(outermost_order(text), bool)
+
+
+MUTATED = (
+    BASE,
+    JOINED,
+    "WITH a AS (SELECT city AS x FROM customer) SELECT x FROM a WHERE x <> 'Paris' ORDER BY 1",
+    "SELECT city FROM customer NATURAL JOIN londoner UNION SELECT 'é' ORDER BY city LIMIT 1, 2",
+    "SELECT CASE WHEN id IN (1, 2) THEN rank() OVER (PARTITION BY city ORDER BY id) END FROM "
+    "(SELECT * FROM customer AS c WHERE c.name LIKE '%a' ESCAPE '\\') AS d JOIN json_each(d.x)",
+)
+
+
+@given(st.sampled_from(MUTATED), st.lists(st.tuples(WORDS, st.floats(0, 1), st.integers(0, 9))))
+def test_any_mutated_query_has_facts(
+    schema: DatabaseSchema, query: str, changes: list[tuple[str, float, int]]
+) -> None:
+    for scrap, place, length in changes[:4]:
+        start = int(place * len(query))
+        query = f"{query[:start]} {scrap} {query[start + length :]}"
+    facts = analyse(query, schema)
+    assert set(facts.missing) <= set(facts.named)
+    assert isinstance(outermost_order(query), bool)
 
 
 @pytest.mark.parametrize(

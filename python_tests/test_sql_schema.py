@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,20 @@ def test_rows_are_counted_and_values_sampled_on_demand(shop: Path) -> None:
     assert schema.sample_values("customer", "city") == ("London", "Paris")
     assert schema.sample_values("Order Item", "unit price", limit=1) == (2.5,)
     assert schema.sample_values("customer", "nothing") in ((), ("nothing",))
+
+
+def test_counts_and_values_are_asked_for_once(shop: Path) -> None:
+    schema = database_schema(shop)
+    asked: list[Callable[[], object]] = [
+        lambda: schema.row_count("customer"),
+        lambda: schema.sample_values("customer", "city"),
+        lambda: schema.sample_values("customer", "city", limit=1),
+    ]
+    before = [ask() for ask in asked]
+    assert before == [4, ("London", "Paris"), ("London",)]
+    shop.unlink()
+    assert [ask() for ask in asked] == before
+    assert schema.row_count("Order Item") is None
 
 
 def test_a_schema_is_read_once_per_state_of_the_file(shop: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from finestep_fast.env.episode import StepRecord
 from finestep_fast.env.tools import SUBMIT, named_table, searched_columns, spellings
 from finestep_fast.rewards import StepFacts
 from finestep_fast.sql.analysis import analyse
+from finestep_fast.sql.lexer import folded_text
 from finestep_fast.sql.outcome import Status
 from finestep_fast.sql.schema import DatabaseSchema
 
@@ -52,7 +53,8 @@ def query_facts(
     call: ToolCall, schema: DatabaseSchema, *, executed: bool, digest: str = ""
 ) -> StepFacts:
     """The facts of a call that holds a query."""
-    facts = analyse(call.arguments["sql"], schema)
+    sql = call.arguments["sql"]
+    facts = analyse(sql, schema)
     if not facts.normal_form:
         return StepFacts(well_formed=False)
     named, existing = facts.named, facts.existing
@@ -62,7 +64,8 @@ def query_facts(
     return StepFacts(
         well_formed=True,
         executed=executed,
-        call_key=f"{call.name} {facts.normal_form}",
+        # What SQLite refuses may parse as something else: a mended query is no repeat.
+        call_key=f"{call.name} {facts.normal_form if executed else folded_text(sql)}",
         result_digest=digest,
         named=named,
         existing=existing,

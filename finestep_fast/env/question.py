@@ -67,7 +67,7 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
     except UnicodeDecodeError as error:
         raise InputError(f"questions {str(questions)!r}: not UTF-8 text: {error}") from error
     read: list[Question] = []
-    for place, number, entry in entries(content, str(questions)):
+    for place, number, entry in entries(content, f"questions {str(questions)!r}"):
         if limit is not None and len(read) == limit:
             break
         read.append(question_from(entry, place, number, databases))
@@ -80,15 +80,15 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         try:
             listed = json.loads(content)
         except ValueError as error:
-            raise InputError(f"questions {source!r}: not JSON: {error}") from error
+            raise InputError(f"{source}: not JSON: {error}") from error
         for number, entry in enumerate(listed):
-            yield f"questions {source!r}, entry {number}", number, entry
+            yield f"{source}, entry {number}", number, entry
         return
     number = 0
     for line_number, line in enumerate(content.split("\n"), start=1):
         if not line.strip():
             continue
-        place = f"questions {source!r}, line {line_number}"
+        place = f"{source}, line {line_number}"
         try:
             entry = json.loads(line)
         except ValueError as error:

@@ -187,8 +187,8 @@ class Engine:
             triples: Database, predicted query, gold query.
             semantics: When two results are equal; see `compare`. Under `strict` the order of rows
                 counts if the gold query's outermost SELECT has an ORDER BY, under `test_suite` if
-                the gold query's text holds "order by". Under `bird` a result with text that is not
-                UTF-8 is a failure, as it is for BIRD's evaluator.
+                the gold query's text holds "order by". Under `bird` and `soft_f1` a result with
+                text that is not UTF-8 is a failure, as it is for BIRD's evaluators.
             float_tolerance: For `strict`: the difference allowed between numbers.
             keep_distinct: For `test_suite`: whether the word DISTINCT stays in both queries; its
                 evaluator drops it by default.
@@ -218,7 +218,7 @@ class Engine:
         elif semantics == "strict":
             orders = {gold: orders_rows(gold) for gold in {gold for _, _, gold in pairs}}
             ordered = [orders[gold] for _, _, gold in pairs]
-        utf8_only = semantics == "bird"
+        utf8_only = semantics in ("bird", "soft_f1")
         reports, unit_of_pair, _ = self._core.match(
             pairs, ordered, settings, early_exit, utf8_only, *limits
         )

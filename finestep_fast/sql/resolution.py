@@ -6,64 +6,19 @@ means. Not a parser, and not sqlglot's optimizer, which is far slower and refuse
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from sqlglot import exp
 
-from finestep_fast.sql.schema import ROWID_NAMES
+from finestep_fast.sql.scope import Scope, Source, found_source, known
 
 # Where SQLite reads an unknown name in double quotes as a string without a second thought.
 VALUE_ARGS = frozenset({"expression", "low", "high", "true", "false", "default"})
-SOURCE_ARGS = frozenset({"from_", "joins", "with_", "expressions"})
-
-
-@dataclass(slots=True)
-class Source:
-    """One thing in a FROM clause.
-
-    Attributes:
-        mark: What stands for it in the normal form.
-        columns: Its folded column names with what stands for each; none if they cannot be known.
-        table: The folded name of the table it is, empty if it is made by the query itself.
-        missing: Whether it is a table that does not exist.
-    """
-
-    mark: str
-    columns: Mapping[str, str] | None
-    table: str = ""
-    missing: bool = False
-
-    def has(self, name: str) -> bool:
-        """Whether it surely has a column of that name."""
-        if self.columns is not None and name in self.columns:
-            return True
-        return bool(self.table) and not self.missing and name in ROWID_NAMES
-
-
-@dataclass(slots=True)
-class Scope:
-    """What the names inside one SELECT may refer to.
-
-    Attributes:
-        parent: The scope around a correlated subquery.
-        sources: What its FROM clause holds, by folded alias.
-        aliases: The names its output columns are given, with the normal form behind each.
-        defined: Common table expressions visible in it.
-    """
-
-    parent: Scope | None
-    defined: dict[str, Source]
-    sources: dict[str, Source] = field(default_factory=dict)
-    aliases: dict[str, str] = field(default_factory=dict)
-
-    def outward(self) -> Iterator[Scope]:
-        """This scope and those around it."""
-        scope: Scope | None = self
-        while scope is not None:
-            yield scope
-            scope = scope.parent
+CLAUSE_ARGS = frozenset(
+    {"from_", "joins", "with_", "expressions", "group", "order", "limit", "offset"}
+)
 
 
 class Reading:
@@ -150,8 +105,23 @@ class Reading:
                 outputs = merged(outputs, starred(inner, scope))
             elif isinstance(inner, exp.Column) and outputs is not None:
                 outputs.setdefault(folded(inner.this), f"c{place}")
-        rest = self._rest(select, scope, SOURCE_ARGS)
+        rest = self._rest(select, scope, CLAUSE_ARGS)
+        # SQLite looks for the names in these two inside this SELECT only.
+        closed = replace(scope, parent=None)
+        group, order = select.args.get("group"), select.args.get("order")
+        rest += self._text(group, closed) if group is not None else ""
+        terms = [self._term(term, closed) for term in order.expressions] if order else []
+        rest += f"order[{','.join(terms)}]" if terms else ""
+        for bound in filter(None, (select.args.get("limit"), select.args.get("offset"))):
+            rest += self._text(bound, Scope(None, scope.defined))  # no columns here at all
         return f"select({','.join(shown)})from({','.join(parts)}){rest}", outputs
+
+    def _term(self, term: exp.Expr, scope: Scope) -> str:
+        """The normal form of a term of ORDER BY, where an alias goes before a column."""
+        name = folded(term.this) if isinstance(term.this, exp.Column) else ""
+        if term.this.args.get("table") is None and name in scope.aliases:
+            return scope.aliases[name] + self._rest(term, scope, frozenset({"this"}))
+        return self._text(term.this, scope) + self._rest(term, scope, frozenset({"this"}))
 
     def _set_operation(
         self, query: exp.SetOperation, parent: Scope | None, defined: dict[str, Source]
@@ -192,7 +162,7 @@ class Reading:
             if not name and isinstance(own, exp.Anonymous):
                 name = str(own.this).lower()
         source.columns = given_names(alias) or source.columns
-        scope.sources.setdefault(name or mark, source)
+        scope.sources[name if name and name not in scope.sources else mark] = source
         joins = node.args.get("joins") or []
         joined = [(join, self._source(join.this, scope)) for join in joins]
         return ",".join([text, *(self._join(join, inner, scope) for join, inner in joined)])
@@ -218,6 +188,7 @@ class Reading:
         """The normal form of a join whose source has been read."""
         words = (join.args.get(key) or "" for key in ("method", "side", "kind"))
         kind = "".join(str(word).upper() for word in words if word not in ("INNER", "CROSS"))
+        scope.merged.update(merged_names(join, scope))
         using = [self._column(name, "", name, scope) for name in map(folded, join_names(join))]
         rest = self._rest(join, scope, frozenset({"this", "method", "side", "kind", "using"}))
         return f"{kind}join {text}" + (f"using({','.join(using)})" if using else "") + rest
@@ -291,9 +262,10 @@ class Reading:
                 return self._missing(f"{source.table or qualifier}.{name}", f"{source.mark}.{name}")
             return self._existing(name, source)
         for around in scope.outward():
-            for source in around.sources.values():
-                if source.has(name):
-                    return self._existing(name, source)
+            found = [source for source in around.sources.values() if source.has(name)]
+            if found:
+                text = self._existing(name, found[0])
+                return text if len(found) == 1 or name in around.merged else f"ambiguous {name}"
             if name in around.aliases:
                 return around.aliases[name]
         unsure = [s for around in scope.outward() for s in around.sources.values()]
@@ -341,26 +313,17 @@ def join_names(join: exp.Join) -> list[Any]:
     return list(join.args.get("using") or [])
 
 
+def merged_names(join: exp.Join, scope: Scope) -> set[str]:
+    """The columns that a join makes one of two: those in its USING, under NATURAL any it shares."""
+    if join.args.get("method") == "NATURAL":
+        return {name for source in scope.sources.values() for name in source.columns or {}}
+    return {folded(name) for name in join_names(join)}
+
+
 def given_names(alias: Any) -> dict[str, str] | None:
     """The column names that an alias gives, as in `t(a, b)`; none if it gives none."""
     names = alias.args.get("columns") if isinstance(alias, exp.TableAlias) else None
     return {folded(name): f"c{place}" for place, name in enumerate(names)} if names else None
-
-
-def found_source(name: str, scope: Scope) -> Source | None:
-    """What a qualifier means: the innermost source of that name."""
-    for around in scope.outward():
-        if name in around.sources:
-            return around.sources[name]
-    return None
-
-
-def known(name: str, scope: Scope) -> bool:
-    """Whether an unqualified name surely is a column or an alias."""
-    return any(
-        name in around.aliases or any(source.has(name) for source in around.sources.values())
-        for around in scope.outward()
-    )
 
 
 def starred(node: exp.Expr, scope: Scope) -> dict[str, str] | None:

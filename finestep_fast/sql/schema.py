@@ -88,6 +88,7 @@ class DatabaseSchema:
     identity: FileIdentity
     tables: tuple[Table, ...]
     columns_by_table: dict[str, frozenset[str]] = field(repr=False)
+    _answers: dict[str, Sequence[Row]] = field(default_factory=dict, init=False, repr=False)
 
     def table(self, name: str) -> Table | None:
         """The table of that name, compared as SQLite compares names: without case."""
@@ -109,12 +110,19 @@ class DatabaseSchema:
         return tuple(row[0] for row in rows)
 
     def _ask(self, sql: str) -> Sequence[Row]:
-        """The rows of one of our own queries within a budget of instructions, else none."""
-        try:
-            (rows,) = own_rows(self.identity.path, [sql])
-        except InputError:
-            return []
-        return rows or []
+        """The rows of one of our own queries within a budget of instructions, else none.
+
+        They are remembered, for the file is the one it was.
+        """
+        if sql not in self._answers:
+            try:
+                (rows,) = own_rows(self.identity.path, [sql])
+            except InputError:
+                return []
+            if rows is None:
+                return []
+            self._answers[sql] = rows
+        return self._answers[sql]
 
 
 _remembered: OrderedDict[FileIdentity, DatabaseSchema] = OrderedDict()

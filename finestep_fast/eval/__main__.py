@@ -1,0 +1,81 @@
+"""`python -m finestep_fast.eval PREDICTIONS --questions FILE --databases DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from finestep_fast.errors import FinestepError
+from finestep_fast.eval import command
+from finestep_fast.eval.evaluation import SEMANTICS
+
+_DESCRIPTION = """\
+Evaluate predicted SQL: execution accuracy (EX), Soft-F1 and, on request, R-VES.
+
+  python -m finestep_fast.eval predictions.json --questions dev.json --databases DIR
+
+PREDICTIONS is BIRD's JSON {"0": "SQL\\t----- bird -----\\tdb_id"}, a JSON list or JSON
+lines of queries or of {"question_id": ..., "SQL": ...}, or a text, one query per line.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m finestep_fast.eval",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s PREDICTIONS --questions FILE --databases DIR [...]",
+    )
+    add = parser.add_argument
+    add("predictions", metavar="PREDICTIONS", type=Path, nargs="?", help=argparse.SUPPRESS)
+    add("--questions", metavar="FILE", type=Path, help="BIRD's JSON, or JSON lines")
+    add("--databases", metavar="DIR", type=Path, help="holds <db_id>/<db_id>.sqlite")
+    add(
+        "--semantics",
+        metavar="NAMES",
+        default="bird",
+        help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)}; default bird",
+    )
+    add("--keep-distinct", action="store_true", help="test_suite: leave DISTINCT in the queries")
+    add(
+        "--efficiency",
+        metavar="REPEATS",
+        type=int,
+        nargs="?",
+        const=100,
+        default=0,
+        help="also R-VES: time right queries beside their golds, 100 times each by default",
+    )
+    add("--output", metavar="FILE", type=Path, help="write a JSON line per question")
+    add("--json", action="store_true", help="print one JSON object instead of a table")
+    add("--limit", metavar="N", type=int, help="only the first N questions")
+    add("--timeout-s", metavar="S", type=float, default=30.0, help="per query (default 30)")
+    add("--max-rows", metavar="N", type=int, default=2_000_000, help="per result (2 million)")
+    add("--threads", metavar="N", type=int, help="by default one per core")
+    add("--version", action="store_true", help="print the versions of this and of SQLite")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit status."""
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    try:
+        if given.version:
+            print(command.version_text())
+            return 0
+        for name in ("predictions", "questions", "databases"):
+            if getattr(given, name) is None:
+                parser.error(f"{'PREDICTIONS' if name == 'predictions' else '--' + name} missing")
+        return command.evaluate(given)
+    except FinestepError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""What records add up to: overall, by difficulty and by database. The only place with averages.
+
+Fractions, not percentages. A question whose gold query failed counts as wrong, as it does for the
+published evaluators, and is told apart: `ex_where_gold_ran` leaves it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from finestep_fast.eval.evaluation import Record
+
+DIFFICULTIES = ("simple", "moderate", "challenging")
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean; 0 of nothing."""
+    return math.fsum(values) / len(values) if values else 0.0
+
+
+def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
+    """The numbers of a group of records.
+
+    Args:
+        records: At least one.
+        timed: Whether right queries were timed.
+
+    Returns:
+        `questions`, `gold_failed` and `no_prediction` as counts; `ex` and `ex_where_gold_ran` by
+        semantics; `soft_f1`; and, if timed, `r_ves`, which is 0 for a question that is not right
+        or could not be timed.
+    """
+    ran = [record for record in records if not record.gold_failed]
+    semantics = list(records[0].verdicts)
+    found: dict[str, Any] = {
+        "questions": len(records),
+        "gold_failed": len(records) - len(ran),
+        "no_prediction": sum(record.predicted_sql is None for record in records),
+        "ex": {name: mean([r.verdicts[name].equal for r in records]) for name in semantics},
+        "ex_where_gold_ran": {
+            name: mean([r.verdicts[name].equal for r in ran]) for name in semantics
+        },
+        "soft_f1": mean([record.soft_f1 for record in records]),
+    }
+    if timed:
+        found["r_ves"] = mean([r.efficiency.score if r.efficiency else 0.0 for r in records])
+    return found
+
+
+def scores_by(
+    records: Sequence[Record], label: Callable[[Record], str], *, timed: bool
+) -> dict[str, dict[str, Any]]:
+    """The numbers of every group; BIRD's difficulties go first, the rest in alphabetical order."""
+    labels = sorted({label(record) for record in records})
+    labels.sort(key=lambda name: DIFFICULTIES.index(name) if name in DIFFICULTIES else 3)
+    return {
+        name: scores([record for record in records if label(record) == name], timed=timed)
+        for name in labels
+    }
+
+
+def summary(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
+    """Everything the records add up to; `by_difficulty` is empty where no question has one."""
+    has_difficulties = any(record.question.difficulty for record in records)
+    return {
+        "overall": scores(records, timed=timed),
+        "by_difficulty": scores_by(records, lambda r: r.question.difficulty, timed=timed)
+        if has_difficulties
+        else {},
+        "by_database": scores_by(records, lambda r: r.question.db_id, timed=timed),
+        "statuses": {
+            name: dict(Counter(r.verdicts[name].status for r in records).most_common())
+            for name in records[0].verdicts
+        },
+    }
+
+
+def remarks(found: dict[str, Any], repeats: int) -> list[str]:
+    """Sentences without which the numbers could be misread."""
+    overall = found["overall"]
+    said = []
+    if overall["gold_failed"]:
+        said.append(
+            f"{counted(overall['gold_failed'], 'gold query', 'gold queries')} failed and count as "
+            "wrong; over the others "
+            + ", ".join(f"EX {k} is {v:.2%}" for k, v in overall["ex_where_gold_ran"].items())
+        )
+    if overall["no_prediction"]:
+        asked = counted(overall["no_prediction"], "question has", "questions have")
+        said.append(f"{asked} no prediction: counted as wrong")
+    undecided = {name: s["undecided"] for name, s in found["statuses"].items() if "undecided" in s}
+    for name, count in undecided.items():
+        said.append(f"{name}: {counted(count, 'verdict', 'verdicts')} undecided: counted as wrong")
+    if repeats:
+        said.append(
+            f"R-VES: {counted(repeats, 'run', 'runs')} per query on open connections, one at a "
+            "time; it is made of wall-clock times and not reproducible to the digit; where all "
+            "ratios of a question are equal they are kept, which the published filter drops"
+        )
+    return said
+
+
+def counted(count: int, one: str, several: str) -> str:
+    """A count with its noun."""
+    return f"{count} {one if count == 1 else several}"
