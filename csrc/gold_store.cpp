@@ -44,8 +44,10 @@ void GoldStore::land(const GoldKey& key, const SharedGold& gold) {
 }
 
 void GoldStore::remember(const std::string& key, const SharedGold& gold) {
+  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): only golds with rows come here.
+  const Comparand& rows = gold->rows.value();
   const auto size_bytes =
-      static_cast<std::int64_t>(gold->rows.value().size_bytes() + 2 * key.size()) + kEntryBytes;
+      static_cast<std::int64_t>(rows.size_bytes() + 2 * key.size()) + kEntryBytes;
   if (entry_by_key_.contains(key) || size_bytes > max_bytes_) {
     return;
   }

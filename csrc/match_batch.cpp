@@ -232,6 +232,7 @@ bool MatchBatch::run_predicted(std::size_t unit, bool alone, TaskWatch& watch) {
     gold = slots_[asked->slot].gold;
   }
   const GoldSlot& slot = slots_[asked->slot];
+  // NOLINTNEXTLINE(bugprone-unchecked-optional-access): units run only once there are rows.
   const Comparand& gold_rows = gold->rows.value();
   ComparandSink sink(slot.comparison, settings_.early_exit ? &gold_rows : nullptr);
   MatchReport done{.gold_failed = false, .report = {}, .outcome = {}};
