@@ -10,7 +10,6 @@ from finestep_fast.env.episode import StepRecord
 from finestep_fast.env.tools import SUBMIT, named_table, searched_columns, spellings
 from finestep_fast.rewards import StepFacts
 from finestep_fast.sql.analysis import analyse
-from finestep_fast.sql.lexer import folded_text
 from finestep_fast.sql.outcome import Status
 from finestep_fast.sql.schema import DatabaseSchema
 
@@ -53,8 +52,7 @@ def query_facts(
     call: ToolCall, schema: DatabaseSchema, *, executed: bool, digest: str = ""
 ) -> StepFacts:
     """The facts of a call that holds a query."""
-    sql = call.arguments["sql"]
-    facts = analyse(sql, schema)
+    facts = analyse(call.arguments["sql"], schema)
     if not facts.normal_form:
         return StepFacts(well_formed=False)
     named, existing = facts.named, facts.existing
@@ -64,8 +62,8 @@ def query_facts(
     return StepFacts(
         well_formed=True,
         executed=executed,
-        # What SQLite refuses may parse as something else: a mended query is no repeat.
-        call_key=f"{call.name} {facts.normal_form if executed else folded_text(sql)}",
+        # What SQLite refuses may parse like what it runs: a mended query is no repeat.
+        call_key=f"{call.name} {'' if executed else 'in vain '}{facts.normal_form}",
         result_digest=digest,
         named=named,
         existing=existing,
