@@ -33,8 +33,8 @@ void token_values(const StepMap& map, std::span<const double> step_value, Elemen
   });
   for_each_chunk(num_chunks(num_steps, kChunkSteps), num_threads, [&](std::int64_t chunk) {
     const std::int64_t last = std::min(num_steps, (chunk + 1) * kChunkSteps);
-    for (auto s = static_cast<std::size_t>(chunk * kChunkSteps); s < static_cast<std::size_t>(last);
-         ++s) {
+    for (std::int64_t step = chunk * kChunkSteps; step < last; ++step) {
+      const auto s = static_cast<std::size_t>(step);
       if (in_order) {
         const std::int64_t before = s == 0 ? 0 : map.step_end[s - 1];
         clear(to, before, map.step_start[s] - before);
