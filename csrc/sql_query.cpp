@@ -110,7 +110,7 @@ class RowReader {
   std::int64_t size_bytes_ = 0;
 };
 
-bool has_code(int extended, int code) { return extended % 256 == code; }
+bool has_code(int code, int primary) { return code % 256 == primary; }
 
 std::string_view without_space(std::string_view sql) {
   const auto tokens = sql_tokens(sql);
