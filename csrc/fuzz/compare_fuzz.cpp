@@ -41,7 +41,8 @@ class Source {
   }
   std::string_view text(std::size_t size) {
     size = std::min(size, bytes_.size());
-    const std::string_view text(reinterpret_cast<const char*>(bytes_.data()), size);
+    const void* const start = bytes_.data();
+    const std::string_view text(static_cast<const char*>(start), size);
     bytes_ = bytes_.subspan(size);
     return text;
   }
@@ -52,13 +53,14 @@ class Source {
 
 Cell cell_from(Source& source) {
   const auto what = source.number<std::uint8_t>();
+  const int small = what / 8;
   switch (what % 8U) {
     case 0:
       return {};
     case 1:
-      return {.kind = CellKind::integer, .integer = what / 8, .bytes = {}};
+      return {.kind = CellKind::integer, .integer = small, .bytes = {}};
     case 2:
-      return {.kind = CellKind::real, .real = static_cast<double>(what / 8U), .bytes = {}};
+      return {.kind = CellKind::real, .real = static_cast<double>(small), .bytes = {}};
     case 3:
       return {.kind = CellKind::integer, .integer = source.number<std::int64_t>(), .bytes = {}};
     case 4:
