@@ -216,7 +216,7 @@ with Engine(threads=2) as engine:
 
 def test_an_engine_works_on_in_a_forked_process(shop: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FORKED, str(shop)],
+        [sys.executable, "-P", "-c", FORKED, str(shop)],
         check=True,
         capture_output=True,
         text=True,

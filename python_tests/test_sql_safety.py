@@ -245,7 +245,7 @@ with Engine(threads=2, max_heap_bytes=24 << 20) as engine:
 
 def test_memory_is_limited_and_a_neighbour_does_not_pay_for_it(database: Path) -> None:
     # In a process of its own: the limit is the process's, and it cannot be raised again.
-    command = [sys.executable, "-c", OUT_OF_MEMORY, str(database)]
+    command = [sys.executable, "-P", "-c", OUT_OF_MEMORY, str(database)]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     statuses, message = done.stdout.splitlines()
     assert statuses.split() == ["ok"] * 20 + ["too_large"] + ["ok"] * 20
