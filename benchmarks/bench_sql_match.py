@@ -171,7 +171,7 @@ def made_triples(folder: Path) -> list[Triple]:
         dev_databases_per_theme=1,
         train_questions=QUESTIONS,
         dev_questions=4,
-        main_rows=50,
+        main_rows=40,
         child_rows=200,
         demonstrations=DemonstrationConfig(per_question=1),
     )
