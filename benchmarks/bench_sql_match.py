@@ -30,6 +30,7 @@ from finestep_fast.train.quickstart.world import WorldConfig, write_world
 QUESTIONS, SAMPLES = 512, 8
 FEW = 128  # pairs for what starts a process each
 BIG_ROWS = 1_000_000
+SIZES = (10, 1_000, 100_000, BIG_ROWS)
 PREDICTIONS_OF = "gpt4_beam10"
 # In a process of its own: what its memory grows by, from after its imports to its peak.
 MEMORY = """
@@ -83,15 +84,18 @@ def main() -> None:
             cases = [
                 case(name, triples, {**everyday, **ours}, absent),
                 case(f"{len(few)} pairs", few, {"best Python": sql_peers.best_python} | slow, {}),
+            ]
+            cases += [
                 case(
-                    f"{BIG_ROWS} x 5 both sides",
-                    [big_triple(str(big))],
+                    f"{size} x 5 both sides",
+                    [big_triple(str(big), size)],
                     {
                         "best Python": sql_peers.plain,
                         "ours, 1 thread, cold": lambda given: matched(given, None, 1),
                     },
                     {},
-                ),
+                )
+                for size in SIZES
             ]
             timings = report(
                 f"matching queries, milliseconds (SQLite {sql.library().version})",
@@ -214,9 +218,10 @@ def write_big(path: Path) -> None:
     connection.close()
 
 
-def big_triple(path: str) -> Triple:
-    """The whole table beside itself in another order."""
-    return path, "SELECT * FROM big ORDER BY id DESC", "SELECT * FROM big"
+def big_triple(path: str, size: int = BIG_ROWS) -> Triple:
+    """The first rows of the table beside themselves in another order."""
+    rows = f"FROM big WHERE id <= {size}"
+    return path, f"SELECT * {rows} ORDER BY id DESC", f"SELECT * {rows}"
 
 
 def peak_mb(how: str, database: Path) -> float:
