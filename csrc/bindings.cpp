@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "element.h"
+#include "logits_rows.h"
 #include "policy_loss.h"
 #include "scale_gradient.h"
 #include "step_credit.h"
@@ -253,6 +254,58 @@ void scale_gradient(const Memory& gradient, const Memory& scale, const Memory& s
                            num_threads);
 }
 
+// (logits, row, target, temperature)
+using Rows = std::tuple<Memory, Memory, Memory, Memory>;
+// (logp, entropy, maximum, total)
+using RowSums = std::tuple<Memory, Memory, Memory, Memory>;
+constexpr int kFloat64 = 1;
+
+std::span<double> doubles(const Memory& memory, std::int64_t size) {
+  require(memory.dtype == kFloat64 && memory.size == size, "a number for each row is not float64");
+  return {static_cast<double*>(address(memory)), static_cast<std::size_t>(size)};
+}
+
+finestep::LogitRows logit_rows(const Rows& rows, std::int64_t vocabulary) {
+  const auto& [logits, row, target, temperature] = rows;
+  require(vocabulary > 0 && logits.size % vocabulary == 0, "logits must be [rows, V]");
+  const finestep::LogitRows made{.logits = output(logits, logits.size),
+                                 .num_rows = logits.size / vocabulary,
+                                 .vocabulary = vocabulary,
+                                 .row = positions(row),
+                                 .target = positions(target),
+                                 .temperature = doubles(temperature, row.size)};
+  finestep::check_rows(made);
+  return made;
+}
+
+finestep::RowSums row_sums(const RowSums& sums, std::int64_t size) {
+  const auto& [logp, entropy, maximum, total] = sums;
+  return {.logp = doubles(logp, size),
+          .entropy = doubles(entropy, size),
+          .maximum = doubles(maximum, size),
+          .total = doubles(total, size)};
+}
+
+void read_logit_rows(const Rows& rows, std::int64_t vocabulary, const RowSums& out,
+                     int num_threads) {
+  const auto from = logit_rows(rows, vocabulary);
+  finestep::read_rows(from, row_sums(out, std::ssize(from.row)), num_threads);
+}
+
+void write_logit_gradients(const Rows& rows, std::int64_t vocabulary, const RowSums& sums,
+                           const Memory& logp_slope, const std::optional<Memory>& entropy_slope,
+                           const Memory& out, int num_threads) {
+  const auto from = logit_rows(rows, vocabulary);
+  const auto size = std::ssize(from.row);
+  finestep::RowSlopes slopes{.logp = doubles(logp_slope, size), .entropy = {}};
+  if (entropy_slope) {
+    slopes.entropy = doubles(*entropy_slope, size);
+  }
+  require(out.dtype == std::get<0>(rows).dtype, "a gradient must have the dtype of the logits");
+  finestep::write_row_gradients(from, row_sums(sums, size), slopes,
+                                output(out, std::get<0>(rows).size), num_threads);
+}
+
 constexpr auto kStepSpansDoc =
     "Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets "
     "[R+1]). `mask` is [R, L], C-contiguous.";
@@ -278,6 +331,13 @@ constexpr auto kStepPolicyLossDoc =
 constexpr auto kScaleGradientDoc =
     "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
+constexpr auto kReadLogitRowsDoc =
+    "Write logp, entropy, maximum and total [C] of some rows to `out`. rows: logits [rows, V], row "
+    "[C], target [C], temperature [C]; what is [C] and not a position is float64.";
+constexpr auto kWriteLogitGradientsDoc =
+    "Write d loss / d logit of those rows to the same rows of `out`, which may be the logits, from "
+    "what read_logit_rows found and d loss / d logp, d loss / d entropy [C].";
+
 }  // namespace
 
 PYBIND11_MODULE(_core, m) {
@@ -302,4 +362,9 @@ PYBIND11_MODULE(_core, m) {
   m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
         py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
         ReleaseGil());
+  m.def("read_logit_rows", &read_logit_rows, py::arg("rows"), py::arg("vocabulary"), py::arg("out"),
+        py::arg("num_threads"), kReadLogitRowsDoc, ReleaseGil());
+  m.def("write_logit_gradients", &write_logit_gradients, py::arg("rows"), py::arg("vocabulary"),
+        py::arg("sums"), py::arg("logp_slope"), py::arg("entropy_slope"), py::arg("out"),
+        py::arg("num_threads"), kWriteLogitGradientsDoc, ReleaseGil());
 }

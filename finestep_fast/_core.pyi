@@ -13,10 +13,12 @@ import numpy.typing
 __all__: list[str] = [
     "Memory",
     "policy_loss",
+    "read_logit_rows",
     "scale_gradient",
     "step_advantage",
     "step_policy_loss",
     "step_spans",
+    "write_logit_gradients",
 ]
 
 class Memory:
@@ -42,6 +44,16 @@ def policy_loss(
 ) -> None:
     """
     Write loss [1], the gradient of the policy tokens to their places in [T] (where it is asked for; with clear_between also zeros to all others: steps must then ascend) and metrics to `out`. tokens: token_logp, token_logp_old, token_logp_ref, token_weight; steps: step_start, step_end, step_offsets; loss: the fields of LossConfig; count [1]: what the aggregation divides by, else the batch's own.
+    """
+
+def read_logit_rows(
+    rows: tuple[Memory, Memory, Memory, Memory],
+    vocabulary: typing.SupportsInt | typing.SupportsIndex,
+    out: tuple[Memory, Memory, Memory, Memory],
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Write logp, entropy, maximum and total [C] of some rows to `out`. rows: logits [rows, V], row [C], target [C], temperature [C]; what is [C] and not a position is float64.
     """
 
 def scale_gradient(
@@ -106,4 +118,17 @@ def step_spans(
 ]:
     """
     Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets [R+1]). `mask` is [R, L], C-contiguous.
+    """
+
+def write_logit_gradients(
+    rows: tuple[Memory, Memory, Memory, Memory],
+    vocabulary: typing.SupportsInt | typing.SupportsIndex,
+    sums: tuple[Memory, Memory, Memory, Memory],
+    logp_slope: Memory,
+    entropy_slope: Memory | None,
+    out: Memory,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Write d loss / d logit of those rows to the same rows of `out`, which may be the logits, from what read_logit_rows found and d loss / d logp, d loss / d entropy [C].
     """

@@ -159,6 +159,40 @@ def scale_gradient_(gradient: Tensor, scale: Tensor, step_start: Tensor, step_en
     )
 
 
+def read_rows(
+    logits: Tensor, row: Tensor, target: Tensor, temperature: Tensor, sums: Tensor
+) -> None:
+    """Write logp, entropy, maximum and total of rows [C] of logits [rows, V] to sums [4, C]."""
+    core.read_logit_rows(
+        _rows(logits, row, target, temperature),
+        logits.shape[-1],
+        _row_sums(sums),
+        torch.get_num_threads(),
+    )
+
+
+def write_row_gradients(
+    logits: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    sums: Tensor,
+    logp_slope: Tensor,
+    entropy_slope: Tensor | None,
+    gradient: Tensor,
+) -> None:
+    """Write d loss / d logit to rows [C] of gradient [rows, V], which may be the logits."""
+    core.write_logit_gradients(
+        _rows(logits, row, target, temperature),
+        logits.shape[-1],
+        _row_sums(sums),
+        _memory(logp_slope),
+        _maybe_memory(entropy_slope),
+        _memory(gradient),
+        torch.get_num_threads(),
+    )
+
+
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
     return torch.promote_types(dtype, torch.float32)
@@ -171,6 +205,17 @@ def _memory(tensor: Tensor) -> core.Memory:
 
 def _maybe_memory(tensor: Tensor | None) -> core.Memory | None:
     return None if tensor is None else _memory(tensor)
+
+
+def _rows(
+    logits: Tensor, row: Tensor, target: Tensor, temperature: Tensor
+) -> tuple[core.Memory, core.Memory, core.Memory, core.Memory]:
+    return _memory(logits), _memory(row), _memory(target), _memory(temperature)
+
+
+def _row_sums(sums: Tensor) -> tuple[core.Memory, core.Memory, core.Memory, core.Memory]:
+    logp, entropy, maximum, total = sums
+    return _memory(logp), _memory(entropy), _memory(maximum), _memory(total)
 
 
 def _count(count_tensor: Tensor | None, count: float | None) -> Tensor | None:

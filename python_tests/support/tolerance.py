@@ -32,3 +32,22 @@ def assert_as_exact(candidate: Tensor, same_dtype_reference: Tensor, truth: Tens
         f"{candidate.flatten()[worst]!r} differs from {truth.flatten()[worst]!r} by more than "
         f"{allowed.flatten()[worst]:.3g}, at {worst}"
     )
+
+
+def assert_as_exact_overall(candidate: Tensor, same_dtype_reference: Tensor, truth: Tensor) -> None:
+    """Check `max |candidate - truth| <= max |reference - truth| + eps(dtype) max|truth|`.
+
+    The same rule for products of matrices whose sums are not taken in the reference's order: there
+    the error of one element says nothing of the other's error of that element, only the largest
+    errors can be compared.
+    """
+    assert candidate.shape == truth.shape
+    assert candidate.dtype == same_dtype_reference.dtype
+    if truth.numel() == 0:
+        return
+    unit = torch.finfo(candidate.dtype).eps
+    if candidate.dtype == torch.float64:
+        unit = torch.finfo(torch.float32).eps ** 2
+    allowed = (same_dtype_reference.double() - truth).abs().max() + unit * truth.abs().max()
+    worst = (candidate.double() - truth).abs().max()
+    assert bool(worst <= allowed), f"an element is wrong by {worst:.3g}, more than {allowed:.3g}"
