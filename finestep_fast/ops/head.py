@@ -76,7 +76,6 @@ class Head:
         needs: Needs,
         slopes: Slopes,
         sums: Tensor | None = None,
-        lift: float = 1.0,
     ) -> tuple[Tensor, HeadGradients]:
         """Return sums and gradients; 6 N V D operations, 4 where one gradient is not needed.
 
@@ -87,7 +86,6 @@ class Head:
             needs: which gradients.
             slopes: asked once per chunk, when the sums of its rows are known.
             sums: of an earlier `read`.
-            lift: logits' gradients are so many times as large while they have 16 bits.
         """
         head, shift = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
         wide = torch.promote_types(self.dtype, torch.float32)
@@ -96,7 +94,7 @@ class Head:
         of_hidden = of_bias = None
         of_weight = _Sum(wide) if needs.weight else None
         if needs.hidden:
-            kept = hidden.dtype if lift == 1 else wide
+            kept = wide if self.dtype == torch.float16 else hidden.dtype
             of_hidden = hidden.new_empty((size, hidden.shape[-1]), dtype=kept)
         if needs.bias and bias is not None:
             of_bias = torch.zeros_like(bias, dtype=torch.float64)
@@ -104,31 +102,26 @@ class Head:
             if not known:
                 sums[:, part] = self.rows.read(rows)
             logp_slope, entropy_slope = slopes(part, sums)
-            if lift != 1:
+            lift = None
+            if self.dtype == torch.float16:
+                lift = _lift(logp_slope, entropy_slope)
                 logp_slope = logp_slope * lift
                 entropy_slope = None if entropy_slope is None else entropy_slope * lift
             gradient = rows.logits
             self.rows.write_gradient(rows, sums[:, part], logp_slope, entropy_slope, gradient)
             if of_hidden is not None:
                 _product(gradient, head, of_hidden[part])
+                if lift is not None:
+                    of_hidden[part] /= lift
             if of_weight is not None:
-                of_weight.add(gradient.t(), states)
+                of_weight.add(gradient.t(), states, lift)
             if of_bias is not None:
-                of_bias += gradient.sum(0, dtype=torch.float64)
+                summed = gradient.sum(0, dtype=torch.float64)
+                of_bias += summed if lift is None else summed / lift
         total = None if of_weight is None else of_weight.total
         if needs.weight and total is None:
             total = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        gradients = HeadGradients(of_hidden, total, of_bias)
-        if lift != 1:
-            gradients = HeadGradients(
-                *(
-                    None
-                    if each is None
-                    else each.to(torch.promote_types(each.dtype, wide)).div_(lift)
-                    for each in gradients
-                )
-            )
-        return sums, gradients
+        return sums, HeadGradients(of_hidden, total, of_bias)
 
     def scattered(self, of_rows: Tensor, hidden: Tensor) -> Tensor:
         """Return the gradient of `hidden`: that of the rows [N, D] in their places, else 0."""
@@ -183,25 +176,42 @@ class _Sum:
         self.total: Tensor | None = None
         self.product: Tensor | None = None
 
-    def add(self, left: Tensor, right: Tensor) -> None:
-        if self.total is None:
+    def add(self, left: Tensor, right: Tensor, lift: Tensor | None) -> None:
+        """Add a product; one that was lifted is let down first."""
+        if self.total is None and lift is None:
             self.total = torch.mm(left, right)
-        elif left.dtype == self.wide:
+            return
+        if left.dtype == self.wide:
+            assert self.total is not None
             self.total.addmm_(left, right)
-        elif self.product is None:
-            self.total, self.product = self.total.to(self.wide), self.total
-            self.add(left, right)
-        else:
-            _add_widened(self.total, torch.mm(left, right, out=self.product))
+            return
+        if self.product is None:
+            shape = (left.shape[0], right.shape[1])
+            self.product = left.new_empty(shape) if self.total is None else self.total
+            self.total = (
+                left.new_zeros(shape, dtype=self.wide)
+                if self.total is None
+                else self.total.to(self.wide)
+            )
+        assert self.total is not None
+        torch.mm(left, right, out=self.product)
+        _add_widened(self.total, self.product, lift)
 
 
-def _add_widened(total: Tensor, part: Tensor) -> None:
+def _lift(logp_slope: Tensor, entropy_slope: Tensor | None) -> Tensor:
+    """The power of 2 that makes the steepest slope about 1/16: well inside float16's range."""
+    steepest = logp_slope.abs().amax()
+    if entropy_slope is not None:
+        steepest = torch.maximum(steepest, entropy_slope.abs().amax())
+    return torch.exp2((-4 - steepest.clamp(min=1e-300).log2()).clamp(-40, 40).floor())
+
+
+def _add_widened(total: Tensor, part: Tensor, lift: Tensor | None) -> None:
     """Total += part, of fewer bits. On a CPU piece by piece: mixed types are slow to be added."""
-    if total.device.type != "cpu":
-        total += part
-        return
-    for wide, narrow in zip(total.view(-1).split(_PIECE), part.view(-1).split(_PIECE), strict=True):
-        wide += narrow.to(wide.dtype)
+    piece = _PIECE if total.device.type == "cpu" else max(total.numel(), 1)
+    for wide, narrow in zip(total.view(-1).split(piece), part.view(-1).split(piece), strict=True):
+        widened = narrow.to(wide.dtype)
+        wide += widened if lift is None else widened / lift
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:

@@ -153,10 +153,10 @@ class _Problem:
         if not any(needs):
             sums = self.head.read(hidden, weight, bias)
         else:
-            sums, gradients = self._differentiated(hidden, weight, bias, needs, wide)
-        out = self.policy.output(sums[0].to(wide), sums[1].to(wide))
-        self.metrics = out.metrics
-        return out.loss, gradients
+            sums, gradients = self._differentiated(hidden, weight, bias, needs)
+        loss, metrics = self.policy.output(sums[0], sums[1])
+        self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
+        return loss.to(wide), gradients
 
     def _differentiated(
         self,
@@ -164,7 +164,6 @@ class _Problem:
         weight: Tensor,
         bias: Tensor | None,
         needs: Needs,
-        wide: torch.dtype,
     ) -> tuple[Tensor, HeadGradients]:
         policy = self.policy
         entropy_slope = policy.entropy_slope(torch.float64)
@@ -173,32 +172,28 @@ class _Problem:
             return None if entropy_slope is None else entropy_slope[part]
 
         # Where every token has a ratio of its own, logps that are not known yet do not matter.
-        logp = policy.logp_old.to(wide, copy=True)
+        logp = policy.logp_old.to(torch.float64, copy=True)
 
         def as_they_come(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
-            logp[part] = sums[0, part].to(wide)
-            return policy.logp_slope(logp)[part].double(), of_entropy(part)
+            logp[part] = sums[0, part]
+            return policy.logp_slope(logp)[part], of_entropy(part)
 
         sums, slopes = None, as_they_come
         if policy.shares_ratios:
             sums = self.head.read(hidden, weight, bias)
-            logp_slope = policy.logp_slope(sums[0].to(wide)).double()
+            logp_slope = policy.logp_slope(sums[0])
             slopes = lambda part, sums: (logp_slope[part], of_entropy(part))  # noqa: E731
-        return self.head.differentiate(
-            hidden, weight, bias, needs=needs, slopes=slopes, sums=sums, lift=self._lift()
-        )
-
-    def _lift(self) -> float:
-        """A power of 2 that keeps gradients of means over many tokens within float16's range."""
-        size = self.policy.batch.num_policy_tokens
-        return 2.0 ** size.bit_length() if self.head.dtype == torch.float16 else 1.0
+        return self.head.differentiate(hidden, weight, bias, needs=needs, slopes=slopes, sums=sums)
 
 
 def _evaluated(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem
 ) -> LossOutput:
     with torch.autocast(hidden.device.type, enabled=False):
-        loss = _LinearLoss.apply(hidden, weight, bias, problem)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled():
+            loss = _LinearLoss.apply(hidden, weight, bias, problem)  # type: ignore[no-untyped-call]
+        else:
+            loss, _ = problem.run(hidden, weight, bias, Needs(False, False, False))
     return LossOutput(loss, problem.metrics)
 
 

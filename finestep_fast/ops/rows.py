@@ -84,13 +84,14 @@ class TorchRows:
         """See `Rows`."""
         apart, maximum = self._apart(rows)
         exponential = apart.exp()
-        total = exponential.sum(-1)
+        log_total = exponential.sum(-1, dtype=torch.float64).log()
         # 0 * -inf: a token that cannot be drawn adds nothing.
-        weighted = exponential.mul_(apart.masked_fill(exponential == 0, 0)).sum(-1)
-        log_total = total.log()
-        logp = apart.gather(-1, rows.target[:, None])[:, 0] - log_total
-        entropy = (log_total - weighted / total).clamp_(min=0)
-        return torch.stack([each.double() for each in (logp, entropy, maximum, log_total)])
+        weighted = exponential.mul_(apart.masked_fill(exponential == 0, 0))
+        mean = weighted.sum(-1, dtype=torch.float64) / log_total.exp()
+        of_target = rows.logits[rows.row, rows.target].double()
+        maximum = maximum.double()
+        logp = (of_target - maximum) / rows.temperature - log_total
+        return torch.stack([logp, (log_total - mean).clamp_(min=0), maximum, log_total])
 
     def write_gradient(
         self,
@@ -103,15 +104,16 @@ class TorchRows:
         """See `Rows`."""
         apart, _ = self._apart(rows)
         logp, entropy, _, log_total = sums
-        row_logp = apart.sub_(log_total.to(apart.dtype)[:, None])
-        made = row_logp.exp().mul_(-logp_slope.to(apart.dtype)[:, None])
         of_target = -logp_slope * logp.expm1()
+        probability = apart.exp().div_(log_total.exp().to(apart.dtype)[:, None])
+        slope = -logp_slope.to(apart.dtype)[:, None]
         if entropy_slope is not None:
-            lifted = row_logp + entropy.to(apart.dtype)[:, None]
-            slope = entropy_slope.to(apart.dtype)[:, None]
-            probability = row_logp.exp()
-            made -= lifted.masked_fill_(probability == 0, 0) * probability * slope
+            # Of entropy: -p (log p + entropy), where log p = apart - log_total.
+            apart.add_((entropy - log_total).to(apart.dtype)[:, None])
+            apart.masked_fill_(probability == 0, 0)
+            slope = slope - apart.mul_(entropy_slope.to(apart.dtype)[:, None])
             of_target -= entropy_slope * logp.exp() * (logp + entropy)
+        made = probability.mul_(slope)
         made.scatter_(-1, rows.target[:, None], of_target.to(apart.dtype)[:, None])
         made.div_(rows.temperature.to(apart.dtype)[:, None])
         gradient[rows.row] = made.to(gradient.dtype)
