@@ -84,10 +84,11 @@ def named(loss: LossConfig) -> str:
     return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
 
 
+KLS: tuple[KL | None, ...] = (None, "k3")
 LOSS_CONFIGS = [
     config(kind, ratio, aggregation, kl)
     for kind, ratio, aggregation, kl in product(
-        get_args(Kind), get_args(Ratio), get_args(Aggregation), (None, "k3")
+        get_args(Kind), get_args(Ratio), get_args(Aggregation), KLS
     )
 ]
 
@@ -113,7 +114,8 @@ def test_gradcheck(impl: str, loss: LossConfig) -> None:
         if name in given:
             given[name][nobody] = 0
     leaves = tuple(given.pop(name).requires_grad_() for name in ("hidden", "weight", "bias"))
-    settings = {"temperature": temperatures(batch), "entropy_weight": 0.2, "chunk_bytes": 200}
+    settings: dict[str, Any] = {"temperature": temperatures(batch), "entropy_weight": 0.2}
+    settings["chunk_bytes"] = 200
 
     def value(*leaves: Tensor) -> Tensor:
         hidden, weight, bias = leaves

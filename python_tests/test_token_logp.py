@@ -91,7 +91,7 @@ def evaluated(
     given: dict[str, Any], batch: StepBatch | None, impl: str, **settings: Any
 ) -> list[Tensor]:
     """Logp, entropy and the gradients of hidden, weight and bias of a mixture of both."""
-    leaves = {
+    leaves: dict[str, Any] = {
         name: given[name].clone().requires_grad_()
         for name in ("hidden", "weight", "bias")
         if name in given
@@ -99,11 +99,11 @@ def evaluated(
     with poisoned():
         out = token_logp(**{**given, **leaves}, batch=batch, impl=impl, **settings)
         generator = torch.Generator().manual_seed(9)
-        mixture = torch.randn(2, *out.logp.shape, generator=generator).to(out.logp)
+        mixture = torch.randn((2, *out.logp.shape), generator=generator).to(out.logp)
         ((mixture[0] * out.logp).sum() + (mixture[1] * out.entropy).sum()).backward()
     gradients = [leaf.grad for leaf in leaves.values()]
     assert all(gradient is not None for gradient in gradients)
-    return [out.logp.detach(), out.entropy.detach(), *gradients]  # type: ignore[list-item]
+    return [out.logp.detach(), out.entropy.detach(), *gradients]
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 37, 521, 1031])

@@ -105,17 +105,20 @@ class TorchRows:
         apart, _ = self._apart(rows)
         logp, entropy, _, log_total = sums
         of_target = -logp_slope * logp.expm1()
-        probability = apart.exp().div_(log_total.exp().to(apart.dtype)[:, None])
-        slope = -logp_slope.to(apart.dtype)[:, None]
-        if entropy_slope is not None:
+        made = apart.exp()
+        # What all of a row share is multiplied in float64, and rounded once.
+        share = 1 / (log_total.exp() * rows.temperature)
+        if entropy_slope is None:
+            made.mul_((-logp_slope * share).to(made.dtype)[:, None])
+        else:
             # Of entropy: -p (log p + entropy), where log p = apart - log_total.
-            apart.add_((entropy - log_total).to(apart.dtype)[:, None])
-            apart.masked_fill_(probability == 0, 0)
-            slope = slope - apart.mul_(entropy_slope.to(apart.dtype)[:, None])
+            constant = -logp_slope + entropy_slope * (log_total - entropy)
+            apart.masked_fill_(made == 0, 0)
+            apart.mul_((-entropy_slope * share).to(made.dtype)[:, None])
+            made.mul_(apart.add_((constant * share).to(made.dtype)[:, None]))
             of_target -= entropy_slope * logp.exp() * (logp + entropy)
-        made = probability.mul_(slope)
-        made.scatter_(-1, rows.target[:, None], of_target.to(apart.dtype)[:, None])
-        made.div_(rows.temperature.to(apart.dtype)[:, None])
+        of_target /= rows.temperature
+        made.scatter_(-1, rows.target[:, None], of_target.to(made.dtype)[:, None])
         gradient[rows.row] = made.to(gradient.dtype)
 
     def _apart(self, rows: NamedRows) -> tuple[Tensor, Tensor]:

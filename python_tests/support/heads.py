@@ -18,7 +18,7 @@ NAN = float("nan")
 
 def head_inputs(
     batch: StepBatch, *, vocabulary: int = 37, size: int = 8, seed: int = 0, whole: bool = False
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Return hidden [T, D], weight [V, D], bias [V], target [T], float64.
 
     Args:

@@ -83,8 +83,8 @@ def loss_of(actor: Callable[..., Tensor], first: int, last: int, loss: LossConfi
 
 def gradients(actor: nn.Module) -> list[Tensor]:
     """Whole gradients of all parameters."""
-    grads = [parameter.grad for parameter in actor.parameters()]
-    return [grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads]  # type: ignore[union-attr]
+    grads: list[Any] = [parameter.grad for parameter in actor.parameters()]
+    return [grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads]
 
 
 def main(out: str) -> None:
