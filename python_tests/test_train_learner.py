@@ -229,7 +229,9 @@ def test_a_head_that_does_more_than_multiply_is_refused_unless_logits_are_asked_
 ) -> None:
     model = tiny.trainable()
     model.__class__ = Capped
-    with pytest.raises(InputError, match=r"model: Capped does more to its logits .* head=logits"):
+    with pytest.raises(
+        InputError, match=r"model: Capped does more to its logits .*update.head=logits"
+    ):
         learner_of(model)
     model.lm_head = nn.Sequential(model.lm_head)
     with pytest.raises(InputError, match=r"model: its head is a Sequential, not a linear layer"):
