@@ -11,7 +11,8 @@ spreads advantages over the tokens the policy wrote, and nowhere else.
     out.loss.backward()
 
 Where a model's last hidden states and its head are at hand, `linear_policy_loss` goes from there to
-the loss and never holds all logits; `token_logp` is for those who own their loss.
+the loss and never holds all logits; `logits_policy_loss` is for logits that are there already,
+`token_logp` is for those who own their loss.
 
 Each op is told once in plain PyTorch (`finestep_fast.reference`) and entered by one door that takes
 `impl="auto"` or the name of an implementation.
@@ -29,6 +30,7 @@ from finestep_fast.errors import BuildError, FinestepError, InputError
 from finestep_fast.ops import (
     available_impls,
     linear_policy_loss,
+    logits_policy_loss,
     policy_loss,
     step_advantage,
     step_policy_loss,
@@ -48,6 +50,7 @@ __all__ = [
     "TokenLogp",
     "available_impls",
     "linear_policy_loss",
+    "logits_policy_loss",
     "policy_loss",
     "step_advantage",
     "step_policy_loss",
