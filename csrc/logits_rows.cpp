@@ -5,7 +5,9 @@
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <numbers>
 #include <stdexcept>
+#include <type_traits>
 
 #include "clones.h"
 #include "half.h"
@@ -26,9 +28,12 @@ constexpr std::int64_t kElementsPerChunk = 65536;
 // relative error (3.2e-9); 2^n by its bits.
 [[gnu::always_inline]] inline float exponential(float x) {
   constexpr float kRoundToInteger = 0x1.8p23F;  // adding it leaves n in the low bits
-  const float shifted = x * 0x1.715476p+0F + kRoundToInteger;
+  const float shifted = x * std::numbers::log2e_v<float> + kRoundToInteger;
   const float n = shifted - kRoundToInteger;
-  const float r = (x - n * 0x1.62e4p-1F) - n * 0x1.7f7d1cp-20F;  // ln 2 in two parts
+  // ln 2 in two parts, of which the first has few bits: n times it is exact.
+  constexpr float kHigh = 0x1.62e4p-1F;  // NOLINT(modernize-use-std-numbers)
+  constexpr float kLow = 0x1.7f7d1cp-20F;
+  const float r = (x - n * kHigh) - n * kLow;
   float q = 0x1.6a1f62p-10F;
   q = q * r + 0x1.123ccap-7F;
   q = q * r + 0x1.555904p-5F;
@@ -42,9 +47,11 @@ constexpr std::int64_t kElementsPerChunk = 65536;
 // The same in float64: down to -708, within 4e-16, a polynomial of degree 10.
 [[gnu::always_inline]] inline double exponential(double x) {
   constexpr double kRoundToInteger = 0x1.8p52;
-  const double shifted = x * 0x1.71547652b82fep+0 + kRoundToInteger;
+  const double shifted = x * std::numbers::log2e + kRoundToInteger;
   const double n = shifted - kRoundToInteger;
-  const double r = (x - n * 0x1.62e42fefap-1) - n * 0x1.cf79abc9e3b3ap-40;
+  constexpr double kHigh = 0x1.62e42fefap-1;  // NOLINT(modernize-use-std-numbers)
+  constexpr double kLow = 0x1.cf79abc9e3b3ap-40;
+  const double r = (x - n * kHigh) - n * kLow;
   double p = 0x1.27279ed1bbf13p-22;
   p = p * r + 0x1.72f993b7af18cp-19;
   p = p * r + 0x1.a01b6d08ba15ap-16;
@@ -61,7 +68,7 @@ constexpr std::int64_t kElementsPerChunk = 65536;
 }
 
 template <typename Real>
-constexpr Real kLowest = std::is_same_v<Real, float> ? Real(-87) : Real(-708);
+constexpr Real kLowest = static_cast<Real>(std::is_same_v<Real, float> ? -87 : -708);
 
 template <typename Real>
 [[gnu::always_inline]] inline Real raised(Real x) {
@@ -104,7 +111,7 @@ struct Sums {
 template <typename Kind>
 [[gnu::always_inline]] inline Sums row_sums(const typename Kind::Stored* logit, std::int64_t size,
                                             double inverse_temperature) {
-  using Real = typename Kind::Real;
+  using Real = Kind::Real;
   const auto inverse = static_cast<Real>(inverse_temperature);
   std::array<Real, kBlock> block;  // NOLINT(cppcoreguidelines-pro-type-member-init)
   Real* value = block.data();
@@ -149,7 +156,7 @@ template <typename Kind, bool kHasSlope>
                                                 std::int64_t size, double maximum,
                                                 double inverse_temperature, double constant,
                                                 double slope, typename Kind::Stored* gradient) {
-  using Real = typename Kind::Real;
+  using Real = Kind::Real;
   const auto inverse = static_cast<Real>(inverse_temperature);
   const auto most = static_cast<Real>(maximum);
   const auto a = static_cast<Real>(constant);
@@ -165,7 +172,7 @@ template <typename Kind, bool kHasSlope>
 template <typename Kind>
 [[gnu::always_inline]] inline void read_kind(const LogitRows& rows, const RowSums& sums,
                                              std::size_t first, std::size_t last) {
-  const auto* logits = static_cast<const typename Kind::Stored*>(rows.logits.data);
+  const auto* logits = static_cast<const Kind::Stored*>(rows.logits.data);
   for (std::size_t i = first; i < last; ++i) {
     const auto* logit = logits + rows.row[i] * rows.vocabulary;
     const double inverse = 1 / rows.temperature[i];
@@ -184,7 +191,7 @@ template <typename Kind>
 [[gnu::always_inline]] inline void write_kind(const LogitRows& rows, const RowSums& sums,
                                               const RowSlopes& slopes, Elements out,
                                               std::size_t first, std::size_t last) {
-  using Stored = typename Kind::Stored;
+  using Stored = Kind::Stored;
   const auto* logits = static_cast<const Stored*>(rows.logits.data);
   auto* gradients = static_cast<Stored*>(out.data);
   for (std::size_t i = first; i < last; ++i) {
@@ -210,8 +217,7 @@ template <typename Kind>
       row_gradient<Kind, true>(logits + place, rows.vocabulary, sums.maximum[i], inverse, constant,
                                -of_entropy * share, gradients + place);
     }
-    gradients[place + rows.target[i]] =
-        Kind::narrow(static_cast<typename Kind::Real>(target_gradient));
+    gradients[place + rows.target[i]] = Kind::narrow(static_cast<Kind::Real>(target_gradient));
   }
 }
 
