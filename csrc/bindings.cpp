@@ -1,6 +1,5 @@
 // The Python face of the core: views in, GIL released, core called, result out. Only this file and
 // its neighbours named bindings_* know Python.
-#include <pybind11/gil_safe_call_once.h>
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -20,6 +19,8 @@
 #include <vector>
 
 #include "bindings_comparison.h"
+#include "bindings_logits.h"
+#include "bindings_memory.h"
 #include "bindings_sql.h"
 #include "element.h"
 #include "policy_loss.h"
@@ -33,66 +34,12 @@ namespace py = pybind11;
 
 namespace {
 
-// A contiguous tensor, alive as long as the call. `dtype` is an index into kDtypes.
-struct Memory {
-  void* address = nullptr;
-  std::int64_t size = 0;
-  int dtype = 0;
-};
-constexpr std::array kDtypes{"float32", "float64", "bfloat16", "float16", "int64"};
-constexpr int kInt64 = 4;
-
-// What is asked for in torch once, and not again for each tensor.
-struct Torch {
-  py::object tensor = py::module_::import("torch").attr("Tensor");
-  std::array<py::object, kDtypes.size()> dtypes;
-  py::str dtype = "dtype";
-  py::str is_contiguous = "is_contiguous";
-  py::str data_ptr = "data_ptr";
-  py::str numel = "numel";
-
-  Torch() {
-    const auto torch = py::module_::import("torch");
-    for (std::size_t i = 0; i < kDtypes.size(); ++i) {
-      dtypes[i] = torch.attr(kDtypes[i]);
-    }
-  }
-
-  static const Torch& get() {
-    PYBIND11_CONSTINIT static py::gil_safe_call_once_and_store<Torch> stored;
-    return stored.call_once_and_store_result([] { return Torch(); }).get_stored();
-  }
-};
-
-}  // namespace
-
-// Takes a tensor where a function asks for memory.
-template <>
-struct pybind11::detail::type_caster<Memory> {
-  PYBIND11_TYPE_CASTER(Memory, const_name("torch.Tensor"));
-
-  bool load(handle given, bool /*convert*/) {
-    const auto& torch = Torch::get();
-    if (!isinstance(given, torch.tensor)) {
-      return false;
-    }
-    const auto call = [&](const str& method) {
-      return reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
-    };
-    const auto dtype = getattr(given, torch.dtype);
-    const auto* known = std::ranges::find_if(
-        torch.dtypes, [&](const object& candidate) { return candidate.is(dtype); });
-    if (known == torch.dtypes.end() || !call(torch.is_contiguous).cast<bool>()) {
-      return false;
-    }
-    value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
-    value.size = call(torch.numel).cast<std::int64_t>();
-    value.dtype = static_cast<int>(known - torch.dtypes.begin());
-    return true;
-  }
-};
-
-namespace {
+using finestep::input;
+using finestep::Memory;
+using finestep::numbers;
+using finestep::output;
+using finestep::positions;
+using finestep::require;
 
 using Positions = py::array_t<std::int64_t>;
 
@@ -128,37 +75,6 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
 }
 
 using Settings = std::vector<double>;
-void require(bool holds, const char* what) {
-  if (!holds) {
-    throw std::invalid_argument(what);
-  }
-}
-
-std::span<const std::int64_t> positions(const Memory& memory) {
-  require(memory.dtype == kInt64, "positions must be int64");
-  return {static_cast<const std::int64_t*>(memory.address), static_cast<std::size_t>(memory.size)};
-}
-
-finestep::Elements output(const Memory& memory, std::int64_t size) {
-  require(memory.size == size && 0 <= memory.dtype && memory.dtype < kInt64,
-          "a float tensor has another size or dtype than its neighbours ask for");
-  return {.data = memory.address, .dtype = static_cast<finestep::Dtype>(memory.dtype)};
-}
-
-finestep::ConstElements input(const Memory& memory, std::int64_t size) {
-  const auto elements = output(memory, size);
-  return {.data = elements.data, .dtype = elements.dtype};
-}
-
-finestep::ConstElements input(const std::optional<Memory>& memory, std::int64_t size) {
-  return memory ? input(*memory, size) : finestep::ConstElements{};
-}
-
-std::vector<double> numbers(const Memory& memory, std::int64_t size) {
-  std::vector<double> values(static_cast<std::size_t>(size));
-  finestep::widen(input(memory, size), 0, size, values.data());
-  return values;
-}
 
 std::optional<double> optional(double value) {
   return std::isnan(value) ? std::nullopt : std::optional(value);
@@ -362,5 +278,6 @@ PYBIND11_MODULE(_core, m) {
   m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
         py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
   finestep::bind_comparison(m);
+  finestep::bind_logits_rows(m);
   finestep::bind_sql_runner(m);
 }

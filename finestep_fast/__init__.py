@@ -10,6 +10,10 @@ spreads advantages over the tokens the policy wrote, and nowhere else.
     out = policy_loss(token_logp, token_logp_old, batch, advantage)
     out.loss.backward()
 
+Where a model's last hidden states and its head are at hand, `linear_policy_loss` goes from there to
+the loss and never holds all logits; `logits_policy_loss` is for logits that are there already,
+`token_logp` is for those who own their loss.
+
 Each op is told once in plain PyTorch (`finestep_fast.reference`) and entered by one door that takes
 `impl="auto"` or the name of an implementation.
 
@@ -25,12 +29,15 @@ from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.errors import BuildError, FinestepError, InputError
 from finestep_fast.ops import (
     available_impls,
+    linear_policy_loss,
+    logits_policy_loss,
     policy_loss,
     step_advantage,
     step_policy_loss,
     token_advantage,
+    token_logp,
 )
-from finestep_fast.reference import LossOutput
+from finestep_fast.reference import LossOutput, TokenLogp
 
 __all__ = [
     "BuildError",
@@ -40,9 +47,13 @@ __all__ = [
     "LossConfig",
     "LossOutput",
     "StepBatch",
+    "TokenLogp",
     "available_impls",
+    "linear_policy_loss",
+    "logits_policy_loss",
     "policy_loss",
     "step_advantage",
     "step_policy_loss",
     "token_advantage",
+    "token_logp",
 ]

@@ -20,12 +20,14 @@ __all__: list[str] = [
     "formats_are_literal",
     "own_rows",
     "policy_loss",
+    "read_logit_rows",
     "scale_gradient",
     "step_advantage",
     "step_policy_loss",
     "step_spans",
     "test_suite_query",
     "token_values",
+    "write_logit_gradients",
 ]
 
 class ReadyResult:
@@ -175,6 +177,16 @@ def policy_loss(
     Write loss [1], the gradient of the policy tokens to their places in [T] (where it is asked for; with clear_between also zeros to all others: steps must then ascend) and metrics to `out`. tokens: token_logp, token_logp_old, token_logp_ref, token_weight; steps: step_start, step_end, step_offsets; loss: the fields of LossConfig; count [1]: what the aggregation divides by, else the batch's own.
     """
 
+def read_logit_rows(
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    vocabulary: typing.SupportsInt | typing.SupportsIndex,
+    out: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Write logp, entropy, maximum and total [C] of some rows to `out`. rows: logits [rows, V], row [C], target [C], temperature [C]; what is [C] and not a position is float64.
+    """
+
 def scale_gradient(
     gradient: torch.Tensor,
     scale: torch.Tensor,
@@ -253,4 +265,17 @@ def token_values(
 ) -> None:
     """
     Write step_value [S] to the tokens of each step and 0 to all others of `out` [T].
+    """
+
+def write_logit_gradients(
+    rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    vocabulary: typing.SupportsInt | typing.SupportsIndex,
+    sums: tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor],
+    logp_slope: torch.Tensor,
+    entropy_slope: torch.Tensor | None,
+    out: torch.Tensor,
+    num_threads: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    Write d loss / d logit of those rows to the same rows of `out`, which may be the logits, from what read_logit_rows found and d loss / d logp, d loss / d entropy [C] float64.
     """

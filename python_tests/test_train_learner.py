@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from transformers import Qwen3ForCausalLM
 
-from finestep_fast import LossConfig
+from finestep_fast import InputError, LossConfig
 from finestep_fast.train.rollouts import ScoredRollouts
 from support.rollouts import learner_of, sampled
 from support.tiny import LIMITS, Tiny
@@ -197,6 +199,60 @@ def test_the_compiled_loss_and_the_reference_take_the_same_steps(
         plain, expected = stepped(tiny, rollouts, loss=loss, passes=2, impl="reference")
         assert_same(plain, fast)
         assert measured == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_a_step_from_hidden_states_is_the_step_from_logits(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    kinds = (LossConfig(), LossConfig(ratio="rollout", kl="k3", kl_weight=0.1))
+    for loss in kinds:
+        reference = tiny.model if loss.kl else None
+        both = [
+            stepped(tiny, rollouts, loss=loss, passes=2, head=head, reference_model=reference)
+            for head in ("linear", "logits")
+        ]
+        assert_same(both[1][0], both[0][0])
+        assert both[0][1] == pytest.approx(both[1][1], rel=1e-4, abs=1e-6)
+
+
+class Capped(Qwen3ForCausalLM):
+    """A head that caps its logits, under a name that nobody knows."""
+
+    def forward(self, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
+        output = super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
+        output.logits = 50 * (output.logits / 50).tanh()
+        return output
+
+
+def test_a_head_that_does_more_than_multiply_is_refused_unless_logits_are_asked_for(
+    tiny: Tiny, rollouts: ScoredRollouts
+) -> None:
+    model = tiny.trainable()
+    model.__class__ = Capped
+    with pytest.raises(
+        InputError, match=r"model: Capped does more to its logits .*update.head=logits"
+    ):
+        learner_of(model)
+    model.lm_head = nn.Sequential(model.lm_head)
+    with pytest.raises(InputError, match=r"model: its head is a Sequential, not a linear layer"):
+        learner_of(model)
+    model.lm_head = model.lm_head[0]
+    learner = learner_of(model, head="logits")
+    assert learner.learn(rollouts, seed=0)["ratio_mean"] != 1
+    plain = tiny.trainable()
+    state = torch.random.get_rng_state()
+    learner_of(plain)
+    assert torch.random.get_rng_state().equal(state)
+    assert plain.training == tiny.model.training
+
+
+def test_no_logits_are_made_by_a_pass(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+    model = tiny.trainable()
+    shapes = []
+    learner = learner_of(model, micro_batch_tokens=10**6)
+    model.lm_head.register_forward_hook(lambda layer, given, logits: shapes.append(logits.shape))
+    learner.learn(rollouts, seed=0)
+    assert [shape[1] for shape in shapes] == [0]
 
 
 def test_an_update_with_nothing_to_learn_from_changes_nothing(

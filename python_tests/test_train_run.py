@@ -272,6 +272,11 @@ def test_a_silent_process_writes_no_log(tmp_path: Path) -> None:
     assert logs.read("a") == [{"n": 1}]
 
 
+def test_every_update_tells_the_peak_of_its_memory(left_alone: Path) -> None:
+    peaks = [record["learn_peak_mib"] for record in records(left_alone, "metrics")]
+    assert all(50 < peak < 10_000 for peak in peaks)
+
+
 def test_the_report_tells_the_seconds_of_every_phase(left_alone: Path) -> None:
     report = json.loads((left_alone / "report.json").read_text())
     assert report["seconds"].keys() == {"warm start", "updates"}

@@ -6,18 +6,29 @@ same thing faster. A value that cannot be used is an `InputError` here, never a 
 `credit` and `loss` are the doors, `check` what they refuse, `impls` who can be chosen, `fused` how
 the compiled implementations are made known to torch, `cpp` the one for CPUs. The one for GPUs is
 `finestep_fast.kernels`.
+
+`token_logp` and `linear_loss` are the doors from hidden states, `logits_loss` the one from logits:
+`head_check` is what they refuse,
+`head` how a chunk of logits at a time is made, `rows` what is made of it and by whom,
+`policy_tokens` the loss as seen from there.
 """
 
 from __future__ import annotations
 
 from finestep_fast.ops.credit import step_advantage, token_advantage
 from finestep_fast.ops.impls import available_impls
+from finestep_fast.ops.linear_loss import linear_policy_loss
+from finestep_fast.ops.logits_loss import logits_policy_loss
 from finestep_fast.ops.loss import policy_loss, step_policy_loss
+from finestep_fast.ops.token_logp import token_logp
 
 __all__ = [
     "available_impls",
+    "linear_policy_loss",
+    "logits_policy_loss",
     "policy_loss",
     "step_advantage",
     "step_policy_loss",
     "token_advantage",
+    "token_logp",
 ]

@@ -148,9 +148,48 @@ def token_values(
     return values
 
 
+def read_rows(
+    logits: Tensor, row: Tensor, target: Tensor, temperature: Tensor, sums: Tensor
+) -> None:
+    """Write logp, entropy, maximum and total of rows [C] of logits [rows, V] to sums [4, C]."""
+    core.read_logit_rows(
+        (logits, row, target, temperature),
+        logits.shape[-1],
+        _row_sums(sums),
+        torch.get_num_threads(),
+    )
+
+
+def write_row_gradients(
+    logits: Tensor,
+    row: Tensor,
+    target: Tensor,
+    temperature: Tensor,
+    sums: Tensor,
+    logp_slope: Tensor,
+    entropy_slope: Tensor | None,
+    gradient: Tensor,
+) -> None:
+    """Write d loss / d logit to rows [C] of gradient [rows, V], which may be the logits."""
+    core.write_logit_gradients(
+        (logits, row, target, temperature),
+        logits.shape[-1],
+        _row_sums(sums),
+        logp_slope,
+        entropy_slope,
+        gradient,
+        torch.get_num_threads(),
+    )
+
+
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
     return torch.promote_types(dtype, torch.float32)
+
+
+def _row_sums(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    logp, entropy, maximum, total = sums
+    return logp, entropy, maximum, total
 
 
 def _count(count_tensor: Tensor | None, count: float | None) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The whole method in plain PyTorch, in pipeline order: credit, then loss. Read this first.
+"""The whole method in plain PyTorch, in pipeline order: credit, loss, logits. Read this first.
 
 It is the oracle of the tests, the baseline of the benchmarks and an implementation of its own
 (`impl="reference"`). It checks no input: that is done once, at the doors in `finestep_fast.ops`.
@@ -7,7 +7,14 @@ It is the oracle of the tests, the baseline of the benchmarks and an implementat
 from __future__ import annotations
 
 from finestep_fast.reference.credit import step_advantage, step_return
+from finestep_fast.reference.logits import (
+    TokenLogp,
+    linear_policy_loss,
+    logits_policy_loss,
+    token_logp,
+)
 from finestep_fast.reference.loss import (
+    AGGREGATIONS,
     COUNT_OF_AGGREGATION,
     LossCounts,
     LossOutput,
@@ -17,12 +24,17 @@ from finestep_fast.reference.loss import (
 from finestep_fast.reference.metrics import SCALAR_METRICS
 
 __all__ = [
+    "AGGREGATIONS",
     "COUNT_OF_AGGREGATION",
     "SCALAR_METRICS",
     "LossCounts",
     "LossOutput",
+    "TokenLogp",
+    "linear_policy_loss",
+    "logits_policy_loss",
     "policy_loss",
     "step_advantage",
     "step_return",
     "token_advantage",
+    "token_logp",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from finestep_fast.config import (
     CreditConfig,
@@ -19,7 +19,7 @@ from finestep_fast.config import (
     check_reward_balance,
     read_yaml,
 )
-from finestep_fast.config.check import check_number, check_whole
+from finestep_fast.config.check import check_choice, check_number, check_whole
 from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.errors import InputError
@@ -35,6 +35,7 @@ _FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.")
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Impl = Literal["auto", "reference"]
+HeadKind = Literal["linear", "logits"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +186,9 @@ class UpdateConfig:
     """Passes over the rollouts of an update."""
     micro_batch_tokens: int = 16384
     """Padded tokens of one forward and backward pass; bounds the memory."""
+    head: HeadKind = "linear"
+    """How losses are made: from hidden states, never holding all logits; or from the model's own
+    logits, for a head that does more than multiply."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW."""
 
@@ -198,6 +202,7 @@ class UpdateConfig:
         check_whole("minibatches", self.minibatches, low=1)
         check_whole("passes", self.passes, low=1)
         check_whole("micro_batch_tokens", self.micro_batch_tokens, low=1)
+        check_choice("head", self.head, get_args(HeadKind))
 
 
 @dataclass(frozen=True, kw_only=True)

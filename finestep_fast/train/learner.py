@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from finestep_fast import LossConfig, StepBatch, policy_loss
+from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss, policy_loss
+from finestep_fast import token_logp as head_logp
 from finestep_fast.train.config import UpdateConfig
+from finestep_fast.train.head import LinearHead, last_hidden, linear_head
 from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
 from finestep_fast.train.policy import token_logp
 from finestep_fast.train.rollouts import ScoredRollouts
@@ -35,6 +39,18 @@ class _Sample:
         return sum(end - start for start, end in self.step_spans)
 
 
+@dataclass(frozen=True)
+class _Given:
+    """A micro-batch; but for `rows` and `step_spans`, tokens lie where they are predicted from."""
+
+    rows: PaddedRows
+    step_spans: list[list[tuple[int, int]]]
+    target: Tensor
+    token_logp_old: Tensor
+    batch: StepBatch
+    step_advantage: Tensor
+
+
 class Learner:
     """Takes optimiser steps on the step-level policy loss.
 
@@ -49,6 +65,9 @@ class Learner:
         dtype: of training passes.
         reference_model: a frozen copy for the KL term, if the loss has one.
         impl: who computes the loss; see `policy_loss`.
+
+    Raises:
+        InputError: The model's head is not linear, and `update.head` says so.
     """
 
     def __init__(
@@ -62,7 +81,7 @@ class Learner:
         loss: LossConfig,
         temperature: float,
         dtype: torch.dtype,
-        reference_model: nn.Module | None,
+        reference_model: PreTrainedModel | None,
         impl: str = "auto",
     ) -> None:
         self.accelerator, self.model = accelerator, model
@@ -70,6 +89,8 @@ class Learner:
         self.config, self.loss = update, loss
         self.temperature, self.dtype = temperature, dtype
         self.reference_model, self.impl = reference_model, impl
+        self.policy: PreTrainedModel = accelerator.unwrap_model(model)
+        self.head = linear_head(self.policy) if update.head == "linear" else None
 
     def learn(self, rollouts: ScoredRollouts, *, seed: int) -> dict[str, float]:
         """Take the optimiser steps of one update.
@@ -143,44 +164,91 @@ class Learner:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         device = self.accelerator.device
         rows = pad_rows([item.token_ids for item in samples], device)
-        spans = [item.step_spans for item in samples]
         length = rows.token_ids.shape[1]
         old = torch.zeros(rows.token_ids.shape)
         for row, item in enumerate(samples):
             old[row, : len(item.token_logp)] = torch.tensor(item.token_logp)
+        # A token has its place where it is predicted from: one before its own.
+        spans = [[(start - 1, end - 1) for start, end in item.step_spans] for item in samples]
         # Advantages are given, so who shares a group no longer matters: one group for all.
         batch = StepBatch.from_spans(
             spans, [0] * len(samples), num_tokens=len(samples) * length, row_length=length
         ).to(device)
-        out = policy_loss(
-            self._logp(self.model, rows, spans),
-            old.to(device),
+        given = _Given(
+            rows,
+            [item.step_spans for item in samples],
+            rows.token_ids.roll(-1, 1),
+            old.roll(-1, 1).to(device),
             batch,
             torch.cat([item.step_advantage for item in samples]).to(device),
+        )
+        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
+            out = (
+                self._loss_of_logits(given, counts)
+                if self.head is None
+                else self._loss_of_hidden(given, self.head, counts)
+            )
+        return out.loss, {name: value for name, value in out.metrics.items() if name != "entropy"}
+
+    def _loss_of_hidden(
+        self, given: _Given, head: LinearHead, counts: dict[str, int]
+    ) -> LossOutput:
+        return linear_policy_loss(
+            last_hidden(self.model, self.policy, given.rows),
+            head.weight,
+            given.target,
+            given.token_logp_old,
+            given.batch,
+            given.step_advantage,
+            bias=head.bias,
             loss=self.loss,
-            token_logp_ref=self._reference_logp(rows, spans),
+            temperature=self.temperature,
+            token_logp_ref=self._reference_logp(given),
             num_policy_tokens=counts["num_policy_tokens"],
             num_rollouts=counts["num_rollouts"],
             num_steps=counts["num_steps"],
             impl=self.impl,
         )
-        return out.loss, out.metrics
 
-    def _logp(
-        self, model: nn.Module, rows: PaddedRows, spans: Sequence[list[tuple[int, int]]]
-    ) -> Tensor:
-        with torch.autocast(
-            self.accelerator.device.type, self.dtype, enabled=self.dtype != torch.float32
-        ):
-            return token_logp(model, rows, spans, self.temperature)
+    def _loss_of_logits(self, given: _Given, counts: dict[str, int]) -> LossOutput:
+        return policy_loss(
+            self._logp_of_logits(self.model, given),
+            given.token_logp_old,
+            given.batch,
+            given.step_advantage,
+            loss=self.loss,
+            token_logp_ref=self._reference_logp(given),
+            num_policy_tokens=counts["num_policy_tokens"],
+            num_rollouts=counts["num_rollouts"],
+            num_steps=counts["num_steps"],
+            impl=self.impl,
+        )
 
-    def _reference_logp(
-        self, rows: PaddedRows, spans: Sequence[list[tuple[int, int]]]
-    ) -> Tensor | None:
-        if self.reference_model is None:
+    def _logp_of_logits(self, model: nn.Module, given: _Given) -> Tensor:
+        return token_logp(model, given.rows, given.step_spans, self.temperature).roll(-1, 1)
+
+    @torch.no_grad()
+    def _reference_logp(self, given: _Given) -> Tensor | None:
+        model = self.reference_model
+        if model is None:
             return None
-        with torch.no_grad():
-            return self._logp(self.reference_model, rows, spans)
+        if self._reference_head is None:
+            return self._logp_of_logits(model, given)
+        return head_logp(
+            last_hidden(model, model, given.rows),
+            self._reference_head.weight,
+            given.target,
+            batch=given.batch,
+            temperature=self.temperature,
+            bias=self._reference_head.bias,
+            impl=self.impl,
+        ).logp
+
+    @cached_property
+    def _reference_head(self) -> LinearHead | None:
+        if self.head is None or self.reference_model is None:
+            return None
+        return linear_head(self.reference_model)
 
     def _zero_loss(self) -> Tensor:
         """A loss of 0 that touches every parameter: a process without rollouts keeps in step."""

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
-from torch import nn
+from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from finestep_fast.config import as_mapping, write_yaml
@@ -29,6 +29,7 @@ from finestep_fast.train.checkpoint import Checkpoints, RunState
 from finestep_fast.train.config import CONFIG_FILE, TrainConfig
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.logs import Logs
+from finestep_fast.train.memory import forget_peak, peak_mib
 from finestep_fast.train.policy import attention
 from finestep_fast.train.rollouts import credited, sample_rollouts
 from finestep_fast.train.sampler import Sampler, SamplerConfig
@@ -204,7 +205,9 @@ class Run:
         )
         sampled = time.perf_counter()
         with self._training("updates"):
+            forget_peak(self.accelerator.device)
             learnt = learner.learn(rollouts, seed=self._seed(2, update))
+            peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
         records = gather_object([{**item, "process": rank} for item in rollouts.records(update)])
         self.logs.write("rollouts", records)
@@ -214,6 +217,7 @@ class Run:
             **learnt,
             "rollout_seconds": round(sampled - begin, 3),
             "learn_seconds": round(end - sampled, 3),
+            "learn_peak_mib": round(max(peaks), 1),
         }
 
     def _evaluate(self, name: str) -> None:
@@ -274,7 +278,7 @@ class Run:
             impl=self.config.impl,
         )
 
-    def _reference_model(self) -> nn.Module | None:
+    def _reference_model(self) -> PreTrainedModel | None:
         """The policy from before the first update; kept in the run's folder for a resumed run."""
         if self.config.loss.kl is None:
             return None
@@ -286,7 +290,7 @@ class Run:
             raise InputError(
                 f"{path} is missing; the KL term needs the weights from before the first update"
             )
-        model: nn.Module = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
+        model: PreTrainedModel = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
         model.load_state_dict(
             torch.load(path, map_location=self.accelerator.device, weights_only=True)
         )

@@ -76,8 +76,10 @@ def records(run: Path, name: str) -> list[dict[str, Any]]:
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what a clock said."""
-    return {key: value for key, value in record.items() if not key.endswith("seconds")}
+    """A record without what a clock said, or the machine of its memory."""
+    return {
+        key: value for key, value in record.items() if not key.endswith(("seconds", "peak_mib"))
+    }
 
 
 def weights(folder: Path) -> dict[str, Tensor]:

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 import torch
 from accelerate import Accelerator
 from torch import nn
+from transformers import PreTrainedModel
 
 from finestep_fast import CreditConfig, LossConfig
 from finestep_fast.env.question import Question
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.config import OptimConfig, UpdateConfig
+from finestep_fast.train.config import HeadKind, OptimConfig, UpdateConfig
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.rollouts import ScoredRollouts, credited, sample_rollouts
 from finestep_fast.train.sampler import SamplerConfig
@@ -51,7 +52,7 @@ def learner_of(
     model: nn.Module,
     accelerator: Accelerator | None = None,
     *,
-    reference_model: nn.Module | None = None,
+    reference_model: PreTrainedModel | None = None,
     loss: LossConfig | None = None,
     learning_rate: float = 1e-2,
     minibatches: int = 1,
@@ -59,6 +60,7 @@ def learner_of(
     micro_batch_tokens: int = 16384,
     temperature: float = 1.0,
     impl: str = "auto",
+    head: HeadKind = "linear",
 ) -> Learner:
     """A learner that steps by plain gradient descent, so that a step shows its gradient."""
     accelerator = accelerator or Accelerator(cpu=True)
@@ -74,6 +76,7 @@ def learner_of(
             minibatches=minibatches,
             passes=passes,
             micro_batch_tokens=micro_batch_tokens,
+            head=head,
             optim=OptimConfig(max_grad_norm=1e9),
         ),
         loss=loss or LossConfig(),

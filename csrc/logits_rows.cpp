@@ -1,0 +1,293 @@
+#include "logits_rows.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <numbers>
+#include <stdexcept>
+#include <type_traits>
+
+#include "clones.h"
+#include "half.h"
+#include "parallel.h"
+
+// A row is taken in blocks that fit into the first-level cache: float32 for logits of up to 32
+// bits, float64 for the rest. Sums over a block are added up in float64. A NaN passes on into
+// everything that is made of its row.
+
+namespace finestep {
+namespace {
+
+constexpr std::int64_t kBlock = 512;
+constexpr std::int64_t kElementsPerChunk = 65536;
+
+// exp(x) for x <= 0, within 2e-7 of its value and exactly 1 at 0; what lies below -87 counts as
+// -87. x = n ln 2 + r with |r| <= ln 2 / 2; exp(r) = 1 + r + r^2 q(r), where q has the smallest
+// relative error (3.2e-9); 2^n by its bits.
+[[gnu::always_inline]] inline float exponential(float x) {
+  constexpr float kRoundToInteger = 0x1.8p23F;  // adding it leaves n in the low bits
+  const float shifted = x * std::numbers::log2e_v<float> + kRoundToInteger;
+  const float n = shifted - kRoundToInteger;
+  // ln 2 in two parts, of which the first has few bits: n times it is exact.
+  constexpr float kHigh = 0x1.62e4p-1F;  // NOLINT(modernize-use-std-numbers)
+  constexpr float kLow = 0x1.7f7d1cp-20F;
+  const float r = (x - n * kHigh) - n * kLow;
+  float q = 0x1.6a1f62p-10F;
+  q = q * r + 0x1.123ccap-7F;
+  q = q * r + 0x1.555904p-5F;
+  q = q * r + 0x1.55548ep-3F;
+  q = q * r + 0x1.fffffcp-2F;
+  const float p = 1.0F + (r + r * r * q);
+  const std::uint32_t exponent = std::bit_cast<std::uint32_t>(shifted) + 127U;
+  return p * std::bit_cast<float>(exponent << 23U);
+}
+
+// The same in float64: down to -708, within 4e-16, a polynomial of degree 10.
+[[gnu::always_inline]] inline double exponential(double x) {
+  constexpr double kRoundToInteger = 0x1.8p52;
+  const double shifted = x * std::numbers::log2e + kRoundToInteger;
+  const double n = shifted - kRoundToInteger;
+  constexpr double kHigh = 0x1.62e42fefap-1;  // NOLINT(modernize-use-std-numbers)
+  constexpr double kLow = 0x1.cf79abc9e3b3ap-40;
+  const double r = (x - n * kHigh) - n * kLow;
+  double p = 0x1.27279ed1bbf13p-22;
+  p = p * r + 0x1.72f993b7af18cp-19;
+  p = p * r + 0x1.a01b6d08ba15ap-16;
+  p = p * r + 0x1.a0197a40d0e11p-13;
+  p = p * r + 0x1.6c16c0c092728p-10;
+  p = p * r + 0x1.1111112d4dc76p-7;
+  p = p * r + 0x1.555555559348dp-5;
+  p = p * r + 0x1.555555554bbeap-3;
+  p = p * r + 0x1.ffffffffffe17p-2;
+  p = p * r + 0x1.000000000001dp+0;
+  p = p * r + 1.0;
+  const std::uint64_t exponent = std::bit_cast<std::uint64_t>(shifted) + 1023U;
+  return p * std::bit_cast<double>(exponent << 52U);
+}
+
+template <typename Real>
+constexpr Real kLowest = static_cast<Real>(std::is_same_v<Real, float> ? -87 : -708);
+
+template <typename Real>
+[[gnu::always_inline]] inline Real raised(Real x) {
+  return x < kLowest<Real> ? kLowest<Real> : x;
+}
+
+// What elements are computed in, and how they get there and back.
+template <typename Stored>
+using RealOf = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+
+template <typename Stored>
+[[gnu::always_inline]] inline RealOf<Stored> widen_one(Stored stored) {
+  return static_cast<RealOf<Stored>>(stored);
+}
+
+template <typename Stored>
+[[gnu::always_inline]] inline Stored narrow_one(RealOf<Stored> value) {
+  if constexpr (std::is_floating_point_v<Stored>) {
+    return value;
+  } else {
+    return Stored::nearest(value);
+  }
+}
+
+// What has been seen of a row so far, with x_j = (logit_j - maximum) / temperature.
+struct Sums {
+  double maximum = 0;
+  double total = 0;     // sum_j exp x_j
+  double weighted = 0;  // sum_j x_j exp x_j
+};
+
+template <typename Stored>
+[[gnu::always_inline]] inline Sums row_sums(const Stored* logit, std::int64_t size,
+                                            double inverse_temperature) {
+  using Real = RealOf<Stored>;
+  const auto inverse = static_cast<Real>(inverse_temperature);
+  std::array<Real, kBlock> block;  // NOLINT(cppcoreguidelines-pro-type-member-init)
+  Real* value = block.data();
+  Real maximum = std::numeric_limits<Real>::lowest();
+  Sums sums;
+  for (std::int64_t at = 0; at < size; at += kBlock) {
+    const std::int64_t count = std::min(kBlock, size - at);
+    const auto* from = logit + at;
+    Real largest = maximum;
+#pragma omp simd reduction(max : largest)
+    for (std::int64_t i = 0; i < count; ++i) {
+      value[i] = widen_one(from[i]);
+      largest = value[i] > largest ? value[i] : largest;
+    }
+    if (largest > maximum) {
+      const double lower = static_cast<double>(maximum) - static_cast<double>(largest);
+      const double apart = std::max(lower * inverse_temperature, -1e4);
+      const double factor = std::exp(apart);
+      sums.weighted = factor * (sums.weighted + apart * sums.total);
+      sums.total *= factor;
+      maximum = largest;
+    }
+    Real total = 0;
+    Real weighted = 0;
+#pragma omp simd reduction(+ : total, weighted)
+    for (std::int64_t i = 0; i < count; ++i) {
+      const Real x = raised<Real>((value[i] - maximum) * inverse);
+      const Real e = exponential(x);
+      total += e;
+      weighted += x * e;
+    }
+    sums.total += static_cast<double>(total);
+    sums.weighted += static_cast<double>(weighted);
+  }
+  sums.maximum = static_cast<double>(maximum);
+  return sums;
+}
+
+// gradient_j = exp(x_j) (constant + slope x_j)
+template <typename Stored, bool kHasSlope>
+[[gnu::always_inline]] inline void row_gradient(const Stored* logit, std::int64_t size,
+                                                double maximum, double inverse_temperature,
+                                                double constant, double slope, Stored* gradient) {
+  using Real = RealOf<Stored>;
+  const auto inverse = static_cast<Real>(inverse_temperature);
+  const auto most = static_cast<Real>(maximum);
+  const auto a = static_cast<Real>(constant);
+  const auto b = static_cast<Real>(slope);
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) {
+    const Real x = raised<Real>((widen_one(logit[i]) - most) * inverse);
+    const Real e = exponential(x);
+    gradient[i] = narrow_one<Stored>(kHasSlope ? e * (a + b * x) : e * a);
+  }
+}
+
+template <typename Stored>
+[[gnu::always_inline]] inline void read_stored(const LogitRows& rows, const RowSums& sums,
+                                               std::size_t first, std::size_t last) {
+  const auto* logits = static_cast<const Stored*>(rows.logits.data);
+  for (std::size_t i = first; i < last; ++i) {
+    const auto* logit = logits + rows.row[i] * rows.vocabulary;
+    const double inverse = 1 / rows.temperature[i];
+    const Sums row = row_sums<Stored>(logit, rows.vocabulary, inverse);
+    const double log_total = std::log(row.total);
+    const auto of_target = static_cast<double>(widen_one(logit[rows.target[i]]));
+    const double entropy = log_total - row.weighted / row.total;
+    sums.logp[i] = (of_target - row.maximum) * inverse - log_total;
+    sums.entropy[i] = entropy < 0 ? 0.0 : entropy;
+    sums.maximum[i] = row.maximum;
+    sums.total[i] = row.total;
+  }
+}
+
+template <typename Stored>
+[[gnu::always_inline]] inline void write_stored(const LogitRows& rows, const RowSums& sums,
+                                                const RowSlopes& slopes, Elements out,
+                                                std::size_t first, std::size_t last) {
+  const auto* logits = static_cast<const Stored*>(rows.logits.data);
+  auto* gradients = static_cast<Stored*>(out.data);
+  for (std::size_t i = first; i < last; ++i) {
+    const std::int64_t place = rows.row[i] * rows.vocabulary;
+    const double of_logp = slopes.logp[i];
+    const double of_entropy = slopes.entropy.empty() ? 0.0 : slopes.entropy[i];
+    if (of_logp == 0 && of_entropy == 0) {
+      std::fill_n(gradients + place, rows.vocabulary, Stored{});
+      continue;
+    }
+    const double inverse = 1 / rows.temperature[i];
+    const double share = inverse / sums.total[i];
+    const double mean = sums.entropy[i] - std::log(sums.total[i]);  // of -x_j
+    const double constant = -(of_logp + of_entropy * mean) * share;
+    const double logp = sums.logp[i];
+    const double target_gradient =
+        inverse *
+        (-of_logp * std::expm1(logp) - of_entropy * std::exp(logp) * (logp + sums.entropy[i]));
+    if (of_entropy == 0) {
+      row_gradient<Stored, false>(logits + place, rows.vocabulary, sums.maximum[i], inverse,
+                                  constant, 0, gradients + place);
+    } else {
+      row_gradient<Stored, true>(logits + place, rows.vocabulary, sums.maximum[i], inverse,
+                                 constant, -of_entropy * share, gradients + place);
+    }
+    gradients[place + rows.target[i]] =
+        narrow_one<Stored>(static_cast<RealOf<Stored>>(target_gradient));
+  }
+}
+
+FINESTEP_CLONES void read_some(const LogitRows& rows, const RowSums& sums, std::size_t first,
+                               std::size_t last) {
+  switch (rows.logits.dtype) {
+    case Dtype::float32:
+      read_stored<float>(rows, sums, first, last);
+      break;
+    case Dtype::float64:
+      read_stored<double>(rows, sums, first, last);
+      break;
+    case Dtype::bfloat16:
+      read_stored<Bfloat16>(rows, sums, first, last);
+      break;
+    case Dtype::float16:
+      read_stored<Float16>(rows, sums, first, last);
+      break;
+  }
+}
+
+FINESTEP_CLONES void write_some(const LogitRows& rows, const RowSums& sums, const RowSlopes& slopes,
+                                Elements out, std::size_t first, std::size_t last) {
+  switch (rows.logits.dtype) {
+    case Dtype::float32:
+      write_stored<float>(rows, sums, slopes, out, first, last);
+      break;
+    case Dtype::float64:
+      write_stored<double>(rows, sums, slopes, out, first, last);
+      break;
+    case Dtype::bfloat16:
+      write_stored<Bfloat16>(rows, sums, slopes, out, first, last);
+      break;
+    case Dtype::float16:
+      write_stored<Float16>(rows, sums, slopes, out, first, last);
+      break;
+  }
+}
+
+template <typename Work>
+void for_some_rows(const LogitRows& rows, int num_threads, const Work& work) {
+  const std::int64_t each = std::max<std::int64_t>(1, kElementsPerChunk / rows.vocabulary);
+  const std::int64_t num_rows = std::ssize(rows.row);
+  for_each_chunk(num_chunks(num_rows, each), num_threads, [&](std::int64_t chunk) {
+    work(static_cast<std::size_t>(chunk * each),
+         static_cast<std::size_t>(std::min(num_rows, (chunk + 1) * each)));
+  });
+}
+
+}  // namespace
+
+void check_rows(const LogitRows& rows) {
+  if (rows.vocabulary < 1) {
+    throw std::out_of_range("logits have no columns");
+  }
+  if (rows.target.size() != rows.row.size() || rows.temperature.size() != rows.row.size()) {
+    throw std::out_of_range("target and temperature must be of the length of row");
+  }
+  const auto outside = [](std::span<const std::int64_t> places, std::int64_t size) {
+    return std::ranges::any_of(places, [&](std::int64_t at) { return at < 0 || at >= size; });
+  };
+  if (outside(rows.row, rows.num_rows)) {
+    throw std::out_of_range("a row lies outside the logits");
+  }
+  if (outside(rows.target, rows.vocabulary)) {
+    throw std::out_of_range("a target lies outside the vocabulary");
+  }
+}
+
+void read_rows(const LogitRows& rows, const RowSums& sums, int num_threads) {
+  for_some_rows(rows, num_threads,
+                [&](std::size_t first, std::size_t last) { read_some(rows, sums, first, last); });
+}
+
+void write_row_gradients(const LogitRows& rows, const RowSums& sums, const RowSlopes& slopes,
+                         Elements gradient, int num_threads) {
+  for_some_rows(rows, num_threads, [&](std::size_t first, std::size_t last) {
+    write_some(rows, sums, slopes, gradient, first, last);
+  });
+}
+
+}  // namespace finestep

@@ -1,0 +1,226 @@
+"""The door from hidden states to the policy loss: never all logits, nothing outside steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finestep_fast import reference
+from finestep_fast.batch import StepBatch
+from finestep_fast.config import LossConfig
+from finestep_fast.ops.check import Count, check_batch, check_vector, loss_count
+from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
+from finestep_fast.ops.head_check import (
+    Temperature,
+    check_beside_target,
+    check_head,
+    check_target,
+    check_temperature,
+)
+from finestep_fast.ops.impls import IMPLEMENTATIONS
+from finestep_fast.ops.loss import PPO
+from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
+from finestep_fast.ops.rows import POLICY_LOSS_IMPL, chosen_rows
+from finestep_fast.ops.token_logp import handed_over, head_of
+from finestep_fast.ops.tracing import untraced
+from finestep_fast.reference import LossOutput
+
+
+@untraced
+def linear_policy_loss(
+    hidden: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    token_logp_old: Tensor,
+    batch: StepBatch,
+    step_advantage: Tensor,
+    *,
+    loss: LossConfig = PPO,
+    temperature: Temperature = 1.0,
+    entropy_weight: float = 0.0,
+    bias: Tensor | None = None,
+    token_logp_ref: Tensor | None = None,
+    token_weight: Tensor | None = None,
+    num_policy_tokens: Count | None = None,
+    num_rollouts: Count | None = None,
+    num_steps: Count | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    impl: str = "auto",
+) -> LossOutput:
+    """Return the policy loss of a linear head's log-probabilities, less their weighted entropy.
+
+    `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with `logp_t`, `entropy_t` as
+    in `token_logp` and w the aggregation's weight. Row t of `hidden` is the one that *predicts*
+    target t: a causal model's states are shifted by one token before.
+
+    Only the N tokens inside steps enter a matrix product. Their gradients are computed beside the
+    loss, a chunk of logits at a time: 6 N V D operations for hidden and weight, 4 where the weight
+    is frozen; a ratio that tokens share costs 2 more, for all logps come first. The products are in
+    the dtype of the weights, or of autocast; what follows is in float32, or float64 for float64.
+
+    With gradients in pieces (FSDP2) the head must be whole while this runs: call it in the forward
+    of the module that `fully_shard` wraps, where `self.lm_head.weight` is gathered.
+
+    Source: PPO with a step's advantage for each of its tokens, as the paper says; the entropy bonus
+    after A3C (arXiv:1602.01783), its aggregation ours.
+
+    Args:
+        hidden: [T, D] or [R, L, D]; differentiable, once.
+        weight: [V, D], a whole tensor, parameter or computed; differentiable, once.
+        target: [T] or [R, L] int64.
+        token_logp_old: The shape of `target`, under the policy that sampled; a constant.
+        batch: Whose tokens are whose.
+        step_advantage: [S] advantages; constants.
+        loss: The settings.
+        temperature: Logits are divided by it: one number, or one for each token, of the shape of
+            `target`; a constant.
+        entropy_weight: Weight of the entropy bonus; at 0 entropy is only measured.
+        bias: [V]; differentiable, once.
+        token_logp_ref: The shape of `target`, under the reference policy, for `loss.kl`.
+        token_weight: The shape of `target`: factor of each token's surrogate; a constant.
+        num_policy_tokens: What `token_mean` divides by; None for the batch's own.
+        num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
+        num_steps: What `step_mean` divides by; None for the batch's own.
+        chunk_bytes: Memory for the logits of a chunk; at least one row is taken.
+        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+
+    Returns:
+        `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
+        `entropy`, the mean over policy tokens.
+
+    Raises:
+        InputError: A shape, dtype, device, target or temperature does not fit, something the
+            settings need is missing or would be ignored, or a tensor is in pieces.
+        BuildError: The implementation was not built.
+    """
+    check_batch(batch)
+    check_head(hidden, weight, bias)
+    check_target("hidden", hidden, target, batch)
+    check_beside_target(target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_temperature(temperature, target)
+    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
+    name = chosen_rows(impl, hidden.device)
+    if name is None:
+        return reference.linear_policy_loss(
+            hidden,
+            weight,
+            target,
+            token_logp_old,
+            batch,
+            step_advantage,
+            loss=loss,
+            counts=loss_counts(batch, count, loss),
+            temperature=temperature,
+            entropy_weight=entropy_weight,
+            bias=bias,
+            token_logp_ref=token_logp_ref,
+            token_weight=token_weight,
+        )
+    policy = PolicyTokens.of(
+        batch,
+        token_logp_old,
+        token_logp_ref,
+        token_weight,
+        step_advantage,
+        loss=loss,
+        count=count,
+        entropy_weight=entropy_weight,
+        impl=IMPLEMENTATIONS[POLICY_LOSS_IMPL[name]],
+    )
+    head = head_of(hidden, weight, target, batch, temperature, rows=name, chunk_bytes=chunk_bytes)
+    return _evaluated(hidden, weight, bias, _Problem(head, policy))
+
+
+@dataclass
+class _Problem:
+    """A head, the loss of its logps, and what was seen when it was last computed."""
+
+    head: Head
+    policy: PolicyTokens
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(
+        self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Needs
+    ) -> tuple[Tensor, HeadGradients]:
+        """Return loss and gradients, and keep the metrics."""
+        wide = torch.promote_types(self.head.dtype, torch.float32)
+        gradients = HeadGradients(None, None, None)
+        if not any(needs):
+            sums = self.head.read(hidden, weight, bias)
+        else:
+            sums, gradients = self._differentiated(hidden, weight, bias, needs)
+        loss, metrics = self.policy.output(sums[0], sums[1])
+        self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
+        return loss.to(wide), gradients
+
+    def _differentiated(
+        self,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        needs: Needs,
+    ) -> tuple[Tensor, HeadGradients]:
+        policy = self.policy
+        entropy_slope = policy.entropy_slope(torch.float64)
+
+        def of_entropy(part: slice) -> Tensor | None:
+            return None if entropy_slope is None else entropy_slope[part]
+
+        # Where every token has a ratio of its own, logps that are not known yet do not matter.
+        logp = policy.logp_old.to(torch.float64, copy=True)
+
+        def as_they_come(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
+            logp[part] = sums[0, part]
+            return policy.logp_slope(logp)[part], of_entropy(part)
+
+        sums, slopes = None, as_they_come
+        if policy.shares_ratios:
+            sums = self.head.read(hidden, weight, bias)
+            logp_slope = policy.logp_slope(sums[0])
+            slopes = lambda part, sums: (logp_slope[part], of_entropy(part))  # noqa: E731
+        return self.head.differentiate(hidden, weight, bias, needs=needs, slopes=slopes, sums=sums)
+
+
+def _evaluated(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem
+) -> LossOutput:
+    with torch.autocast(hidden.device.type, enabled=False):
+        if torch.is_grad_enabled():
+            loss = _LinearLoss.apply(hidden, weight, bias, problem)  # type: ignore[no-untyped-call]
+        else:
+            loss, _ = problem.run(hidden, weight, bias, Needs(False, False, False))
+    return LossOutput(loss, problem.metrics)
+
+
+class _LinearLoss(torch.autograd.Function):
+    """A loss whose gradients come with it.
+
+    They are handed on; so they exist once, and where a graph is retained the next backward pass
+    makes them again.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem
+    ) -> Tensor:
+        loss, ctx.gradients = problem.run(hidden, weight, bias, Needs(*ctx.needs_input_grad[:3]))
+        ctx.problem = problem
+        ctx.save_for_backward(hidden, weight, bias)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        hidden, weight, bias = ctx.saved_tensors
+        gradients, ctx.gradients = ctx.gradients, None
+        with torch.autocast(hidden.device.type, enabled=False):
+            if gradients is None:
+                needs = Needs(*ctx.needs_input_grad[:3])
+                _, gradients = ctx.problem.run(hidden, weight, bias, needs)
+            given = (hidden, weight, bias, ctx.problem.head)
+            return *handed_over(gradients, *given, scale=scale), None

@@ -1,0 +1,252 @@
+"""The door from logits to the policy loss: rows outside steps are neither read nor written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from finestep_fast import reference
+from finestep_fast.batch import StepBatch
+from finestep_fast.config import LossConfig
+from finestep_fast.errors import InputError
+from finestep_fast.ops.check import Count, check_batch, check_vector, loss_count
+from finestep_fast.ops.head_check import (
+    Temperature,
+    check_beside_target,
+    check_logits,
+    check_target,
+    check_temperature,
+    rows_of,
+)
+from finestep_fast.ops.impls import IMPLEMENTATIONS
+from finestep_fast.ops.loss import PPO
+from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
+from finestep_fast.ops.rows import POLICY_LOSS_IMPL, ROWS, NamedRows, Rows, chosen_rows
+from finestep_fast.ops.tracing import untraced
+from finestep_fast.reference import LossOutput
+
+_CHUNK_BYTES = 4 * 2**20
+"""Rows that are still in a cache when their gradient is written."""
+
+
+@untraced
+def logits_policy_loss(
+    logits: Tensor,
+    target: Tensor,
+    token_logp_old: Tensor,
+    batch: StepBatch,
+    step_advantage: Tensor,
+    *,
+    loss: LossConfig = PPO,
+    temperature: Temperature = 1.0,
+    entropy_weight: float = 0.0,
+    token_logp_ref: Tensor | None = None,
+    token_weight: Tensor | None = None,
+    num_policy_tokens: Count | None = None,
+    num_rollouts: Count | None = None,
+    num_steps: Count | None = None,
+    inplace: bool = False,
+    impl: str = "auto",
+) -> LossOutput:
+    """Return the policy loss of logits, less the weighted entropy of the tokens inside steps.
+
+    `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with w the aggregation's weight.
+    Row t of `logits` is the one that *predicts* target t. The gradient is computed beside the loss,
+    while rows are still in a cache; a ratio that tokens share costs one more look at all rows.
+
+    The gradient waits for its scale in the dtype of the logits: under a loss scale, small ones are
+    lost in float16 (not in bfloat16).
+
+    Source: PPO with a step's advantage for each of its tokens, as the paper says; the entropy bonus
+    after A3C (arXiv:1602.01783), its aggregation ours.
+
+    Args:
+        logits: [T, V] or [R, L, V]; differentiable, once. Rows outside steps are never read.
+        target: [T] or [R, L] int64.
+        token_logp_old: The shape of `target`, under the policy that sampled; a constant.
+        batch: Whose tokens are whose.
+        step_advantage: [S] advantages; constants.
+        loss: The settings.
+        temperature: Logits are divided by it: one number, or one for each token, of the shape of
+            `target`; a constant.
+        entropy_weight: Weight of the entropy bonus; at 0 entropy is only measured.
+        token_logp_ref: The shape of `target`, under the reference policy, for `loss.kl`.
+        token_weight: The shape of `target`: factor of each token's surrogate; a constant.
+        num_policy_tokens: What `token_mean` divides by; None for the batch's own.
+        num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
+        num_steps: What `step_mean` divides by; None for the batch's own.
+        inplace: Whether the gradient takes the place of the logits, with 0 in rows outside steps.
+            Their version counts up: who saved them for a backward pass is told so by torch.
+        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+
+    Returns:
+        `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
+        `entropy`, the mean over policy tokens.
+
+    Raises:
+        InputError: A shape, dtype, device, target or temperature does not fit, something the
+            settings need is missing or would be ignored, or logits cannot be overwritten.
+        BuildError: The implementation was not built.
+    """
+    check_batch(batch)
+    check_logits(logits)
+    check_target("logits", logits, target, batch)
+    check_beside_target(target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_temperature(temperature, target)
+    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
+    name = chosen_rows(impl, logits.device)
+    _check_inplace(logits, name, inplace=inplace)
+    if name is None:
+        return reference.logits_policy_loss(
+            logits,
+            target,
+            token_logp_old,
+            batch,
+            step_advantage,
+            loss=loss,
+            counts=loss_counts(batch, count, loss),
+            temperature=temperature,
+            entropy_weight=entropy_weight,
+            token_logp_ref=token_logp_ref,
+            token_weight=token_weight,
+        )
+    policy = PolicyTokens.of(
+        batch,
+        token_logp_old,
+        token_logp_ref,
+        token_weight,
+        step_advantage,
+        loss=loss,
+        count=count,
+        entropy_weight=entropy_weight,
+        impl=IMPLEMENTATIONS[POLICY_LOSS_IMPL[name]],
+    )
+    chosen, each = rows_of(target, temperature, batch.policy_token, vocabulary=logits.shape[-1])
+    problem = _Problem(batch, chosen, each, ROWS[name], policy, inplace)
+    with torch.autocast(logits.device.type, enabled=False):
+        if torch.is_grad_enabled() and logits.requires_grad:
+            value = _LogitsLoss.apply(logits, problem)  # type: ignore[no-untyped-call]
+        else:
+            value, _ = problem.run(logits, with_gradient=False)
+    return LossOutput(value, problem.metrics)
+
+
+def _check_inplace(logits: Tensor, name: str | None, *, inplace: bool) -> None:
+    if not inplace:
+        return
+    if name is None:
+        raise InputError("inplace is True for impl 'reference'; it must be False there")
+    if not logits.is_contiguous():
+        raise InputError("inplace is True for logits that are not contiguous; it must be False")
+    if logits.is_leaf and logits.requires_grad:
+        raise InputError(
+            "inplace is True for logits that are a leaf with a gradient of their own; it must be "
+            "False, for overwriting them would lose them"
+        )
+
+
+@dataclass
+class _Problem:
+    """Logits' rows, the loss of their logps, and what was seen when it was last computed."""
+
+    batch: StepBatch
+    target: Tensor
+    temperature: Tensor
+    rows: Rows
+    policy: PolicyTokens
+    inplace: bool
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def run(self, logits: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+        """Return loss and gradient, and keep the metrics."""
+        flat = logits.detach().contiguous().view(-1, logits.shape[-1])
+        gradient = self._gradient_memory(flat) if with_gradient else None
+        sums = flat.new_empty((4, self.target.shape[0]), dtype=torch.float64)
+        policy, of_entropy = self.policy, self.policy.entropy_slope(torch.float64)
+        first_look = gradient is None or policy.shares_ratios
+        if first_look:
+            for part, rows in self._chunks(flat):
+                sums[:, part] = self.rows.read(rows)
+        if gradient is not None:
+            # Where every token has a ratio of its own, logps not known yet do not matter.
+            logp = sums[0] if first_look else policy.logp_old.to(torch.float64, copy=True)
+            shared = policy.logp_slope(logp) if first_look else None
+            for part, rows in self._chunks(flat):
+                if shared is None:
+                    sums[:, part] = self.rows.read(rows)
+                    logp[part] = sums[0, part]
+                slope = policy.logp_slope(logp) if shared is None else shared
+                entropy_slope = None if of_entropy is None else of_entropy[part]
+                self.rows.write_gradient(rows, sums[:, part], slope[part], entropy_slope, gradient)
+        loss, metrics = policy.output(sums[0], sums[1])
+        wide = torch.promote_types(logits.dtype, torch.float32)
+        self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
+        return loss.to(wide), None if gradient is None else gradient.view(logits.shape)
+
+    def scale_(self, gradient: Tensor, scale: Tensor) -> None:
+        """Multiply the rows inside steps."""
+        if gradient.device.type != "cpu":
+            gradient.mul_(scale)
+        elif float(scale) != 1:
+            flat = gradient.view(-1, gradient.shape[-1])
+            spans = zip(self.batch.step_start.tolist(), self.batch.step_end.tolist(), strict=True)
+            for start, end in spans:
+                flat[start:end].mul_(scale)
+
+    def _chunks(self, flat: Tensor) -> list[tuple[slice, NamedRows]]:
+        tokens = self.batch.policy_token
+        each = max(1, _CHUNK_BYTES // (flat.shape[1] * flat.element_size()))
+        parts = [slice(first, first + each) for first in range(0, tokens.shape[0], each)]
+        return [
+            (part, NamedRows(flat, tokens[part], self.target[part], self.temperature[part]))
+            for part in parts
+        ]
+
+    def _gradient_memory(self, flat: Tensor) -> Tensor:
+        """Memory for the gradient, 0 outside steps: the logits themselves, or new."""
+        if self.inplace:
+            outside = torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device)
+            outside[self.batch.policy_token] = False
+            flat[outside] = 0
+            return flat
+        if flat.device.type != "cpu" or flat.numel() == 0:
+            return torch.zeros_like(flat)
+        # Pages that nobody writes to are 0 and take no memory.
+        zeros = torch.from_numpy(np.zeros(flat.numel() * flat.element_size(), dtype=np.uint8))
+        return zeros.view(flat.dtype).view(flat.shape)
+
+
+class _LogitsLoss(torch.autograd.Function):
+    """A loss whose gradient comes with it, once; a retained graph makes it again if it can."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, problem: _Problem) -> Tensor:
+        loss, ctx.gradient = problem.run(logits, with_gradient=True)
+        ctx.problem = problem
+        if problem.inplace:
+            torch.autograd.graph.increment_version(logits)
+        else:
+            ctx.save_for_backward(logits)
+        return loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> Any:
+        problem, gradient, ctx.gradient = ctx.problem, ctx.gradient, None
+        if problem.inplace and gradient is None:
+            raise RuntimeError(
+                "logits_policy_loss(inplace=True): the logits were overwritten by the gradient, "
+                "which was handed on; there is no second backward pass"
+            )
+        if not problem.inplace:
+            (logits,) = ctx.saved_tensors
+            if gradient is None:
+                _, gradient = problem.run(logits, with_gradient=True)
+        problem.scale_(gradient, scale)
+        return gradient, None

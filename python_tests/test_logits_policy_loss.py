@@ -1,0 +1,263 @@
+"""From logits to the policy loss: parity row by row, masked rows, the gradient in their place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+
+from finestep_fast import InputError, LossConfig, StepBatch, logits_policy_loss
+from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
+from finestep_fast.ops.rows import ROWS
+from finestep_fast.reference import COUNT_OF_AGGREGATION
+from support.batches import SHAPES, packed, padded
+from support.covering import covering
+from support.doors import poisoned
+from support.heads import NAN, converted, head_inputs, outside, temperatures, token_values
+from support.tolerance import assert_as_exact
+
+FAST = list(ROWS)
+IMPLS = ["reference", *FAST]
+RAGGED = SHAPES["odd sizes, groups interleaved"]
+
+
+def inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[str, Any]:
+    """All tensors of a call, float64; NaN in the rows of nobody."""
+    head = head_inputs(batch, vocabulary=vocabulary)
+    values = token_values(batch, head)
+    if loss.kl is None:
+        del values["token_logp_ref"]
+    logits = head["hidden"] @ head["weight"].T + head["bias"]
+    return {"logits": logits, "target": head["target"], **values}
+
+
+def evaluated(
+    given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
+) -> dict[str, Tensor]:
+    """Loss, metrics, and the gradient of the logits."""
+    leaf = given["logits"].detach().clone().requires_grad_()
+    # A clone of a leaf may be overwritten, and hands its gradient on as it is.
+    with poisoned():
+        out = logits_policy_loss(
+            **{**given, "logits": leaf.clone()}, batch=batch, impl=impl, **settings
+        )
+        (scale * out.loss).backward()
+    assert leaf.grad is not None
+    return {"loss": out.loss.detach(), **out.metrics, "gradient": leaf.grad}
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_loss_and_gradient_by_hand(impl: str) -> None:
+    # p = 1/4, 3/4; on policy; A = 2: d loss / dz = -A (onehot - p) / 2 tokens
+    logits = torch.tensor([[0.0, math.log(3)]] * 3, dtype=torch.float64, requires_grad=True)
+    batch = StepBatch.from_spans([[(0, 1), (2, 3)]], [0], num_tokens=3)
+    old = torch.tensor([math.log(1 / 4), NAN, math.log(3 / 4)], dtype=torch.float64)
+    target, advantage = torch.tensor([0, -1, 1]), torch.tensor([2.0, 2.0])
+    out = logits_policy_loss(logits, target, old, batch, advantage, impl=impl)
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx(-2)
+    assert logits.grad is not None
+    assert logits.grad.flatten().tolist() == pytest.approx([-3 / 4, 3 / 4, 0, 0, 1 / 4, -1 / 4])
+
+
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gradcheck(impl: str, ratio: Ratio) -> None:
+    batch = packed(SHAPES["a group of one beside a group of two"])
+    loss = LossConfig(ratio=ratio, kl="k3", kl_weight=0.3, aggregation="step_mean")
+    given = inputs(batch, loss, vocabulary=5)
+    logits = given.pop("logits")[batch.policy_token].requires_grad_()
+    settings: dict[str, Any] = {"entropy_weight": 0.2, "temperature": temperatures(batch)}
+
+    def value(rows: Tensor) -> Tensor:
+        every = torch.zeros(batch.num_tokens, 5, dtype=torch.float64)
+        every = every.index_put((batch.policy_token,), rows)
+        call: Callable[..., Any] = logits_policy_loss
+        return call(every, batch=batch, **given, loss=loss, impl=impl, **settings).loss  # type: ignore[no-any-return]
+
+    assert torch.autograd.gradcheck(value, (logits,))
+
+
+FACTORS: dict[str, Sequence[Any]] = {
+    "shape": list(SHAPES),
+    "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
+    "vocabulary": (1, 2, 37, 1031),
+    "layout": ("packed", "padded", "rows"),
+    "kind": get_args(Kind),
+    "ratio": get_args(Ratio),
+    "aggregation": get_args(Aggregation),
+    "kl": (None, *get_args(KL)),
+    "token_weight": (False, True),
+    "count": ("own", "number", "tensor"),
+    "temperature": (1.0, 0.7, "each"),
+    "entropy_weight": (0.0, 0.1),
+    "inplace": (False, True),
+}
+DESIGN = covering(FACTORS)
+
+
+@pytest.mark.parametrize("row", DESIGN, ids=lambda row: ",".join(map(str, row.values())))
+@pytest.mark.parametrize("impl", FAST)
+def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]) -> None:
+    rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
+    batch = packed(rollouts) if row["layout"] == "packed" else padded(rollouts, extra=3)
+    loss = LossConfig(
+        kind=row["kind"],
+        ratio=row["ratio"],
+        aggregation=row["aggregation"],
+        constant_tokens=9 if row["aggregation"] == "constant" else None,
+        kl=row["kl"],
+        kl_weight=0.2 if row["kl"] else 0.0,
+    )
+    given = inputs(batch, loss, vocabulary=row["vocabulary"])
+    if not row["token_weight"]:
+        del given["token_weight"]
+    settings: dict[str, Any] = {"loss": loss, "entropy_weight": row["entropy_weight"]}
+    each = row["temperature"] == "each"
+    settings["temperature"] = temperatures(batch) if each else row["temperature"]
+    if row["count"] != "own":
+        count = 20.5 if row["count"] == "number" else torch.tensor([20])
+        settings[COUNT_OF_AGGREGATION[row["aggregation"]]] = count
+    narrow = {**given, "logits": given["logits"].to(dtype)}
+    if dtype != torch.float64:
+        rest = {name: value for name, value in given.items() if name != "logits"}
+        narrow |= converted(rest, torch.float32)
+    exact = converted(narrow, torch.float64)
+    if row["layout"] == "rows" and rollouts:
+        for tensors in (narrow, exact):
+            for name, value in tensors.items():
+                if name != "step_advantage":
+                    tensors[name] = value.view(len(rollouts), -1, *value.shape[1:])
+        if each:
+            settings["temperature"] = settings["temperature"].view(len(rollouts), -1)
+    truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
+    found = evaluated(narrow, batch, impl, inplace=row["inplace"], **settings)
+    assert found.keys() == truth.keys()
+    for name, value in found.items():
+        if name in ("loss", "gradient", "entropy"):
+            assert_as_exact(value, plain[name], truth[name])
+        else:  # differences of like numbers: a rounded logp is many units of an estimate of KL
+            torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
+    gradient = found["gradient"].reshape(batch.num_tokens, row["vocabulary"])
+    assert gradient[outside(batch)].eq(0).all()
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+@pytest.mark.parametrize("planted", [NAN, math.inf, -math.inf, 1e38])
+@pytest.mark.parametrize("impl", FAST)
+def test_rows_outside_steps_change_nothing(impl: str, planted: float, inplace: bool) -> None:
+    batch, loss = packed(RAGGED), LossConfig(kl="k3", kl_weight=0.1)
+    given = inputs(batch, loss)
+    clean = evaluated(given, batch, impl, loss=loss)
+    nobody = outside(batch)
+    for name in given.keys() - {"target", "step_advantage"}:
+        given[name][nobody] = planted
+    given["target"][nobody] = -1
+    for name, value in evaluated(given, batch, impl, loss=loss, inplace=inplace).items():
+        assert value.isfinite().all()
+        assert value.equal(clean[name]), name
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_without_a_place_in_the_logits_they_stay_as_they_are(impl: str) -> None:
+    batch = packed(RAGGED)
+    given = inputs(batch, LossConfig())
+    before, version = given["logits"].clone(), given["logits"]._version
+    evaluated(given, batch, impl)
+    logits = given["logits"].requires_grad_()
+    logits_policy_loss(**given, batch=batch, impl=impl).loss.backward()
+    assert logits._version == version
+    assert logits.detach()[batch.policy_token].equal(before[batch.policy_token])
+
+
+@pytest.mark.parametrize("ratio", ["token", "rollout"])
+@pytest.mark.parametrize("impl", FAST)
+def test_the_gradient_lies_where_the_logits_were(impl: str, ratio: Ratio) -> None:
+    batch, loss = packed(RAGGED), LossConfig(ratio=ratio)
+    given = inputs(batch, loss)
+    expected = evaluated(given, batch, impl, loss=loss)
+    leaf = given["logits"].requires_grad_()
+    logits = leaf.clone()
+    version = logits._version
+    place = logits.data_ptr()
+    value = logits_policy_loss(
+        **{**given, "logits": logits}, batch=batch, loss=loss, inplace=True
+    ).loss
+    assert logits._version > version
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient.data_ptr() == place
+    torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_who_saved_logits_that_are_overwritten_is_told(impl: str) -> None:
+    batch = packed(RAGGED)
+    given = inputs(batch, LossConfig())
+    leaf = given.pop("logits").nan_to_num().requires_grad_()
+    capped = leaf.tanh()  # its backward pass needs its result
+    value = logits_policy_loss(capped, batch=batch, **given, inplace=True, impl=impl).loss
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_a_retained_graph_gives_the_gradient_again_unless_it_was_in_place(impl: str) -> None:
+    batch = packed(RAGGED)
+    given = inputs(batch, LossConfig())
+    leaf = given.pop("logits").requires_grad_()
+    value = logits_policy_loss(leaf, batch=batch, **given, impl=impl).loss
+    (first,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    kept = first.clone()
+    first.zero_()
+    (second,) = torch.autograd.grad(3 * value, leaf, retain_graph=True)
+    torch.testing.assert_close(second, 3 * kept)
+    value = logits_policy_loss(leaf.clone(), batch=batch, **given, inplace=True, impl=impl).loss
+    torch.autograd.grad(value, leaf, retain_graph=True)
+    with pytest.raises(RuntimeError, match="there is no second backward pass"):
+        torch.autograd.grad(value, leaf)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_without_a_need_for_a_gradient_nothing_is_overwritten(impl: str) -> None:
+    batch = packed(RAGGED)
+    given = inputs(batch, LossConfig())
+    before = given["logits"].clone()
+    value = logits_policy_loss(**given, batch=batch, inplace=True, impl=impl).loss
+    assert not value.requires_grad
+    assert given["logits"].nan_to_num().equal(before.nan_to_num())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"logits": torch.zeros(3)}, r"logits has shape \(3,\); expected \[T, V\] or \[R, L, V\]"),
+        ({"logits": torch.zeros(3, 4).long()}, "logits is torch.int64; expected floating point"),
+        (
+            {"logits": torch.zeros(4, 5)},
+            r"target has shape .* expected \(4,\), the shape of logits",
+        ),
+        ({"inplace": True, "impl": "reference"}, "inplace is True for impl 'reference'"),
+        ({"inplace": True}, "inplace is True for logits that are a leaf"),
+        ({"impl": "triton"}, "impl is 'triton'; it must be one of"),
+        ({"temperature": 0}, "temperature is 0; it must be above 0"),
+    ],
+)
+def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+    batch = packed(RAGGED)
+    given = {**inputs(batch, LossConfig()), "batch": batch}
+    given["logits"] = given["logits"].requires_grad_()
+    with pytest.raises(InputError, match=message):
+        logits_policy_loss(**{**given, **changes})
+
+
+def test_logits_with_gaps_cannot_be_overwritten() -> None:
+    batch = packed(RAGGED)
+    given = inputs(batch, LossConfig())
+    wide = torch.cat([given["logits"]] * 2, 1).requires_grad_().clone()
+    given["logits"] = wide[:, :37]
+    with pytest.raises(InputError, match="inplace is True for logits that are not contiguous"):
+        logits_policy_loss(**given, batch=batch, inplace=True)
