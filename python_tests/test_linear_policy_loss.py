@@ -24,16 +24,16 @@ from finestep_fast import (
     token_logp,
 )
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from finestep_fast.ops.rows import ROWS
 from finestep_fast.reference import COUNT_OF_AGGREGATION
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
 from support.doors import poisoned
 from support.heads import NAN, converted, head_inputs, outside, temperatures, token_values
+from support.impls import ROW_IMPLS
 from support.tolerance import assert_as_exact, assert_as_exact_overall
 from support.two_heads import LOSSES, ROLLOUTS, Actor, gradients, loss_of
 
-FAST = list(ROWS)
+FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]
 RAGGED = SHAPES["odd sizes, groups interleaved"]
 SMALL = SHAPES["a group of one beside a group of two"]

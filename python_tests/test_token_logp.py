@@ -14,13 +14,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import InputError, StepBatch, token_logp
-from finestep_fast.ops.rows import ROWS
 from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
 from support.doors import poisoned
 from support.heads import NAN, converted, head_inputs, outside, temperatures
+from support.impls import ROW_IMPLS
 from support.tolerance import assert_as_exact_overall
 
-FAST = list(ROWS)
+FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]
 RAGGED = SHAPES["odd sizes, groups interleaved"]
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

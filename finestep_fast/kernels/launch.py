@@ -17,9 +17,9 @@ from finestep_fast.kernels.credit import (
     setting_tensor,
     tile_constants,
 )
-from finestep_fast.kernels.loss import KLS, RATIOS, policy_loss_forward
+from finestep_fast.kernels.loss import RATIOS, policy_loss_forward
 from finestep_fast.kernels.reduction import SUMS, reduced
-from finestep_fast.kernels.tokens import AGGREGATIONS, NEVER
+from finestep_fast.kernels.tokens import AGGREGATIONS, KLS, NEVER
 
 BLOCK = 256
 """Tokens of one look: enough to keep memory busy, and few are wasted on a step of 50."""

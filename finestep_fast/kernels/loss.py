@@ -38,11 +38,14 @@ from finestep_fast.kernels.reduction import (
     REFERENCE_KL,
 )
 from finestep_fast.kernels.tokens import (
+    NO_KL,
     PER_ROLLOUT,
     cut_log_ratio,
+    kl_terms,
     ratio_bounds,
     step_sums,
     store_zeros,
+    surrogate_slope,
     token_share,
 )
 
@@ -50,12 +53,6 @@ TOKEN_RATIO = tl.constexpr(0)
 STEP_RATIO = tl.constexpr(1)
 ROLLOUT_RATIO = tl.constexpr(2)
 RATIOS = {"token": 0, "step": 1, "rollout": 2}
-
-NO_KL = tl.constexpr(0)
-K1 = tl.constexpr(1)
-K2 = tl.constexpr(2)
-K3 = tl.constexpr(3)
-KLS = {None: 0, "k1": 1, "k2": 2, "k3": 3}
 
 
 @triton.jit(
@@ -259,29 +256,17 @@ def policy_loss_forward(
             at_one = weight if PPO else weight * logp
             objective_at_one += at_one
             objective_beyond += at_one * cut
-            gradient = token_pull * weight
-            if not PPO:
-                gradient += gradient * cut
-            elif RATIO == TOKEN_RATIO:
-                gradient += gradient * less_one
-                gradient = tl.where(is_below | is_above, 0.0, gradient)
-                gradient = tl.where(m_inside, gradient, 0.0)
-            else:
+            if PPO and RATIO != TOKEN_RATIO:
                 gradient = tl.where(m_inside, slope, 0.0)
+            else:
+                pulled = token_pull * weight
+                gradient = surrogate_slope(pulled, less_one, lower, upper, m_inside, PPO)
             if KL != NO_KL:
                 ref = tl.load(ref_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
                 log_ratio_ref, m_inside_ref = cut_log_ratio(ref - logp)
-                if KL == K1:
-                    kl = -log_ratio_ref
-                    kl_slope = tl.full([BLOCK], 1.0, COMPUTE)
-                elif KL == K2:
-                    kl = log_ratio_ref * log_ratio_ref * 0.5
-                    kl_slope = -log_ratio_ref
-                else:
-                    _ratio_ref, less_one_ref, kl = exponentials(log_ratio_ref)
-                    kl_slope = -less_one_ref
+                kl, kl_slope = kl_terms(log_ratio_ref, m_inside_ref, KL)
                 distance += kl
-                gradient += tl.where(m_inside_ref, token_kl * kl_slope, 0.0)
+                gradient += token_kl * kl_slope
             if gradient_ptr is not None:
                 value = gradient.to(gradient_ptr.dtype.element_ty)
                 tl.store(gradient_ptr + o_token, value, mask=m_token)

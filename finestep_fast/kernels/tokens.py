@@ -5,11 +5,19 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from finestep_fast.kernels.exponential import exponentials
+
 PER_TOKEN = tl.constexpr(0)
 PER_ROLLOUT = tl.constexpr(1)
 PER_STEP = tl.constexpr(2)
 AGGREGATIONS = {"token_mean": 0, "constant": 0, "rollout_mean": 1, "step_mean": 2}
 """Whose number of tokens a weight is divided by, beside the count."""
+
+NO_KL = tl.constexpr(0)
+K1 = tl.constexpr(1)
+K2 = tl.constexpr(2)
+K3 = tl.constexpr(3)
+KLS = {None: 0, "k1": 1, "k2": 2, "k3": 3}
 
 NEVER = tl.constexpr(1e9)
 """Above exp(20), the largest ratio."""
@@ -37,6 +45,38 @@ def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
         upper = tl.where(advantage > 0.0, upper, tl.where(advantage < 0.0, dual_clip, NEVER))
         is_dual = (advantage < 0.0).to(tl.int32)
     return lower, upper, is_dual
+
+
+@triton.jit
+def surrogate_slope(pull, less_one, lower, upper, m_inside, PPO: tl.constexpr):
+    """Return d loss / d logp of a token whose ratio (less one) the bounds hold; `pull` at ratio 1.
+
+    For ppo the ratio must be the token's own. A cut ratio has no slope in ppo; in cispo it is a
+    constant that weighs the logp.
+    """
+    is_below = less_one < lower
+    is_above = less_one > upper
+    if PPO:
+        slope = tl.where(is_below | is_above, 0.0, pull + pull * less_one)
+        slope = tl.where(m_inside, slope, 0.0)
+    else:
+        slope = pull + pull * tl.where(is_below, lower, tl.where(is_above, upper, less_one))
+    return slope
+
+
+@triton.jit
+def kl_terms(log_ratio_ref, m_inside, KL: tl.constexpr):
+    """Return an estimate of the distance to the reference, and its slope in the logp."""
+    if KL == K1:
+        kl = -log_ratio_ref
+        slope = tl.zeros_like(log_ratio_ref) + 1.0
+    elif KL == K2:
+        kl = log_ratio_ref * log_ratio_ref * 0.5
+        slope = -log_ratio_ref
+    else:
+        _ratio, less_one, kl = exponentials(log_ratio_ref)
+        slope = -less_one
+    return kl, tl.where(m_inside, slope, 0.0)
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.rows import NamedRows, Rows
+from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows
 
 CHUNK_BYTES = 128 * 2**20
 """Memory for one chunk of logits. Below some hundred rows matrix products lose speed."""
@@ -76,6 +76,7 @@ class Head:
         needs: Needs,
         slopes: Slopes,
         sums: Tensor | None = None,
+        own_ratios: OwnRatios | None = None,
     ) -> tuple[Tensor, HeadGradients]:
         """Return sums and gradients; 6 N V D operations, 4 where one gradient is not needed.
 
@@ -86,6 +87,7 @@ class Head:
             needs: which gradients.
             slopes: asked once per chunk, when the sums of its rows are known.
             sums: of an earlier `read`.
+            own_ratios: what slopes are made of, where the rows take that and make them at once.
         """
         head, shift = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
         wide = torch.promote_types(self.dtype, torch.float32)
@@ -99,16 +101,19 @@ class Head:
         if needs.bias and bias is not None:
             of_bias = torch.zeros_like(bias, dtype=torch.float64)
         for part, states, rows in self._chunks(hidden, head, shift):
-            if not known:
-                sums[:, part] = self.rows.read(rows)
-            logp_slope, entropy_slope = slopes(part, sums)
-            lift = None
-            if self.dtype == torch.float16:
-                lift = _lift(logp_slope, entropy_slope)
-                logp_slope = logp_slope * lift
-                entropy_slope = None if entropy_slope is None else entropy_slope * lift
-            gradient = rows.logits
-            self.rows.write_gradient(rows, sums[:, part], logp_slope, entropy_slope, gradient)
+            gradient, lift = rows.logits, None
+            if own_ratios is not None and self.dtype != torch.float16:
+                sums[:, part] = self.rows.read_and_write(rows, own_ratios.part(part), gradient)
+            else:
+                if not known:
+                    sums[:, part] = self.rows.read(rows)
+                logp_slope, entropy_slope = slopes(part, sums)
+                if self.dtype == torch.float16:
+                    lift = _lift(logp_slope, entropy_slope)
+                    logp_slope = logp_slope * lift
+                    entropy_slope = None if entropy_slope is None else entropy_slope * lift
+                given = rows, sums[:, part], logp_slope, entropy_slope
+                self.rows.write_gradient(*given, gradient)
             if of_hidden is not None:
                 _product(gradient, head, of_hidden[part])
                 if lift is not None:

@@ -147,8 +147,8 @@ AUTO = {"cpu": "cpp", "cuda": "triton"}
 def available_impls() -> dict[str, bool | str]:
     """Return which implementations can run here: name -> True, or the reason why not."""
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    on_gpu = _triton_why_not(gpu)
-    interpreted = on_gpu is not None and _triton_why_not(cpu) is None
+    on_gpu = triton_why_not(gpu)
+    interpreted = on_gpu is not None and triton_why_not(cpu) is None
     return {
         "reference": True,
         "cpp": cpp.why_not(cpu) or True,
@@ -180,7 +180,7 @@ def chosen(impl: str, device: torch.device) -> Implementation:
             )
         reason = cpp.why_not(device)
     elif impl == "triton":
-        reason = _triton_why_not(device)
+        reason = triton_why_not(device)
     else:
         known = ", ".join(repr(name) for name in ["auto", *IMPLEMENTATIONS])
         raise InputError(f"impl is {impl!r}; it must be one of {known}")
@@ -189,7 +189,8 @@ def chosen(impl: str, device: torch.device) -> Implementation:
     return IMPLEMENTATIONS[impl]
 
 
-def _triton_why_not(device: torch.device) -> str | None:
+def triton_why_not(device: torch.device) -> str | None:
+    """Return why the kernels cannot run on tensors of a device, or None where they can."""
     try:
         import finestep_fast.kernels as kernels
     except ImportError as error:

@@ -24,7 +24,7 @@ from finestep_fast.ops.head_check import (
 from finestep_fast.ops.impls import IMPLEMENTATIONS
 from finestep_fast.ops.loss import PPO
 from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.rows import POLICY_LOSS_IMPL, chosen_rows
+from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL, chosen_rows
 from finestep_fast.ops.token_logp import handed_over, head_of
 from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import LossOutput
@@ -178,12 +178,21 @@ class _Problem:
             logp[part] = sums[0, part]
             return policy.logp_slope(logp)[part], of_entropy(part)
 
+        at_once = self.head.rows.takes_own_ratios and not policy.shares_ratios
         sums, slopes = None, as_they_come
         if policy.shares_ratios:
             sums = self.head.read(hidden, weight, bias)
             logp_slope = policy.logp_slope(sums[0])
             slopes = lambda part, sums: (logp_slope[part], of_entropy(part))  # noqa: E731
-        return self.head.differentiate(hidden, weight, bias, needs=needs, slopes=slopes, sums=sums)
+        return self.head.differentiate(
+            hidden,
+            weight,
+            bias,
+            needs=needs,
+            slopes=slopes,
+            sums=sums,
+            own_ratios=policy.own_ratios if at_once else None,
+        )
 
 
 def _evaluated(

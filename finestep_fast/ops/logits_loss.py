@@ -26,12 +26,10 @@ from finestep_fast.ops.head_check import (
 from finestep_fast.ops.impls import IMPLEMENTATIONS
 from finestep_fast.ops.loss import PPO
 from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.rows import POLICY_LOSS_IMPL, ROWS, NamedRows, Rows, chosen_rows
+from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL, ROWS, chosen_rows
+from finestep_fast.ops.rows import NamedRows, Rows
 from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import LossOutput
-
-_CHUNK_BYTES = 4 * 2**20
-"""Rows that are still in a cache when their gradient is written."""
 
 
 @untraced
@@ -168,22 +166,18 @@ class _Problem:
         flat = logits.detach().contiguous().view(-1, logits.shape[-1])
         gradient = self._gradient_memory(flat) if with_gradient else None
         sums = flat.new_empty((4, self.target.shape[0]), dtype=torch.float64)
-        policy, of_entropy = self.policy, self.policy.entropy_slope(torch.float64)
-        first_look = gradient is None or policy.shares_ratios
-        if first_look:
+        policy = self.policy
+        if gradient is None or policy.shares_ratios:
             for part, rows in self._chunks(flat):
                 sums[:, part] = self.rows.read(rows)
-        if gradient is not None:
-            # Where every token has a ratio of its own, logps not known yet do not matter.
-            logp = sums[0] if first_look else policy.logp_old.to(torch.float64, copy=True)
-            shared = policy.logp_slope(logp) if first_look else None
+        if gradient is None:
+            pass
+        elif not policy.shares_ratios and self.rows.takes_own_ratios:
+            own = policy.own_ratios
             for part, rows in self._chunks(flat):
-                if shared is None:
-                    sums[:, part] = self.rows.read(rows)
-                    logp[part] = sums[0, part]
-                slope = policy.logp_slope(logp) if shared is None else shared
-                entropy_slope = None if of_entropy is None else of_entropy[part]
-                self.rows.write_gradient(rows, sums[:, part], slope[part], entropy_slope, gradient)
+                sums[:, part] = self.rows.read_and_write(rows, own.part(part), gradient)
+        else:
+            self._write_gradient(flat, sums, gradient)
         loss, metrics = policy.output(sums[0], sums[1])
         wide = torch.promote_types(logits.dtype, torch.float32)
         self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
@@ -191,17 +185,28 @@ class _Problem:
 
     def scale_(self, gradient: Tensor, scale: Tensor) -> None:
         """Multiply the rows inside steps."""
-        if gradient.device.type != "cpu":
-            gradient.mul_(scale)
-        elif float(scale) != 1:
-            flat = gradient.view(-1, gradient.shape[-1])
-            spans = zip(self.batch.step_start.tolist(), self.batch.step_end.tolist(), strict=True)
-            for start, end in spans:
-                flat[start:end].mul_(scale)
+        flat = gradient.view(-1, gradient.shape[-1])
+        self.rows.scale_(flat, self.batch.step_start, self.batch.step_end, scale)
+
+    def _write_gradient(self, flat: Tensor, sums: Tensor, gradient: Tensor) -> None:
+        """The gradient by slopes of logps: rows are read here unless they all had to be before."""
+        policy, of_entropy = self.policy, self.policy.entropy_slope(torch.float64)
+        shared = policy.logp_slope(sums[0]) if policy.shares_ratios else None
+        # Where every token has a ratio of its own, logps not known yet do not matter.
+        logp = policy.logp_old.to(torch.float64, copy=True)
+        for part, rows in self._chunks(flat):
+            if shared is None:
+                sums[:, part] = self.rows.read(rows)
+                logp[part] = sums[0, part]
+            slope = policy.logp_slope(logp) if shared is None else shared
+            entropy_slope = None if of_entropy is None else of_entropy[part]
+            self.rows.write_gradient(rows, sums[:, part], slope[part], entropy_slope, gradient)
 
     def _chunks(self, flat: Tensor) -> list[tuple[slice, NamedRows]]:
         tokens = self.batch.policy_token
-        each = max(1, _CHUNK_BYTES // (flat.shape[1] * flat.element_size()))
+        each = max(1, tokens.shape[0])
+        if self.rows.chunk_bytes is not None:
+            each = max(1, self.rows.chunk_bytes // (flat.shape[1] * flat.element_size()))
         parts = [slice(first, first + each) for first in range(0, tokens.shape[0], each)]
         return [
             (part, NamedRows(flat, tokens[part], self.target[part], self.temperature[part]))
@@ -210,16 +215,13 @@ class _Problem:
 
     def _gradient_memory(self, flat: Tensor) -> Tensor:
         """Memory for the gradient, 0 outside steps: the logits themselves, or new."""
-        if self.inplace:
-            outside = torch.ones(flat.shape[0], dtype=torch.bool, device=flat.device)
-            outside[self.batch.policy_token] = False
-            flat[outside] = 0
-            return flat
-        if flat.device.type != "cpu" or flat.numel() == 0:
-            return torch.zeros_like(flat)
-        # Pages that nobody writes to are 0 and take no memory.
-        zeros = torch.from_numpy(np.zeros(flat.numel() * flat.element_size(), dtype=np.uint8))
-        return zeros.view(flat.dtype).view(flat.shape)
+        if not self.inplace and flat.device.type == "cpu" and flat.numel():
+            # Pages that nobody writes to are 0 and take no memory.
+            zeros = torch.from_numpy(np.zeros(flat.numel() * flat.element_size(), dtype=np.uint8))
+            return zeros.view(flat.dtype).view(flat.shape)
+        gradient = flat if self.inplace else torch.empty_like(flat)
+        self.rows.clear_others(gradient, self.batch.policy_token)
+        return gradient
 
 
 class _LogitsLoss(torch.autograd.Function):

@@ -15,6 +15,7 @@ from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.ops.check import Count
 from finestep_fast.ops.impls import Implementation
+from finestep_fast.ops.rows import OwnRatios
 from finestep_fast.reference import AGGREGATIONS, COUNT_OF_AGGREGATION, LossCounts, LossOutput
 
 
@@ -76,13 +77,24 @@ class PolicyTokens:
             (slope,) = torch.autograd.grad(self._evaluated(leaf).loss, leaf)
         return slope
 
+    @property
+    def own_ratios(self) -> OwnRatios:
+        """What the loss is made of beside logps; not where ratios are shared."""
+        return OwnRatios(
+            self.logp_old,
+            self.logp_ref,
+            self.token_weight,
+            self.step_advantage[self.batch.step_of_policy_token].double(),
+            self._share,
+            self.loss,
+            self.entropy_weight,
+        )
+
     def entropy_slope(self, dtype: torch.dtype) -> Tensor | None:
         """Return d loss / d entropy, [N]; None where entropy is only measured."""
         if self.entropy_weight == 0:
             return None
-        counts = loss_counts(self.batch, self.count, self.loss)
-        weight = AGGREGATIONS[self.loss.aggregation](self.batch, counts, self.loss)
-        return -self.entropy_weight * weight.to(dtype)
+        return -self.entropy_weight * self._share.to(dtype)
 
     def output(self, logp: Tensor, entropy: Tensor) -> LossOutput:
         """Return loss and metrics, without gradient, when all logps are known."""
@@ -93,6 +105,12 @@ class PolicyTokens:
                 loss = loss + (slope * entropy).sum()
             metrics["entropy"] = entropy.sum() / max(self.batch.num_policy_tokens, 1)
         return LossOutput(loss, metrics)
+
+    @property
+    def _share(self) -> Tensor:
+        """The weight of each token in the aggregation, [N] float64."""
+        counts = loss_counts(self.batch, self.count, self.loss)
+        return AGGREGATIONS[self.loss.aggregation](self.batch, counts, self.loss)
 
     def _evaluated(self, logp: Tensor) -> LossOutput:
         return self.impl.policy_loss(

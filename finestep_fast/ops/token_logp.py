@@ -18,7 +18,7 @@ from finestep_fast.ops.head_check import (
     check_temperature,
     rows_of,
 )
-from finestep_fast.ops.rows import ROWS, chosen_rows
+from finestep_fast.ops.row_impls import ROWS, chosen_rows
 from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import TokenLogp
 
@@ -157,10 +157,12 @@ def handed_over(
     scale: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients in shape and dtype of what they belong to, scaled where they are."""
-    if scale is not None and not (scale.device.type == "cpu" and float(scale) == 1):
+    if scale is not None:
         for gradient in gradients:
             if gradient is not None:
-                gradient.mul_(scale)
+                rows = gradient if gradient.dim() == 2 else gradient[:, None]
+                every = torch.full((1,), rows.shape[0], device=rows.device)
+                head.rows.scale_(rows, torch.zeros_like(every), every, scale)
     return (
         None
         if gradients.hidden is None

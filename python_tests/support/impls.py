@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from finestep_fast import available_impls
+from finestep_fast.ops.row_impls import ROWS
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -14,3 +15,6 @@ IMPLS = [
     # Interpreted, a launch takes a thousand times as long: test_kernels_*.py take fewer examples.
     if available is True and not (name == "triton" and _INTERPRETED)
 ]
+
+ROW_IMPLS = [name for name in ROWS if name == "torch" or name in IMPLS]
+"""Those that go from rows of logits to log-probabilities and back."""

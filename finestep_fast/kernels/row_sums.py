@@ -1,0 +1,161 @@
+"""One row of logits, read and turned into its gradient: device helpers, no kernel of their own.
+
+A row is read once, lane by lane: each lane keeps its own largest logit and, relative to that, the
+sums of `exp` and of `x exp` (online log-sum-exp, arXiv:1805.02867). One `exp` per element does:
+`exp(-|d|)` of the difference to the largest so far rescales the sums or is the new term. Lanes are
+added up in float64 at the end.
+
+Rows of a vocabulary that is no multiple of 16 do not start at a multiple of 16 bytes. Blocks are
+therefore laid from the last such place before the row; only those that hang over an end of the row
+are masked, all others move as wide as the memory allows, and nothing outside the row is touched.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from finestep_fast.kernels.exponential import exponentials
+
+ALIGN = tl.constexpr(16)
+"""Elements: a multiple of 16 bytes in every dtype."""
+
+
+@triton.jit
+def load_block(row_ptr, start, shift, end, BLOCK: tl.constexpr):
+    """Return elements [start, start + BLOCK) counted from row_ptr; -inf outside [shift, end)."""
+    o_block = start + tl.arange(0, BLOCK)
+    if (start >= shift) & (start + BLOCK <= end):
+        value = tl.load(row_ptr + o_block)
+    else:
+        m_row = (o_block >= shift) & (o_block < end)
+        value = tl.load(row_ptr + o_block, mask=m_row, other=float("-inf"))
+    return value
+
+
+@triton.jit
+def store_block(row_ptr, value, start, shift, end, BLOCK: tl.constexpr):
+    """Write what `load_block` would read."""
+    o_block = start + tl.arange(0, BLOCK)
+    value = value.to(row_ptr.dtype.element_ty)
+    if (start >= shift) & (start + BLOCK <= end):
+        tl.store(row_ptr + o_block, value)
+    else:
+        tl.store(row_ptr + o_block, value, mask=(o_block >= shift) & (o_block < end))
+
+
+@triton.jit
+def cut_above(x, LIMIT: tl.constexpr):
+    """Return x where it is below the limit; a NaN stays one."""
+    return tl.where(x > LIMIT, LIMIT, x)
+
+
+@triton.jit
+def row_sums(
+    logits_ptr,
+    first,
+    vocabulary,
+    target,
+    temperature,
+    COMPUTE: tl.constexpr,
+    LOWEST: tl.constexpr,
+    FARTHEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Return logp of the target, entropy, largest logit, sum of exp(z - largest), in float64.
+
+    Logits z are divided by the temperature. What lies FARTHEST or more below the largest counts as
+    just that far: its probability is the smallest number there is, or nearly.
+    """
+    inverse = 1.0 / temperature
+    factor = inverse.to(COMPUTE)
+    row_ptr = logits_ptr + first // ALIGN * ALIGN
+    shift = (first % ALIGN).to(tl.int32)
+    end = shift + vocabulary
+    of_target = tl.load(logits_ptr + first + target).to(tl.float64)
+    largest = tl.full([BLOCK], LOWEST, COMPUTE)
+    total = tl.zeros([BLOCK], COMPUTE)
+    weighted = tl.zeros([BLOCK], COMPUTE)
+    for start in range(0, end, BLOCK):
+        logit = load_block(row_ptr, start, shift, end, BLOCK).to(COMPUTE)
+        apart = (logit - largest) * factor
+        is_larger = apart > 0.0
+        apart = cut_above(tl.abs(apart), FARTHEST)
+        term = tl.exp(-apart)
+        weighted = tl.where(is_larger, term * (weighted - apart * total), weighted - apart * term)
+        total = tl.where(is_larger, total * term + 1.0, total + term)
+        largest = tl.where(is_larger, logit, largest)
+    maximum = tl.max(largest, axis=0)
+    apart = cut_above((maximum - largest) * factor, FARTHEST)
+    term = tl.exp(-apart)
+    row_weighted = tl.sum((term * (weighted - apart * total)).to(tl.float64), axis=0)
+    row_total = tl.sum((term * total).to(tl.float64), axis=0)
+    maximum = maximum.to(tl.float64)
+    row_total += (maximum - maximum) * 0.0  # of an infinite logit nothing can be said
+    log_total = tl.log(row_total)
+    entropy = log_total - row_weighted / row_total
+    entropy = tl.where(entropy < 0.0, 0.0, entropy)
+    return (of_target - maximum) * inverse - log_total, entropy, maximum, row_total
+
+
+@triton.jit
+def write_row(
+    gradient_ptr,
+    logits_ptr,
+    first,
+    vocabulary,
+    target,
+    temperature,
+    logp,
+    entropy,
+    maximum,
+    total,
+    logp_slope,
+    entropy_slope,
+    COMPUTE: tl.constexpr,
+    FARTHEST: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Write d loss / d logit of a row, in whose place the logits may be; 0 where slopes are 0.
+
+    With x = (z - maximum) / temperature and p = exp(x) / total:
+    `gradient = (logp_slope (1[target] - p) - entropy_slope p (log p + entropy)) / temperature`.
+    """
+    inverse = 1.0 / temperature
+    base = first // ALIGN * ALIGN
+    shift = (first % ALIGN).to(tl.int32)
+    end = shift + vocabulary
+    if (logp_slope == 0.0) & (entropy_slope == 0.0):
+        write_zeros(gradient_ptr, first, vocabulary, BLOCK)
+    else:
+        # What all of a row share is multiplied in float64, and rounded once.
+        share = inverse / total
+        mean = entropy - tl.log(total)  # of -x
+        constant = (-(logp_slope + entropy_slope * mean) * share).to(COMPUTE)
+        slope = (-entropy_slope * share).to(COMPUTE)
+        # Of the target 1 - p, which is -expm1(logp): a sure target leaves more than a rounding.
+        near = tl.where(logp < -20.0, -20.0, logp)
+        less_one = exponentials(near)[1]
+        probability = tl.exp(logp)
+        of_target = -logp_slope * less_one - entropy_slope * probability * (logp + entropy)
+        of_target = (of_target * inverse).to(COMPUTE)
+        factor = inverse.to(COMPUTE)
+        maximum = maximum.to(COMPUTE)
+        place = shift + target.to(tl.int32)
+        for start in range(0, end, BLOCK):
+            logit = load_block(logits_ptr + base, start, shift, end, BLOCK).to(COMPUTE)
+            apart = cut_above((maximum - logit) * factor, FARTHEST)
+            value = tl.exp(-apart) * (constant - slope * apart)
+            value = tl.where(start + tl.arange(0, BLOCK) == place, of_target, value)
+            store_block(gradient_ptr + base, value, start, shift, end, BLOCK)
+
+
+@triton.jit
+def write_zeros(gradient_ptr, first, vocabulary, BLOCK: tl.constexpr):
+    """Write a row of zeros."""
+    base = first // ALIGN * ALIGN
+    shift = (first % ALIGN).to(tl.int32)
+    end = shift + vocabulary
+    for start in range(0, end, BLOCK):
+        zeros = tl.zeros([BLOCK], gradient_ptr.dtype.element_ty)
+        store_block(gradient_ptr + base, zeros, start, shift, end, BLOCK)
