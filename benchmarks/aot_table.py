@@ -34,6 +34,7 @@ from triton.runtime.jit import JITFunction
 
 from finestep_fast import StepBatch, kernels
 from finestep_fast.config import CreditConfig, LossConfig
+from finestep_fast.kernels import rows
 
 
 class Target(NamedTuple):
@@ -65,6 +66,16 @@ AXES: dict[str, tuple[Any, ...]] = {
     "steps_ascend": (True, False),
 }
 """What a launch can choose between and is compiled for; `constant` is as `token_mean`."""
+
+ROW_AXES: dict[str, tuple[Any, ...]] = {
+    "dtype": AXES["dtype"],
+    "kl": AXES["kl"],
+    "kind": ("ppo", "cispo"),
+    "vocabulary": (37, 700, 151643),  # a block of one warp, of a few, and of all
+    "weighted": (False, True),
+    "with_entropy": (False, True),
+}
+"""The same for the kernels that look at rows of logits. More columns make no other kernels."""
 
 
 @dataclass(frozen=True)
@@ -100,10 +111,12 @@ def main() -> None:
 def compiled(target: str) -> list[Usage]:
     """Compile every kernel in every variant of the covering design for one target."""
     usages: dict[str, Usage] = {}
-    for variant in covering(AXES):
+    variants = [(launch, variant) for variant in covering(AXES)]
+    variants += [(launch_rows, variant) for variant in covering(ROW_AXES)]
+    for launcher, variant in variants:
         name = ", ".join(str(value).removeprefix("torch.") for value in variant.values())
         with compiling(TARGETS[target].gpu) as kernels_made:
-            launch(variant)
+            launcher(variant)
         for kernel in kernels_made:
             # What two variants share is compiled once.
             usages.setdefault(kernel.hash, usage_of(kernel, target, name))
@@ -239,6 +252,22 @@ def launch(variant: dict[str, Any]) -> None:
     kernels.scale_gradient_(gradient, torch.ones((), dtype=reward_dtype), *spans)
 
 
+def launch_rows(variant: dict[str, Any]) -> None:
+    """Launch every kernel that looks at rows of logits, on one of two rows."""
+    place, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
+    logits = torch.zeros(2, variant["vocabulary"], dtype=variant["dtype"])
+    given = rows.Rows(logits, place, place, one)
+    kl, other = variant["kl"], torch.zeros(1)
+    terms = rows.TokenTerms(
+        other, other if kl else None, other if variant["weighted"] else None, one, one
+    )
+    sums = rows.read(given)
+    rows.write(given, sums, one, one if variant["with_entropy"] else None, logits)
+    loss = LossConfig(kind=variant["kind"], kl=kl, kl_weight=0.1 if kl else 0.0)
+    rows.read_and_write(given, terms, loss=loss, entropy_weight=0.1, gradient=logits)
+    rows.clear_others(logits, place)
+
+
 def usage_of(kernel: Any, target: str, variant: str) -> Usage:
     """Read what a compiled kernel needs: from its binary, or on AMD from its assembly."""
     if "amdgcn" in kernel.asm:
@@ -276,8 +305,7 @@ def print_table(usages: list[Usage], *, each: bool) -> None:
     for usage in usages:
         by_kernel.setdefault((usage.kernel, usage.target), []).append(usage)
     for (kernel, target), some in sorted(by_kernel.items()):
-        rows = [[usage] for usage in some] if each else [some]
-        for row in rows:
+        for row in [[usage] for usage in some] if each else [some]:
             table.add_row(
                 kernel,
                 target,

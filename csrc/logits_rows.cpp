@@ -197,9 +197,10 @@ template <typename Stored>
     const double mean = sums.entropy[i] - std::log(sums.total[i]);  // of -x_j
     const double constant = -(of_logp + of_entropy * mean) * share;
     const double logp = sums.logp[i];
+    const double finite = logp < -1e4 ? -1e4 : logp;  // 0 log 0 = 0
     const double target_gradient =
         inverse *
-        (-of_logp * std::expm1(logp) - of_entropy * std::exp(logp) * (logp + sums.entropy[i]));
+        (-of_logp * std::expm1(logp) - of_entropy * std::exp(finite) * (finite + sums.entropy[i]));
     if (of_entropy == 0) {
       row_gradient<Stored, false>(logits + place, rows.vocabulary, sums.maximum[i], inverse,
                                   constant, 0, gradients + place);

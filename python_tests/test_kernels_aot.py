@@ -16,11 +16,17 @@ from typing import Any
 import pytest
 
 TARGETS = ("sm_80", "sm_90", "sm_100", "gfx942")
-KERNELS = {
+STEP_KERNELS = {
     "policy_loss_forward",
     "policy_loss_reduction",
     "scale_gradient",
     "step_advantage_forward",
+}
+ROW_KERNELS = {
+    "clear_logit_rows",
+    "logits_loss_rows",
+    "read_logit_rows",
+    "write_logit_gradients",
 }
 
 # Every launch of 50 batches of different lengths, counts, offsets in memory and rewards.
@@ -53,6 +59,29 @@ with compiling(TARGETS["sm_90"].gpu) as made:
         kernels.step_advantage(
             reward, outcome, batch.step_offsets, batch.group_offsets, batch.group_rollouts,
             max_rollout_steps=batch.max_rollout_steps, credit=CreditConfig())
+print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))
+"""
+
+
+# Rows of logits of 30 vocabularies of the same size of block, of other numbers of rows.
+THIRTY_VOCABULARIES = """
+import torch
+from benchmarks.aot_table import TARGETS, compiling
+from finestep_fast import LossConfig
+from finestep_fast.kernels import rows
+
+with compiling(TARGETS["sm_90"].gpu) as made:
+    for place in range(30):
+        size = 1 + place
+        each = torch.zeros(size + place % 4, dtype=torch.float64)[place % 4:]
+        logits = torch.zeros(2 * size, 5000 + 97 * place, dtype=torch.bfloat16)
+        row = torch.arange(size)
+        given = rows.Rows(logits, row, row, each + 1)
+        sums = rows.read(given)
+        rows.write(given, sums, each, each, logits)
+        terms = rows.TokenTerms(each.float(), None, None, each, each)
+        rows.read_and_write(given, terms, loss=LossConfig(), entropy_weight=0.1, gradient=logits)
+        rows.clear_others(logits, row)
 print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))
 """
 
@@ -90,8 +119,8 @@ def test_every_variant_compiles_and_spills_no_register(
     usages: list[dict[str, Any]] = [
         json.loads(line) for line in finished(compilers[target]).splitlines()
     ]
-    assert {usage["kernel"] for usage in usages} == KERNELS
-    assert len(usages) >= 40
+    assert {usage["kernel"] for usage in usages} == STEP_KERNELS | ROW_KERNELS
+    assert len(usages) >= 80
     for usage in usages:
         assert 0 < usage["registers"] <= 255, usage
         assert usage["spilled_bytes"] == 0, usage
@@ -102,7 +131,14 @@ def test_every_variant_compiles_and_spills_no_register(
 def test_fifty_lengths_compile_each_kernel_once(root: Path) -> None:
     num_launches, names = finished(started(root, "-c", FIFTY_LENGTHS)).split(maxsplit=1)
     assert int(num_launches) == 4 * 50
-    assert names.strip() == f"{sorted(KERNELS)} 4"
+    assert names.strip() == f"{sorted(STEP_KERNELS)} 4"
+
+
+@pytest.mark.slow
+def test_thirty_vocabularies_compile_each_kernel_once(root: Path) -> None:
+    num_launches, names = finished(started(root, "-c", THIRTY_VOCABULARIES)).split(maxsplit=1)
+    assert int(num_launches) == 4 * 30
+    assert names.strip() == f"{sorted(ROW_KERNELS)} 4"
 
 
 def test_importing_the_kernels_does_not_import_triton(root: Path) -> None:

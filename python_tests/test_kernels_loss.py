@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels
-from finestep_fast.kernels import launch, loss, reduction
+from finestep_fast.kernels import launch, reduction
 from finestep_fast.reference import SCALAR_METRICS
 from support import doors
 from support.batches import SHAPES, Rollout, packed, placed, policy_values
 from support.doors import device_of, poisoned
+from support.launches import launched
 from support.tolerance import assert_as_exact
 
 DEVICE = device_of("triton")
@@ -296,23 +297,7 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def launches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    names: list[str] = []
-    kernel_type = type(loss.policy_loss_forward)
-    run = kernel_type.run
-
-    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-        names.append(self.__name__)
-        return run(self, *args, **kwargs)
-
-    monkeypatch.setattr(kernel_type, "run", counted)
-    return names
-
-
-def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing(
-    launches: list[str],
-) -> None:
+def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing() -> None:
     here = packed(RAGGED)
     tokens = {name: value.to(DEVICE) for name, value in token_values(here).items()}
     batch, reward, outcome = here.to(DEVICE), *(value.to(DEVICE) for value in REWARD.values())
@@ -342,17 +327,16 @@ def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing(
         return gradient
 
     run()  # the settings are copied to the device when they are first seen
-    launches.clear()
-    with poisoned(), Operators() as operators:
+    with poisoned(), launched() as launches, Operators() as operators:
         gradient = run()
     assert launches == ["policy_loss_forward", "policy_loss_reduction"]
     of_the_interpreter = {"set_", "copy_"} if INTERPRETED else set()
     moving_nothing = {"empty", "empty_like", "new_empty", "promote_types"}
     assert set(operators.names) <= moving_nothing | of_the_interpreter
-    launches.clear()
-    kernels.scale_gradient_(
-        gradient, torch.ones((), device=DEVICE), batch.step_start, batch.step_end
-    )
+    with launched() as launches:
+        kernels.scale_gradient_(
+            gradient, torch.ones((), device=DEVICE), batch.step_start, batch.step_end
+        )
     assert launches == ["scale_gradient"]
 
 

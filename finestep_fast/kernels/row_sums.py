@@ -136,15 +136,15 @@ def write_row(
         # Of the target 1 - p, which is -expm1(logp): a sure target leaves more than a rounding.
         near = tl.where(logp < -20.0, -20.0, logp)
         less_one = exponentials(near)[1]
-        probability = tl.exp(logp)
-        of_target = -logp_slope * less_one - entropy_slope * probability * (logp + entropy)
+        finite = tl.where(logp < -1e4, -1e4, logp)  # 0 log 0 = 0
+        of_target = -logp_slope * less_one - entropy_slope * tl.exp(finite) * (finite + entropy)
         of_target = (of_target * inverse).to(COMPUTE)
         factor = inverse.to(COMPUTE)
-        maximum = maximum.to(COMPUTE)
+        largest = maximum.to(COMPUTE)
         place = shift + target.to(tl.int32)
         for start in range(0, end, BLOCK):
             logit = load_block(logits_ptr + base, start, shift, end, BLOCK).to(COMPUTE)
-            apart = cut_above((maximum - logit) * factor, FARTHEST)
+            apart = cut_above((largest - logit) * factor, FARTHEST)
             value = tl.exp(-apart) * (constant - slope * apart)
             value = tl.where(start + tl.arange(0, BLOCK) == place, of_target, value)
             store_block(gradient_ptr + base, value, start, shift, end, BLOCK)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finestep_fast.config import LossConfig
 from finestep_fast.kernels.exponential import exponentials
-from finestep_fast.kernels.row_sums import row_sums, write_row, write_zeros
+from finestep_fast.kernels.row_sums import ALIGN, row_sums, write_row, write_zeros
 from finestep_fast.kernels.tokens import (
     KLS,
     NEVER,
@@ -29,8 +29,8 @@ from finestep_fast.kernels.tokens import (
     surrogate_slope,
 )
 
-LARGEST_BLOCK = 8192
-ELEMENTS_PER_THREAD = 16
+_LOWEST = -1e30
+"""Below every logit that is not meant as -inf, and far from where differences overflow."""
 
 
 class Rows(NamedTuple):
@@ -316,14 +316,15 @@ def _constants(logits: Tensor) -> dict[str, object]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     return {
         "COMPUTE": tl.float64 if wide == torch.float64 else tl.float32,
-        "LOWEST": torch.finfo(wide).min,
+        "LOWEST": _LOWEST,
         "FARTHEST": 708.0 if wide == torch.float64 else 87.0,
         **_shape(logits),
     }
 
 
 def _shape(logits: Tensor) -> dict[str, int]:
-    """Blocks as wide as a row, within limits; float64 has half as many registers to a number."""
-    wide = 2 if logits.dtype == torch.float64 else 1
-    block = max(64, min(LARGEST_BLOCK // wide, triton.next_power_of_2(logits.shape[-1] + 15)))
-    return {"BLOCK": block, "num_warps": max(1, block * wide // (32 * ELEMENTS_PER_THREAD))}
+    """Blocks as wide as a row, within limits."""
+    is_double = logits.dtype == torch.float64
+    largest, each = (2048, 8) if is_double else (8192, 16)
+    block = max(64, min(largest, triton.next_power_of_2(logits.shape[-1] + ALIGN.value - 1)))
+    return {"BLOCK": block, "num_warps": max(1, block // (32 * each))}

@@ -105,7 +105,8 @@ class TorchRows(_InTwoLooks):
             apart.masked_fill_(made == 0, 0)
             apart.mul_((-entropy_slope * share).to(made.dtype)[:, None])
             made.mul_(apart.add_((constant * share).to(made.dtype)[:, None]))
-            of_target -= entropy_slope * logp.exp() * (logp + entropy)
+            finite = logp.clamp(min=-1e4)  # 0 log 0 = 0
+            of_target -= entropy_slope * finite.exp() * (finite + entropy)
         of_target /= rows.temperature
         made.scatter_(-1, rows.target[:, None], of_target.to(made.dtype)[:, None])
         gradient[rows.row] = made.to(gradient.dtype)

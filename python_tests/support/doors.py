@@ -15,7 +15,7 @@ from torch import Tensor
 
 import finestep_fast
 from finestep_fast import StepBatch
-from finestep_fast.reference import LossOutput
+from finestep_fast.reference import LossOutput, TokenLogp
 
 
 def device_of(impl: str) -> torch.device:
@@ -63,3 +63,16 @@ def policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
 
 def step_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
     return _on_cpu(_called(finestep_fast.step_policy_loss, args, kwargs))
+
+
+def logits_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
+    return _on_cpu(_called(finestep_fast.logits_policy_loss, args, kwargs))
+
+
+def linear_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
+    return _on_cpu(_called(finestep_fast.linear_policy_loss, args, kwargs))
+
+
+def token_logp(*args: Any, **kwargs: Any) -> TokenLogp:
+    out: TokenLogp = _called(finestep_fast.token_logp, args, kwargs)
+    return TokenLogp(out.logp.cpu(), out.entropy.cpu())

@@ -16,5 +16,5 @@ IMPLS = [
     if available is True and not (name == "triton" and _INTERPRETED)
 ]
 
-ROW_IMPLS = [name for name in ROWS if name == "torch" or name in IMPLS]
-"""Those that go from rows of logits to log-probabilities and back."""
+ROW_IMPLS = [name for name in ROWS if name == "torch" or (name in IMPLS and name != "triton")]
+"""Those that go from rows of logits to logps on a CPU; the kernels have test_kernels_rows.py."""
