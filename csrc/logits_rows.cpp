@@ -197,9 +197,10 @@ template <typename Stored>
     const double mean = sums.entropy[i] - std::log(sums.total[i]);  // of -x_j
     const double constant = -(of_logp + of_entropy * mean) * share;
     const double logp = sums.logp[i];
-    const double target_gradient =
-        inverse *
-        (-of_logp * std::expm1(logp) - of_entropy * std::exp(logp) * (logp + sums.entropy[i]));
+    const double probability = std::exp(logp);
+    // 0 * -inf: a token that cannot be drawn adds nothing.
+    const double undecided = probability > 0 ? probability * (logp + sums.entropy[i]) : probability;
+    const double target_gradient = inverse * (-of_logp * std::expm1(logp) - of_entropy * undecided);
     if (of_entropy == 0) {
       row_gradient<Stored, false>(logits + place, rows.vocabulary, sums.maximum[i], inverse,
                                   constant, 0, gradients + place);

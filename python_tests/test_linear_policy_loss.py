@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -17,9 +17,10 @@ from finestep_fast import (
 )
 from finestep_fast.config.loss import Ratio
 from finestep_fast.ops.rows import ROWS
-from support.batches import SHAPES, packed
-from support.head_losses import LOSS_CONFIGS, evaluated, inputs, named
+from support.batches import SHAPES, Rollout, packed
+from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of, named
 from support.heads import converted, outside, temperatures
+from support.largest import Largest
 
 FAST = list(ROWS)
 IMPLS = ["reference", *FAST]
@@ -120,6 +121,55 @@ def test_only_the_gradients_that_are_asked_for_are_made(
         linear_policy_loss(**given, batch=batch, impl=impl)
     assert products == [logits]
     assert expected["loss"].isfinite()
+
+
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize("ratio", ["token", "step"])
+@pytest.mark.parametrize("impl", FAST)
+def test_what_is_frozen_changes_no_other_gradient(impl: str, ratio: Ratio, frozen: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig(ratio=ratio)
+    given = inputs(batch, loss)
+    expected = evaluated(given, batch, impl, loss=loss, chunk_bytes=3000)
+    leaves = leaves_of(given)
+    given = {**given, **leaves, frozen: given[frozen]}
+    linear_policy_loss(**given, batch=batch, loss=loss, chunk_bytes=3000, impl=impl).loss.backward()
+    for name, leaf in leaves.items():
+        if name == frozen:
+            assert leaf.grad is None
+        else:
+            assert leaf.grad is not None
+            assert leaf.grad.equal(expected[f"gradient of {name}"]), name
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gradients_accumulate_and_a_call_does_not_touch_those_of_another(impl: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig()
+    given = inputs(batch, loss)
+    one = evaluated(given, batch, impl)
+    two = evaluated(given, batch, impl, entropy_weight=0.5, scale=0.3)
+    leaves = leaves_of(given)
+    for weight, scale in ((0.0, 1.0), (0.5, 0.3)):
+        out = linear_policy_loss(
+            **{**given, **leaves}, batch=batch, entropy_weight=weight, impl=impl
+        )
+        (scale * out.loss).backward()
+    for name, leaf in leaves.items():
+        wanted = one[f"gradient of {name}"] + two[f"gradient of {name}"]
+        torch.testing.assert_close(leaf.grad, wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+@pytest.mark.parametrize("impl", FAST)
+def test_no_tensor_of_all_logits_is_made_whoever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
+    batch = packed((Rollout(step_length=(200, 100), outcome=1.0),))
+    given, loss = inputs(batch, LossConfig(), vocabulary=331, size=3), LossConfig(ratio=ratio)
+    settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1}
+    with Largest() as seen:
+        evaluated(given, batch, impl, chunk_bytes=20 * 331 * 8, **settings)
+    assert 20 * 331 <= seen.numel <= 25 * 331
+    with Largest() as seen:
+        evaluated(given, batch, "reference", **settings)
+    assert seen.numel >= 300 * 331
 
 
 @pytest.mark.parametrize("ratio", ["token", "step"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, get_args
 
@@ -17,11 +18,11 @@ from finestep_fast import (
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.ops.rows import ROWS
 from finestep_fast.reference import COUNT_OF_AGGREGATION
-from support.batches import SHAPES, packed, padded
+from support.batches import SHAPES, packed, padded, placed
 from support.covering import covering
 from support.head_losses import LOSS_CONFIGS, config, evaluated, inputs, named
 from support.head_roundings import rounding_units
-from support.heads import converted, outside, temperatures
+from support.heads import NAN, converted, outside, temperatures
 from support.tolerance import assert_as_exact, assert_as_exact_overall, assert_rounded_alone
 
 FAST = list(ROWS)
@@ -130,3 +131,30 @@ def test_chunks_of_any_size_give_the_same_loss_from_the_same_logits(
                 assert_as_exact_overall(value, reference[name], truth[name])
             else:
                 assert value.equal(whole[name]), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("impl", FAST)
+def test_chunks_of_any_size_give_the_same_bits_where_gradients_are_exact(
+    impl: str, dtype: torch.dtype
+) -> None:
+    """All words have one vector, so p is 1 / 32; on policy all sums are of short binary numbers."""
+    batch = packed(SHAPES["one more than a block of 64"])
+    given = inputs(batch, LossConfig(), vocabulary=32, whole=True)
+    given["weight"], given["bias"] = given["weight"][:1].repeat(32, 1), torch.zeros(32).double()
+    on_policy = torch.full((batch.num_policy_tokens,), -math.log(32), dtype=torch.float64)
+    given["token_logp_old"] = placed(batch, on_policy, fill=NAN)
+    given["step_advantage"] = (torch.arange(batch.num_steps) % 3 - 1).double()
+    del given["token_weight"]
+    narrow = {**converted(given, dtype), "token_logp_old": given["token_logp_old"]}
+    settings = {"num_policy_tokens": 128}
+    whole = evaluated(narrow, batch, impl, **settings)
+    truth = evaluated(given, batch, "reference", **settings)
+    assert whole["gradient of weight"].abs().max() > 0
+    for rows in (1, 7, 64, 10**6):
+        chunk_bytes = rows * 32 * dtype.itemsize
+        parts = evaluated(narrow, batch, impl, chunk_bytes=chunk_bytes, **settings)
+        for name, value in parts.items():
+            assert value.equal(whole[name]), name
+            if name.startswith("gradient"):
+                assert value.double().equal(truth[name].to(dtype).double()), name

@@ -116,7 +116,9 @@ class TorchRows:
             apart.masked_fill_(made == 0, 0)
             apart.mul_((-entropy_slope * share).to(made.dtype)[:, None])
             made.mul_(apart.add_((constant * share).to(made.dtype)[:, None]))
-            of_target -= entropy_slope * logp.exp() * (logp + entropy)
+            probability = logp.exp()
+            undecided = logp.masked_fill(probability == 0, 0) + entropy
+            of_target -= entropy_slope * probability * undecided
         of_target /= rows.temperature
         made.scatter_(-1, rows.target[:, None], of_target.to(made.dtype)[:, None])
         gradient[rows.row] = made.to(gradient.dtype)
