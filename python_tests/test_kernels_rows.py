@@ -235,6 +235,14 @@ def test_a_sick_row_is_sick_alone(sick: float) -> None:
     assert gradient[[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("all_of_them", [3e38, -3e38])
+def test_logits_may_lie_at_the_ends_of_their_range(all_of_them: float) -> None:
+    sums, gradient = looked(torch.full((1, 100), all_of_them), [0], [3])
+    assert sums[:2].flatten().tolist() == pytest.approx([-math.log(100), math.log(100)])
+    assert gradient.sum().item() == pytest.approx(0, abs=1e-6)
+    assert gradient[0, 3].item() == pytest.approx(0.99)
+
+
 def test_tokens_that_cannot_be_drawn_have_no_share_in_anything() -> None:
     logits = torch.tensor([[0.0, -math.inf, 0.0, -math.inf]])
     sums, gradient = looked(logits, [0], [2])

@@ -1,43 +1,31 @@
-"""From hidden states to the policy loss: by hand, gradcheck, parity, laws, where it is used."""
+"""From hidden states to the policy loss: by hand, gradcheck, what is made and what is refused."""
 
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import product
-from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finestep_fast import (
     InputError,
     LossConfig,
     StepBatch,
     linear_policy_loss,
-    policy_loss,
-    token_logp,
 )
-from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from finestep_fast.reference import COUNT_OF_AGGREGATION
-from support.batches import SHAPES, packed, padded
-from support.covering import covering
-from support.doors import poisoned
-from support.heads import NAN, converted, head_inputs, outside, temperatures, token_values
+from finestep_fast.config.loss import Ratio
+from support.batches import SHAPES, Rollout, packed
+from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of, named
+from support.heads import converted, outside, temperatures
 from support.impls import ROW_IMPLS
-from support.tolerance import assert_as_exact, assert_as_exact_overall
-from support.two_heads import LOSSES, ROLLOUTS, Actor, gradients, loss_of
+from support.largest import Largest
 
 FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]
 RAGGED = SHAPES["odd sizes, groups interleaved"]
 SMALL = SHAPES["a group of one beside a group of two"]
-TESTS = Path(__file__).resolve().parent
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -68,42 +56,6 @@ def test_loss_entropy_and_gradient_by_hand(impl: str) -> None:
     )
 
 
-def config(kind: Kind, ratio: Ratio, aggregation: Aggregation, kl: KL | None) -> LossConfig:
-    return LossConfig(
-        kind=kind,
-        ratio=ratio,
-        aggregation=aggregation,
-        constant_tokens=9 if aggregation == "constant" else None,
-        dual_clip=1.5 if kind == "ppo" and aggregation == "token_mean" else None,
-        kl=kl,
-        kl_weight=0.3 if kl else 0,
-    )
-
-
-def named(loss: LossConfig) -> str:
-    return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
-
-
-KLS: tuple[KL | None, ...] = (None, "k3")
-LOSS_CONFIGS = [
-    config(kind, ratio, aggregation, kl)
-    for kind, ratio, aggregation, kl in product(
-        get_args(Kind), get_args(Ratio), get_args(Aggregation), KLS
-    )
-]
-
-
-def inputs(
-    batch: StepBatch, loss: LossConfig, *, temperature: float = 1.0, **head: Any
-) -> dict[str, Any]:
-    """All tensors of a call, float64."""
-    given = head_inputs(batch, **head)
-    values = token_values(batch, given, temperature=temperature)
-    if loss.kl is None:
-        del values["token_logp_ref"]
-    return {**given, **values}
-
-
 @pytest.mark.parametrize("loss", [loss for loss in LOSS_CONFIGS if loss.kind == "ppo"], ids=named)
 @pytest.mark.parametrize("impl", IMPLS)
 def test_gradcheck(impl: str, loss: LossConfig) -> None:
@@ -124,176 +76,6 @@ def test_gradcheck(impl: str, loss: LossConfig) -> None:
         ).loss
 
     assert torch.autograd.gradcheck(value, leaves)
-
-
-def evaluated(
-    given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
-) -> dict[str, Tensor]:
-    """Loss, metrics, and gradients of hidden, weight and bias."""
-    leaves = {
-        name: given[name].detach().clone().requires_grad_()
-        for name in ("hidden", "weight", "bias")
-        if name in given
-    }
-    with poisoned():
-        out = linear_policy_loss(**{**given, **leaves}, batch=batch, impl=impl, **settings)
-        (scale * out.loss).backward()
-    found = {"loss": out.loss.detach(), **out.metrics}
-    for name, leaf in leaves.items():
-        assert leaf.grad is not None
-        found[f"gradient of {name}"] = leaf.grad
-    return found
-
-
-@pytest.mark.parametrize("loss", LOSS_CONFIGS, ids=named)
-@pytest.mark.parametrize("impl", FAST)
-def test_it_is_the_policy_loss_of_token_logp_less_the_entropy(impl: str, loss: LossConfig) -> None:
-    batch = packed(RAGGED)
-    given = inputs(batch, loss)
-    found = evaluated(given, batch, impl, loss=loss, entropy_weight=0.2, chunk_bytes=2000)
-    head = {name: given.pop(name) for name in ("hidden", "weight", "bias", "target")}
-    leaves = {name: head[name].requires_grad_() for name in ("hidden", "weight", "bias")}
-    lp = token_logp(**head, batch=batch, impl="reference")
-    out = policy_loss(lp.logp, batch=batch, **given, loss=loss, impl="reference")
-    bonus = linear_policy_loss(
-        **head, batch=batch, **given, loss=loss, entropy_weight=1.0, impl="reference"
-    )
-    plain = linear_policy_loss(**head, batch=batch, **given, loss=loss, impl="reference")
-    total = out.loss + 0.2 * (bonus.loss - plain.loss)
-    total.backward()
-    torch.testing.assert_close(found["loss"], total.detach())
-    for name, leaf in leaves.items():
-        torch.testing.assert_close(found[f"gradient of {name}"], leaf.grad, rtol=1e-9, atol=1e-12)
-    for name, metric in out.metrics.items():
-        torch.testing.assert_close(found[name], metric)
-
-
-FACTORS: dict[str, Sequence[Any]] = {
-    "shape": list(SHAPES),
-    "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
-    "layout": ("packed", "padded"),
-    "kind": get_args(Kind),
-    "ratio": get_args(Ratio),
-    "aggregation": get_args(Aggregation),
-    "kl": (None, *get_args(KL)),
-    "token_weight": (False, True),
-    "count": ("own", "number", "tensor"),
-    "temperature": (1.0, 0.7, "each"),
-    "entropy_weight": (0.0, 0.1),
-    "bias": (False, True),
-    "vocabulary": (37, 131),
-    "rows": (7, 1000),
-    "scale": (1.0, 0.37),
-}
-ROWS_OF_DESIGN = covering(FACTORS)
-
-
-@pytest.mark.parametrize("row", ROWS_OF_DESIGN, ids=lambda row: ",".join(map(str, row.values())))
-@pytest.mark.parametrize("impl", FAST)
-def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]) -> None:
-    """Logits are exact; gradients are products of matrices, which round in their own order."""
-    rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
-    batch = padded(rollouts, extra=3) if row["layout"] == "padded" else packed(rollouts)
-    loss = config(row["kind"], row["ratio"], row["aggregation"], row["kl"])
-    given = inputs(batch, loss, vocabulary=row["vocabulary"], whole=True)
-    for name in ("token_weight", "bias"):
-        if not row[name]:
-            del given[name]
-    settings: dict[str, Any] = {"loss": loss, "entropy_weight": row["entropy_weight"]}
-    each = row["temperature"] == "each"
-    settings["temperature"] = temperatures(batch) if each else row["temperature"]
-    if row["count"] != "own":
-        count = 20.5 if row["count"] == "number" else torch.tensor([20])
-        settings[COUNT_OF_AGGREGATION[row["aggregation"]]] = count
-    chunk_bytes = row["rows"] * row["vocabulary"] * dtype.itemsize
-    narrow = converted(given, dtype)
-    for name in ("token_logp_old", "token_logp_ref", "step_advantage"):
-        if name in given:
-            narrow[name] = given[name].to(torch.promote_types(dtype, torch.float32))
-    exact = converted(narrow, torch.float64)
-    truth = evaluated(exact, batch, "reference", scale=row["scale"], **settings)
-    plain = evaluated(narrow, batch, "reference", scale=row["scale"], **settings)
-    found = evaluated(narrow, batch, impl, scale=row["scale"], chunk_bytes=chunk_bytes, **settings)
-    assert found.keys() == truth.keys()
-    for name, value in found.items():
-        rule = assert_as_exact_overall if name.startswith("gradient") else assert_as_exact
-        rule(value, plain[name], truth[name])
-    assert found["gradient of hidden"][outside(batch)].eq(0).all()
-
-
-@pytest.mark.parametrize("ratio", get_args(Ratio))
-@pytest.mark.parametrize("impl", FAST)
-def test_chunks_of_any_size_give_the_same_loss_from_the_same_logits(
-    impl: str, ratio: Ratio
-) -> None:
-    """A product may round otherwise for another number of rows: these logits are exact."""
-    batch, loss = packed(SHAPES["one more than a block of 64"]), LossConfig(ratio=ratio)
-    given = converted(inputs(batch, loss, vocabulary=131, whole=True), torch.float32)
-    settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1}
-    truth = evaluated(converted(given, torch.float64), batch, "reference", **settings)
-    reference = evaluated(given, batch, "reference", **settings)
-    whole = evaluated(given, batch, impl, **settings)
-    for rows in (1, 7, 64):
-        parts = evaluated(given, batch, impl, chunk_bytes=rows * 131 * 4, **settings)
-        for name, value in parts.items():
-            if name.startswith("gradient"):
-                assert_as_exact_overall(value, reference[name], truth[name])
-            else:
-                assert value.equal(whole[name]), name
-
-
-@pytest.mark.parametrize("loss", [LossConfig(), LossConfig(ratio="rollout", kl="k2")], ids=named)
-@pytest.mark.parametrize("planted", [NAN, math.inf, -math.inf])
-@pytest.mark.parametrize("impl", IMPLS)
-def test_what_stands_outside_steps_changes_nothing(
-    impl: str, planted: float, loss: LossConfig
-) -> None:
-    batch = packed(RAGGED)
-    given = inputs(batch, loss)
-    clean = evaluated(given, batch, impl, loss=loss)
-    nobody = outside(batch)
-    sick = {name: value.clone() for name, value in given.items()}
-    for name in sick.keys() - {"weight", "bias", "target", "step_advantage"}:
-        sick[name][nobody] = planted
-    sick["target"][nobody] = 10**9
-    for name, value in evaluated(sick, batch, impl, loss=loss).items():
-        assert value.equal(clean[name]), name
-    assert all(value.isfinite().all() for value in clean.values())
-
-
-@pytest.mark.parametrize(
-    "loss",
-    [config("ppo", "token", one, None) for one in get_args(Aggregation)]
-    + [config("cispo", "step", "step_mean", "k1"), config("ppo", "rollout", "rollout_mean", None)],
-    ids=named,
-)
-@pytest.mark.parametrize("impl", FAST)
-def test_micro_batches_with_global_counts_add_up_to_the_whole(impl: str, loss: LossConfig) -> None:
-    whole = packed(RAGGED)
-    given = inputs(whole, loss)
-    settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.2}
-    expected = evaluated(given, whole, impl, **settings)
-    name = COUNT_OF_AGGREGATION[loss.aggregation]
-    settings[name] = getattr(whole, name)
-    leaves = {name: given.pop(name).requires_grad_() for name in ("hidden", "weight", "bias")}
-    value, token, step = torch.zeros(()).double(), 0, 0
-    for first, last in ((0, 1), (1, 3), (3, 4)):
-        part = packed(RAGGED[first:last])
-        tokens = slice(token, token + part.num_tokens)
-        steps = slice(step, step + part.num_steps)
-        token, step = tokens.stop, steps.stop
-        some = {
-            name: tensor[steps if name == "step_advantage" else tokens]
-            for name, tensor in given.items()
-        }
-        head = {**leaves, "hidden": leaves["hidden"][tokens]}
-        out = linear_policy_loss(**head, **some, batch=part, impl=impl, **settings)
-        out.loss.backward()
-        value = value + out.loss.detach()
-    torch.testing.assert_close(value, expected["loss"])
-    for name, leaf in leaves.items():
-        wanted = expected[f"gradient of {name}"]
-        torch.testing.assert_close(leaf.grad, wanted, rtol=1e-10, atol=1e-14)
 
 
 @pytest.mark.parametrize("impl", FAST)
@@ -341,28 +123,53 @@ def test_only_the_gradients_that_are_asked_for_are_made(
     assert expected["loss"].isfinite()
 
 
+@pytest.mark.parametrize("frozen", ["hidden", "weight", "bias"])
+@pytest.mark.parametrize("ratio", ["token", "step"])
 @pytest.mark.parametrize("impl", FAST)
-def test_tied_and_low_rank_heads_get_their_gradients(impl: str) -> None:
+def test_what_is_frozen_changes_no_other_gradient(impl: str, ratio: Ratio, frozen: str) -> None:
+    batch, loss = packed(RAGGED), LossConfig(ratio=ratio)
+    given = inputs(batch, loss)
+    expected = evaluated(given, batch, impl, loss=loss, chunk_bytes=3000)
+    leaves = leaves_of(given)
+    given = {**given, **leaves, frozen: given[frozen]}
+    linear_policy_loss(**given, batch=batch, loss=loss, chunk_bytes=3000, impl=impl).loss.backward()
+    for name, leaf in leaves.items():
+        if name == frozen:
+            assert leaf.grad is None
+        else:
+            assert leaf.grad is not None
+            assert leaf.grad.equal(expected[f"gradient of {name}"]), name
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_gradients_accumulate_and_a_call_does_not_touch_those_of_another(impl: str) -> None:
     batch, loss = packed(RAGGED), LossConfig()
     given = inputs(batch, loss)
-    del given["hidden"], given["bias"]
-    token = torch.zeros(batch.num_tokens, dtype=torch.long)
-    token[batch.policy_token] = given["target"][batch.policy_token].roll(1)
-    generator = torch.Generator().manual_seed(2)
-    base = given.pop("weight").requires_grad_()
-    left, right = (
-        torch.randn(shape, generator=generator, dtype=torch.float64, requires_grad=True)
-        for shape in ((37, 2), (2, 8))
-    )
-    grads = []
-    for one in ("reference", impl):
-        hidden = nn.functional.embedding(token, base).tanh()
-        head = base + 0.1 * left @ right
-        value = linear_policy_loss(hidden, head, batch=batch, **given, impl=one).loss
-        grads.append(torch.autograd.grad(value, (base, left, right)))
-    for two, three in zip(*grads, strict=True):
-        assert two.abs().max() > 0
-        torch.testing.assert_close(three, two, rtol=1e-10, atol=1e-14)
+    one = evaluated(given, batch, impl)
+    two = evaluated(given, batch, impl, entropy_weight=0.5, scale=0.3)
+    leaves = leaves_of(given)
+    for weight, scale in ((0.0, 1.0), (0.5, 0.3)):
+        out = linear_policy_loss(
+            **{**given, **leaves}, batch=batch, entropy_weight=weight, impl=impl
+        )
+        (scale * out.loss).backward()
+    for name, leaf in leaves.items():
+        wanted = one[f"gradient of {name}"] + two[f"gradient of {name}"]
+        torch.testing.assert_close(leaf.grad, wanted, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("ratio", get_args(Ratio))
+@pytest.mark.parametrize("impl", FAST)
+def test_no_tensor_of_all_logits_is_made_whoever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
+    batch = packed((Rollout(step_length=(200, 100), outcome=1.0),))
+    given, loss = inputs(batch, LossConfig(), vocabulary=331, size=3), LossConfig(ratio=ratio)
+    settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1}
+    with Largest() as seen:
+        evaluated(given, batch, impl, chunk_bytes=20 * 331 * 8, **settings)
+    assert 20 * 331 <= seen.numel <= 25 * 331
+    with Largest() as seen:
+        evaluated(given, batch, "reference", **settings)
+    assert seen.numel >= 300 * 331
 
 
 @pytest.mark.parametrize("ratio", ["token", "step"])
@@ -391,84 +198,6 @@ def test_a_second_derivative_is_refused() -> None:
     (gradient,) = torch.autograd.grad(value, hidden, create_graph=True)
     with pytest.raises(RuntimeError, match=r"does not require grad|once_differentiable"):
         gradient.sum().backward()
-
-
-@pytest.mark.parametrize("impl", FAST)
-def test_autocast_gives_what_eager_autocast_gives(impl: str) -> None:
-    batch, loss = packed(RAGGED), LossConfig()
-    given = converted(inputs(batch, loss), torch.float32)
-    with torch.autocast("cpu", torch.bfloat16):
-        fast, plain = (evaluated(given, batch, one, loss=loss) for one in (impl, "reference"))
-    for name, value in fast.items():
-        assert value.dtype == plain[name].dtype == torch.float32
-        scale = float(plain[name].abs().max())
-        torch.testing.assert_close(value, plain[name], rtol=0, atol=1e-2 * scale, msg=name)
-
-
-@pytest.mark.parametrize("impl", FAST)
-def test_float16_gradients_survive_a_mean_over_many_tokens(impl: str) -> None:
-    """A gradient of 1e-8 is 0 in float16; a loss scale of 2^16 must find it all the same."""
-    batch, loss = packed(RAGGED), LossConfig()
-    given = converted(inputs(batch, loss), torch.float16)
-    settings = {"num_policy_tokens": 10**7}
-    found = evaluated(given, batch, impl, scale=2.0**16, **settings)
-    exact = evaluated(converted(given, torch.float64), batch, impl, scale=2.0**16, **settings)
-    for name in ("hidden", "weight", "bias"):
-        one, two = found[f"gradient of {name}"].double(), exact[f"gradient of {name}"]
-        assert (one - two).norm() < 2e-2 * two.norm()
-
-
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-def test_a_model_compiles_around_it() -> None:
-    torch._dynamo.reset()
-    actor = Actor()
-    compiled: Callable[..., Tensor] = torch.compile(actor, backend="aot_eager")
-    found = []
-    for call in (actor, compiled):
-        actor.zero_grad()
-        value = loss_of(call, 0, len(ROLLOUTS), LOSSES["token"])
-        value.backward()
-        found.append([value.detach(), *gradients(actor)])
-    for one, two in zip(*found, strict=True):
-        torch.testing.assert_close(one, two)
-
-
-@pytest.fixture(scope="module")
-def in_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("heads")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "support.two_heads", str(out)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("way", ["ddp", "fully_shard"])
-@pytest.mark.parametrize("name", LOSSES)
-def test_two_processes_have_the_gradient_of_one(in_two: Path, way: str, name: str) -> None:
-    actor = Actor()
-    loss_of(actor, 0, len(ROLLOUTS), LOSSES[name]).backward()
-    for rank in (0, 1):
-        theirs = torch.load(in_two / f"{rank}.pt")[f"{way} {name}"]
-        for one, two in zip(theirs, gradients(actor), strict=True):
-            assert two.abs().max() > 0
-            torch.testing.assert_close(one, two, rtol=1e-10, atol=1e-14)
-
-
-@pytest.mark.slow
-def test_a_head_in_pieces_is_refused(in_two: Path) -> None:
-    refusal = torch.load(in_two / "0.pt")["refusal"]
-    assert refusal.startswith(
-        "weight is a DTensor, in pieces on several processes; expected a whole"
-    )
 
 
 @pytest.mark.parametrize(

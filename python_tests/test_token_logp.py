@@ -11,13 +11,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import InputError, StepBatch, token_logp
 from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
 from support.doors import poisoned
 from support.heads import NAN, converted, head_inputs, outside, temperatures
 from support.impls import ROW_IMPLS
+from support.largest import Largest
 from support.tolerance import assert_as_exact_overall
 
 FAST = ROW_IMPLS
@@ -184,22 +184,6 @@ def test_a_padded_layout_and_a_slice_of_one_give_what_the_flat_one_gives(impl: s
         for one, two in zip(result, flat, strict=True):
             assert one.reshape(two.shape).equal(two)
         assert result[2].shape == (rows, length, 8)
-
-
-class Largest(TorchDispatchMode):
-    """Sees the largest tensor that any operation made."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.numel = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if isinstance(made, Tensor):
-            self.numel = max(self.numel, made.numel())
-        return made
 
 
 @pytest.mark.parametrize("impl", FAST)

@@ -72,8 +72,9 @@ def row_sums(
     row_ptr = logits_ptr + first // ALIGN * ALIGN
     shift = (first % ALIGN).to(tl.int32)
     end = shift + vocabulary
-    of_target = tl.load(logits_ptr + first + target).to(tl.float64)
-    largest = tl.full([BLOCK], LOWEST, COMPUTE)
+    of_target = tl.load(logits_ptr + first + target).to(COMPUTE)
+    # Every lane begins at the target's: no difference is larger than those within the row.
+    largest = tl.zeros([BLOCK], COMPUTE) + tl.where(of_target < LOWEST, LOWEST, of_target)
     total = tl.zeros([BLOCK], COMPUTE)
     weighted = tl.zeros([BLOCK], COMPUTE)
     for start in range(0, end, BLOCK):
@@ -95,7 +96,7 @@ def row_sums(
     log_total = tl.log(row_total)
     entropy = log_total - row_weighted / row_total
     entropy = tl.where(entropy < 0.0, 0.0, entropy)
-    return (of_target - maximum) * inverse - log_total, entropy, maximum, row_total
+    return (of_target.to(tl.float64) - maximum) * inverse - log_total, entropy, maximum, row_total
 
 
 @triton.jit

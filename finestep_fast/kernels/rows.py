@@ -29,9 +29,6 @@ from finestep_fast.kernels.tokens import (
     surrogate_slope,
 )
 
-_LOWEST = -1e30
-"""Below every logit that is not meant as -inf, and far from where differences overflow."""
-
 
 class Rows(NamedTuple):
     """Some rows of a matrix of logits."""
@@ -316,7 +313,7 @@ def _constants(logits: Tensor) -> dict[str, object]:
     wide = torch.promote_types(logits.dtype, torch.float32)
     return {
         "COMPUTE": tl.float64 if wide == torch.float64 else tl.float32,
-        "LOWEST": _LOWEST,
+        "LOWEST": torch.finfo(wide).min,
         "FARTHEST": 708.0 if wide == torch.float64 else 87.0,
         **_shape(logits),
     }

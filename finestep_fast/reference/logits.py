@@ -49,7 +49,7 @@ def token_logp(
         hidden: [T, D] or [R, L, D]; differentiable.
         weight: [V, D]; differentiable.
         target: [T] or [R, L] int64.
-        temperature: One number, or one for each token, of the shape of `target`.
+        temperature: One number, or one for each token, of the shape of `target`; a constant.
         bias: [V]; differentiable.
         batch: Whose tokens are whose; None for all of them.
 
@@ -91,7 +91,7 @@ def logits_policy_loss(
         step_advantage: [S] advantages.
         loss: The settings.
         counts: What the means divide by.
-        temperature: One number, or one for each token, of the shape of `target`.
+        temperature: One number, or one for each token, of the shape of `target`; a constant.
         entropy_weight: Weight of the bonus.
         token_logp_ref: The shape of `target`, under the reference policy.
         token_weight: The shape of `target`, factor of each token's surrogate.
@@ -147,7 +147,7 @@ def linear_policy_loss(
         step_advantage: [S] advantages.
         loss: The settings.
         counts: What the means divide by.
-        temperature: One number, or one for each token, of the shape of `target`.
+        temperature: One number, or one for each token, of the shape of `target`; a constant.
         entropy_weight: Weight of the entropy bonus.
         bias: [V]; differentiable.
         token_logp_ref: The shape of `target`, under the reference policy.
@@ -178,7 +178,8 @@ def _rows(logits: Tensor, target: Tensor, temperature: Temperature, tokens: Tens
     """Log-probability and entropy [N] of the rows [N, V] of some tokens."""
     scaled = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if isinstance(temperature, Tensor):
-        scaled = scaled / temperature.reshape(-1)[tokens].to(scaled.dtype).unsqueeze(-1)
+        each = temperature.detach().reshape(-1)[tokens]
+        scaled = scaled / each.to(scaled.dtype).unsqueeze(-1)
     else:
         scaled = scaled / temperature
     logp = scaled.log_softmax(-1)

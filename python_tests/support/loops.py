@@ -126,6 +126,7 @@ def loop_policy_loss(
     token_logp_ref: Sequence[float],
     token_weight: Sequence[float],
     step_advantage: Sequence[float],
+    token_bonus: Sequence[float] | None = None,
 ) -> float:
     """The loss of the policy tokens of all rollouts, one after the other."""
     logp, old, ref = token_logp, token_logp_old, token_logp_ref
@@ -157,7 +158,33 @@ def loop_policy_loss(
                     "step_mean": 1 / num_steps / length,
                     "constant": 1 / len(rollouts) / (loss.constant_tokens or 1),
                 }[loss.aggregation]
-                total += weight * (loss.kl_weight * kl - token_weight[t] * gain)
+                bonus = token_bonus[t] if token_bonus else 0.0
+                total += weight * (loss.kl_weight * kl - token_weight[t] * gain - bonus)
             token += length
             step += 1
     return total
+
+
+def loop_logits(
+    hidden: Sequence[Sequence[float]], weight: Sequence[Sequence[float]], bias: Sequence[float]
+) -> list[list[float]]:
+    return [
+        [
+            shift + math.fsum(w * h for w, h in zip(word, state, strict=True))
+            for word, shift in zip(weight, bias, strict=True)
+        ]
+        for state in hidden
+    ]
+
+
+def loop_token_logp(
+    logits: Sequence[Sequence[float]], target: Sequence[int], temperature: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """Log-probability of each row's target, and the entropy of each row."""
+    logps, entropies = [], []
+    for row, word, heat in zip(logits, target, temperature, strict=True):
+        total = math.fsum(math.exp((logit - max(row)) / heat) for logit in row)
+        every = [(logit - max(row)) / heat - math.log(total) for logit in row]
+        logps.append(every[word])
+        entropies.append(-math.fsum(math.exp(logp) * logp for logp in every))
+    return logps, entropies

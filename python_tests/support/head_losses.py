@@ -1,0 +1,82 @@
+"""The losses from hidden states and from logits: settings, tensors, and all that comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import product
+from typing import Any, get_args
+
+from torch import Tensor
+
+from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
+from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
+from support.doors import poisoned
+from support.heads import head_inputs, token_values
+
+
+def config(kind: Kind, ratio: Ratio, aggregation: Aggregation, kl: KL | None) -> LossConfig:
+    return LossConfig(
+        kind=kind,
+        ratio=ratio,
+        aggregation=aggregation,
+        constant_tokens=9 if aggregation == "constant" else None,
+        dual_clip=1.5 if kind == "ppo" and aggregation == "token_mean" else None,
+        kl=kl,
+        kl_weight=0.3 if kl else 0,
+    )
+
+
+def named(loss: LossConfig) -> str:
+    return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
+
+
+_KLS: tuple[KL | None, ...] = (None, "k3")
+LOSS_CONFIGS = [
+    config(kind, ratio, aggregation, kl)
+    for kind, ratio, aggregation, kl in product(
+        get_args(Kind), get_args(Ratio), get_args(Aggregation), _KLS
+    )
+]
+
+
+def inputs(
+    batch: StepBatch, loss: LossConfig, *, temperature: float = 1.0, **head: Any
+) -> dict[str, Any]:
+    """All tensors of a call of the loss from hidden states, float64."""
+    given = head_inputs(batch, **head)
+    values = token_values(batch, given, temperature=temperature)
+    if loss.kl is None:
+        del values["token_logp_ref"]
+    return {**given, **values}
+
+
+def as_logits(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same call of the loss from logits."""
+    rest = dict(given)
+    logits = rest.pop("hidden") @ rest.pop("weight").T + rest.pop("bias", 0)
+    return {"logits": logits, **rest}
+
+
+def leaves_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Copies of what the loss is differentiated by."""
+    return {
+        name: given[name].detach().clone().requires_grad_()
+        for name in ("hidden", "weight", "bias", "logits")
+        if name in given
+    }
+
+
+def evaluated(
+    given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
+) -> dict[str, Tensor]:
+    """Loss, metrics, and the gradients of hidden, weight and bias, or of logits."""
+    door = logits_policy_loss if "logits" in given else linear_policy_loss
+    leaves = leaves_of(given)
+    with poisoned():
+        out = door(**{**given, **leaves}, batch=batch, impl=impl, **settings)
+        (scale * out.loss).backward()
+    found = {"loss": out.loss.detach(), **out.metrics}
+    for name, leaf in leaves.items():
+        assert leaf.grad is not None
+        found[f"gradient of {name}"] = leaf.grad
+    return found
