@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,6 +257,24 @@ def test_no_logits_are_made_by_a_pass(tiny: Tiny, rollouts: ScoredRollouts) -> N
     model.lm_head.register_forward_hook(lambda layer, given, logits: shapes.append(logits.shape))
     learner.learn(rollouts, seed=0)
     assert [shape[1] for shape in shapes] == [0]
+
+
+@pytest.mark.slow
+def test_a_step_from_hidden_states_never_takes_the_memory_of_all_logits() -> None:
+    taken = {}
+    for head in ("linear", "logits"):
+        done = subprocess.run(
+            [sys.executable, "-m", "support.learning_peak", head],
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+        taken[head], all_logits = map(float, done.stdout.split())
+    assert taken["linear"] < all_logits / 2
+    assert taken["logits"] > all_logits
 
 
 def test_an_update_with_nothing_to_learn_from_changes_nothing(
