@@ -210,6 +210,24 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
     assert (gradient[1::2] == SENTINEL).all()
 
 
+@pytest.mark.parametrize("vocabulary", [8192, 8193, 50257, 128256, 151643, 151936, 262144])
+def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> None:
+    generator = torch.Generator().manual_seed(vocabulary)
+    logits = (4 * torch.randn(3, vocabulary, generator=generator)).bfloat16()
+    logits[1] = math.nan
+    logits[0, 0] = logits[2, -1] = 18  # what matters most stands at the ends
+    sums, gradient = looked(logits, [0, 2], [0, vocabulary - 2])
+    logp = logits[[0, 2]].double().log_softmax(-1)
+    probability = logp.exp()
+    entropy = -(probability * logp).sum(-1)
+    torch.testing.assert_close(sums[0], logp[[0, 1], [0, -2]], rtol=2e-6, atol=2e-6)
+    torch.testing.assert_close(sums[1], entropy, rtol=2e-6, atol=2e-6)
+    expected = -probability - 0.5 * probability * (logp + entropy[:, None])
+    expected[[0, 1], [0, -2]] += 1
+    torch.testing.assert_close(gradient[[0, 2]].double(), expected, rtol=8e-3, atol=1e-8)
+    assert (gradient[1] == SENTINEL).all()
+
+
 def test_a_slope_of_0_writes_zeros_without_looking() -> None:
     logits = torch.full((2, 600), math.nan, device=DEVICE)
     one = torch.ones(1, dtype=torch.float64, device=DEVICE)
