@@ -270,7 +270,7 @@ def test_a_nan_inside_a_step_is_not_hidden(impl: str) -> None:
         ({"temperature": torch.ones(3)}, r"temperature has shape \(3,\); expected \(2,\)"),
         ({"batch": packed(RAGGED)}, r"target has shape \(2,\); expected \d+ tokens"),
         ({"batch": 3}, "batch is a int; it must be a StepBatch"),
-        ({"impl": "triton"}, "impl is 'triton'; it must be one of 'auto', 'reference', 'cpp'"),
+        ({"impl": "fastest"}, "impl is 'fastest'; it must be one of 'auto', 'reference', 'cpp'"),
     ],
 )
 def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:

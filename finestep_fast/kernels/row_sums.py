@@ -19,6 +19,8 @@ from finestep_fast.kernels.exponential import exponentials
 
 ALIGN = tl.constexpr(16)
 """Elements: a multiple of 16 bytes in every dtype."""
+FARTHEST = tl.constexpr(1e4)
+"""Whose exponential is 0 in every dtype, and which is not infinite: 0 times it is 0."""
 
 
 @triton.jit
@@ -45,9 +47,9 @@ def store_block(row_ptr, value, start, shift, end, BLOCK: tl.constexpr):
 
 
 @triton.jit
-def cut_above(x, LIMIT: tl.constexpr):
-    """Return x where it is below the limit; a NaN stays one."""
-    return tl.where(x > LIMIT, LIMIT, x)
+def cut(x):
+    """Return x, and FARTHEST where that is less; a NaN stays one."""
+    return tl.where(x > FARTHEST, FARTHEST, x)
 
 
 @triton.jit
@@ -59,13 +61,11 @@ def row_sums(
     temperature,
     COMPUTE: tl.constexpr,
     LOWEST: tl.constexpr,
-    FARTHEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Return logp of the target, entropy, largest logit, sum of exp(z - largest), in float64.
 
-    Logits z are divided by the temperature. What lies FARTHEST or more below the largest counts as
-    just that far: its probability is the smallest number there is, or nearly.
+    Logits z are divided by the temperature.
     """
     inverse = 1.0 / temperature
     factor = inverse.to(COMPUTE)
@@ -81,13 +81,13 @@ def row_sums(
         logit = load_block(row_ptr, start, shift, end, BLOCK).to(COMPUTE)
         apart = (logit - largest) * factor
         is_larger = apart > 0.0
-        apart = cut_above(tl.abs(apart), FARTHEST)
+        apart = cut(tl.abs(apart))
         term = tl.exp(-apart)
         weighted = tl.where(is_larger, term * (weighted - apart * total), weighted - apart * term)
         total = tl.where(is_larger, total * term + 1.0, total + term)
         largest = tl.where(is_larger, logit, largest)
     maximum = tl.max(largest, axis=0)
-    apart = cut_above((maximum - largest) * factor, FARTHEST)
+    apart = cut((maximum - largest) * factor)
     term = tl.exp(-apart)
     row_weighted = tl.sum((term * (weighted - apart * total)).to(tl.float64), axis=0)
     row_total = tl.sum((term * total).to(tl.float64), axis=0)
@@ -114,7 +114,6 @@ def write_row(
     logp_slope,
     entropy_slope,
     COMPUTE: tl.constexpr,
-    FARTHEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Write d loss / d logit of a row, in whose place the logits may be; 0 where slopes are 0.
@@ -145,7 +144,7 @@ def write_row(
         place = shift + target.to(tl.int32)
         for start in range(0, end, BLOCK):
             logit = load_block(logits_ptr + base, start, shift, end, BLOCK).to(COMPUTE)
-            apart = cut_above((largest - logit) * factor, FARTHEST)
+            apart = cut((largest - logit) * factor)
             value = tl.exp(-apart) * (constant - slope * apart)
             value = tl.where(start + tl.arange(0, BLOCK) == place, of_target, value)
             store_block(gradient_ptr + base, value, start, shift, end, BLOCK)

@@ -66,7 +66,6 @@ def read_logit_rows(
     vocabulary: tl.int32,
     COMPUTE: tl.constexpr,
     LOWEST: tl.constexpr,
-    FARTHEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Program i looks at row row[i]."""
@@ -79,7 +78,6 @@ def read_logit_rows(
         tl.load(temperature_ptr + i_row),
         COMPUTE,
         LOWEST,
-        FARTHEST,
         BLOCK,
     )
     store_sums(sum_ptr + i_row, num_rows, logp, entropy, maximum, total)
@@ -98,7 +96,6 @@ def write_logit_gradients(
     num_rows: tl.int64,
     vocabulary: tl.int32,
     COMPUTE: tl.constexpr,
-    FARTHEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """Program i writes row row[i]."""
@@ -120,7 +117,6 @@ def write_logit_gradients(
         tl.load(logp_slope_ptr + i_row),
         entropy_slope,
         COMPUTE,
-        FARTHEST,
         BLOCK,
     )
 
@@ -147,7 +143,6 @@ def logits_loss_rows(
     vocabulary: tl.int32,
     COMPUTE: tl.constexpr,
     LOWEST: tl.constexpr,
-    FARTHEST: tl.constexpr,
     BLOCK: tl.constexpr,
     PPO: tl.constexpr,
     KL: tl.constexpr,
@@ -161,7 +156,7 @@ def logits_loss_rows(
     target = tl.load(target_ptr + i_row)
     temperature = tl.load(temperature_ptr + i_row)
     logp, entropy, maximum, total = row_sums(
-        logits_ptr, first, vocabulary, target, temperature, COMPUTE, LOWEST, FARTHEST, BLOCK
+        logits_ptr, first, vocabulary, target, temperature, COMPUTE, LOWEST, BLOCK
     )
     store_sums(sum_ptr + i_row, num_rows, logp, entropy, maximum, total)
 
@@ -191,7 +186,6 @@ def logits_loss_rows(
         slope,
         -entropy_weight * share,
         COMPUTE,
-        FARTHEST,
         BLOCK,
     )
 
@@ -314,7 +308,6 @@ def _constants(logits: Tensor) -> dict[str, object]:
     return {
         "COMPUTE": tl.float64 if wide == torch.float64 else tl.float32,
         "LOWEST": torch.finfo(wide).min,
-        "FARTHEST": 708.0 if wide == torch.float64 else 87.0,
         **_shape(logits),
     }
 
