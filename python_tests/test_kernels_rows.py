@@ -179,10 +179,11 @@ def looked(
     target: Sequence[int],
     *,
     temperature: float = 1.0,
+    logp_slope: float = 1.0,
     entropy_slope: float | None = 0.5,
     rows: str = "triton",
 ) -> tuple[Tensor, Tensor]:
-    """Sums [4, C], and a gradient for slopes of 1 in memory that held a sentinel."""
+    """Sums [4, C], and a gradient in memory that held a sentinel."""
     each = torch.ones(len(row), dtype=torch.float64, device=DEVICE)
     named = NamedRows(
         logits.to(DEVICE),
@@ -194,7 +195,7 @@ def looked(
         sums = ROWS[rows].read(named)
         gradient = torch.full_like(named.logits, SENTINEL)
         slope = None if entropy_slope is None else entropy_slope * each
-        ROWS[rows].write_gradient(named, sums, each, slope, gradient)
+        ROWS[rows].write_gradient(named, sums, logp_slope * each, slope, gradient)
     return sums.cpu(), gradient.cpu()
 
 
@@ -217,7 +218,7 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
     assert (gradient[1::2] == SENTINEL).all()
 
 
-@pytest.mark.parametrize("vocabulary", [8192, 8193, 50257, 128256, 151643, 151936, 262144])
+@pytest.mark.parametrize("vocabulary", [8191, 8192, 8193, 50257, 128256, 151643, 151936, 262144])
 def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(vocabulary)
     logits = (4 * torch.randn(3, vocabulary, generator=generator)).bfloat16()
@@ -246,6 +247,16 @@ def test_a_slope_of_0_writes_zeros_without_looking() -> None:
     )
     assert (gradient[0] == 0).all()
     assert (gradient[1] == SENTINEL).all()
+
+
+@pytest.mark.parametrize("rows", ["triton", "torch"])
+def test_a_token_that_a_clip_holds_still_has_its_share_of_the_entropy_bonus(rows: str) -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0]])
+    _, gradient = looked(logits, [0], [1], logp_slope=0.0, rows=rows)
+    logp = logits[0].log_softmax(-1)
+    expected = -0.5 * logp.exp() * (logp - (logp.exp() * logp).sum())
+    torch.testing.assert_close(gradient[0], expected)
+    assert expected.abs().min() > 0.01
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter

@@ -62,6 +62,19 @@ def test_a_slope_of_0_writes_zeros_without_looking() -> None:
     assert (gradient == 0).all()
 
 
+def test_without_a_slope_of_the_logp_the_entropy_has_its_own() -> None:
+    logits = torch.tensor([[0.0, 1.0, 3.0]])
+    gradient = torch.full_like(logits, SENTINEL)
+    sums = torch.zeros(4, 1, dtype=torch.float64)
+    zero, place = torch.zeros(1, dtype=torch.float64), torch.ones(1, dtype=torch.int64)
+    rows, out = (logits, place - 1, place, zero + 1), (sums[0], sums[1], sums[2], sums[3])
+    read_logit_rows(rows, 3, out, 1)
+    write_logit_gradients(rows, 3, out, zero, zero + 0.5, gradient, 1)
+    logp = logits[0].log_softmax(-1)
+    expected = -0.5 * logp.exp() * (logp - (logp.exp() * logp).sum())
+    torch.testing.assert_close(gradient[0], expected)
+
+
 @pytest.mark.parametrize(
     ("row", "target", "message"),
     [
