@@ -10,8 +10,8 @@ logits, which moves 2 b V per token of any kind, would have moved in the time of
 steps need nothing (on a CPU fresh memory is 0) except in place, where their zeros are written; a
 dense loss reads and writes them all.
 
-`eager` is how trainers write it. `TRL` is TRL's `selective_log_softmax` with the mask, then the same
-loss. `in place` writes the gradient over the logits, which are laid out anew before each run,
+`eager` is how trainers write it. `TRL` is TRL's `selective_log_softmax` with the mask, then the
+same loss. `in place` writes the gradient over the logits, which are laid out anew before each run,
 untimed and for everybody. Operators and allocator peaks are counted on a GPU only: on a CPU the
 zeros that no one writes to are not torch's.
 
@@ -252,9 +252,10 @@ class LigerLoss:
         """Return loss and gradient."""
         from liger_kernel.transformers.grpo_loss import triton_grpo_loss
 
-        tokens = given.tokens
-        loss: Any = triton_grpo_loss(
-            self.logits,
+        tokens, logits = given.tokens, self.logits
+        assert logits is not None
+        loss: Tensor = triton_grpo_loss(
+            logits,
             tokens.token_logp_old,
             None,
             tokens.target,
@@ -268,7 +269,7 @@ class LigerLoss:
             loss_type="bnpo",
             reduce=True,
         )[0]
-        (gradient,) = torch.autograd.grad(loss, self.logits)
+        (gradient,) = torch.autograd.grad(loss, logits)
         return loss.detach(), gradient[:, :-1]
 
 
@@ -277,7 +278,8 @@ class _Model(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        return logits.new_empty(0).set_(logits.detach())
+        same: Tensor = logits.new_empty(0)
+        return same.set_(logits.untyped_storage(), 0, logits.shape, logits.stride())
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
