@@ -8,12 +8,11 @@ hidden states and a head; the loss of its logps is `GRPOTrainer._compute_loss`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,8 +26,7 @@ OURS = "linear_policy_loss"
 EAGER = "eager"
 
 
-@dataclass(frozen=True)
-class Shape:
+class Shape(NamedTuple):
     """A head, some rollouts, and how much of them is observed."""
 
     rollouts: int
@@ -46,8 +44,7 @@ class Shape:
         return f"{tokens}, V {self.vocabulary}, D {self.size}, {kind}, {self.observed:.0%} observed"
 
 
-@dataclass(frozen=True)
-class HeadInputs:
+class HeadInputs(NamedTuple):
     """What all losses are given."""
 
     hidden: Tensor

@@ -6,7 +6,7 @@ rollouts and tokens, as dense losses take them; both say the same.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,8 +18,7 @@ _STEPS = 4
 _OFF_BOUNDS = 0.03
 
 
-@dataclass(frozen=True)
-class Tokens:
+class Tokens(NamedTuple):
     """What a loss is told beside logits."""
 
     target: Tensor
@@ -33,11 +32,6 @@ class Tokens:
     """[R]"""
     mask: Tensor
     """[R, L] int64: 1 inside steps."""
-
-    @property
-    def float_mask(self) -> Tensor:
-        """The mask as float32."""
-        return self.mask.float()
 
 
 def step_batch(rollouts: int, length: int, observed: float) -> ff.StepBatch:
