@@ -13,7 +13,7 @@ import random
 import re
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -45,6 +45,18 @@ class Floor(NamedTuple):
     yardstick_bytes: int
 
 
+class Work(NamedTuple):
+    """The arithmetic that cannot be left out, and a run that does nothing else.
+
+    Attributes:
+        operations: floating point operations.
+        yardstick: the run of the case that does them alone.
+    """
+
+    operations: float
+    yardstick: str
+
+
 @dataclass
 class Case:
     """One shape, with every implementation that can take it.
@@ -56,6 +68,8 @@ class Case:
         absent: implementation -> why it is not here.
         floor: what must be moved; None if that says nothing.
         counting: whether operators, allocations and launches are counted.
+        work: what must be calculated; None if that says nothing.
+        prepare: called before each run, outside the time that is taken.
     """
 
     name: str
@@ -64,6 +78,8 @@ class Case:
     absent: dict[str, str] = field(default_factory=dict)
     floor: Floor | None = None
     counting: bool = False
+    work: Work | None = None
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -82,6 +98,10 @@ class Timing:
     """What the yardstick would have moved in this time, per policy token."""
     floor_bytes_per_token: float | None
     counts: Counts | None
+    gflops: float | None = None
+    """The needed operations per nanosecond."""
+    times_work: float | None = None
+    """The median divided by that of the run which does the needed operations alone."""
 
 
 def options(description: str) -> argparse.ArgumentParser:
@@ -119,9 +139,11 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
     """
     counts: dict[str, Counts] = {}
     for name, run in case.runs.items():
+        case.prepare()
         run()
         case.check(name)
         if case.counting:
+            case.prepare()
             counts[name] = counted(run, device)
     times: dict[str, list[float]] = {name: [] for name in case.runs}
     order, dice = list(case.runs), random.Random(0)
@@ -131,6 +153,7 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
             break
         dice.shuffle(order)
         for name in order:
+            case.prepare()
             _wait(device)
             begin = time.perf_counter()
             case.runs[name]()
@@ -149,6 +172,10 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
             bytes_per_token=_bytes_per_token(case.floor, name, times, counts),
             floor_bytes_per_token=None if case.floor is None else case.floor.bytes_per_token,
             counts=counts.get(name),
+            gflops=None if case.work is None else 1e-6 * case.work.operations / median(values),
+            times_work=None
+            if case.work is None
+            else median(values) / median(times[case.work.yardstick]),
         )
         for name, values in times.items()
     ]
@@ -157,7 +184,7 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
 def report(
     title: str,
     baseline: str,
-    cases: list[Case],
+    cases: Iterable[Case],
     arguments: argparse.Namespace,
     *,
     notes: Mapping[str, Any] | None = None,
@@ -167,7 +194,7 @@ def report(
     Args:
         title: What is measured; what stands before a comma names the file of results.
         baseline: The implementation that the others are compared with.
-        cases: The shapes.
+        cases: The shapes; made one by one where they are an iterator.
         arguments: As `options` parses them.
         notes: What else belongs into the line: name -> value.
 
@@ -177,10 +204,13 @@ def report(
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch.device(arguments.device)
-    rows_of_case = [
-        measured(case, baseline=baseline, device=device, seconds=arguments.seconds)
-        for case in cases
-    ]
+    rows_of_case: list[list[Timing]] = []
+    absent: dict[str, str] = {}
+    for case in cases:
+        absent.update(case.absent)
+        rows_of_case.append(
+            measured(case, baseline=baseline, device=device, seconds=arguments.seconds)
+        )
     timings = [row for rows in rows_of_case for row in rows]
     columns = [column for column in _COLUMNS if any(column.cell(row) for row in timings)]
     table = Table(title=title, title_justify="left")
@@ -188,14 +218,13 @@ def report(
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     for column in columns:
         table.add_column(column.heading, justify="right")
-    for case, rows in zip(cases, rows_of_case, strict=True):
+    for rows in rows_of_case:
         for number, row in enumerate(rows):
             cells = [column.cell(row) for column in columns]
-            table.add_row("" if number else case.name, row.implementation, *cells)
+            table.add_row("" if number else row.case, row.implementation, *cells)
         table.add_section()
     Console(width=150).print(table)
     print(f"times baseline: how many times as fast as {baseline}")
-    absent = {name: reason for case in cases for name, reason in case.absent.items()}
     for name, reason in absent.items():
         print(f"left out: {name}: {reason}")
     line = {
@@ -276,6 +305,8 @@ _COLUMNS = (
     _Column("min .. max", lambda row: f"{row.fastest_ms:.3g} .. {row.slowest_ms:.3g}"),
     _Column("times baseline", lambda row: f"{row.times_baseline:.2f}"),
     _Column("bytes/token (floor)", _moved),
+    _Column("GFLOP/s", lambda row: "" if row.gflops is None else f"{row.gflops:.0f}"),
+    _Column("x work", lambda row: "" if row.times_work is None else f"{row.times_work:.2f}"),
     _Column("operators", _seen("operators")),
     _Column("allocations", _seen("allocations")),
     _Column("launches", _seen("launches")),

@@ -112,7 +112,8 @@ def with_version(name: str) -> str:
 
 def versions() -> dict[str, str]:
     """Return the version of each peer that is installed."""
-    return {name: version(name) for name in ("trl", "verl") if importlib.util.find_spec(name)}
+    names = ("liger_kernel", "trl", "verl")
+    return {name: version(name) for name in names if importlib.util.find_spec(name)}
 
 
 @cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,18 @@ import torch
 # They lie in the checkout and are not installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import bench_policy_loss, bench_step_advantage, counts, harness
-from benchmarks.harness import Case, Floor
+from benchmarks import (
+    bench_head_memory,
+    bench_linear_policy_loss,
+    bench_logits_policy_loss,
+    bench_policy_loss,
+    bench_step_advantage,
+    counts,
+    harness,
+    head_losses,
+)
+from benchmarks.harness import Case, Floor, Work
+from benchmarks.rollout_tokens import Tokens
 
 CPU = torch.device("cpu")
 
@@ -39,6 +50,7 @@ def arguments(*, save: bool = False) -> argparse.Namespace:
 def run_and_check(case: Case) -> None:
     for name, run in case.runs.items():
         if "compiled" not in name:  # takes seconds
+            case.prepare()
             run()
             case.check(name)
 
@@ -78,6 +90,73 @@ def test_all_advantages_that_are_timed_are_right_on_a_small_batch(piece: str) ->
     run_and_check(case)
 
 
+def head_case(dtype: torch.dtype, **losses: head_losses.Loss) -> Case:
+    shape = head_losses.Shape(2, 32, 500, 64, dtype, 0.5)
+    found, absent = head_losses.losses(CPU, compiled=False)
+    return bench_linear_policy_loss.case(shape, {**found, **losses}, absent, CPU)
+
+
+def logits_case(dtype: torch.dtype, **losses: bench_logits_policy_loss.Run) -> Case:
+    shape = bench_logits_policy_loss.Shape(2, 32, 500, dtype, 0.5)
+    found, absent = bench_logits_policy_loss.losses(CPU, compiled=False)
+    return bench_logits_policy_loss.case(shape, {**found, **losses}, absent, CPU)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_every_loss_of_hidden_states_and_of_logits_that_is_timed_is_right(
+    dtype: torch.dtype,
+) -> None:
+    head, logits = head_case(dtype), logits_case(dtype)
+    assert {"linear_policy_loss", "eager", "products"} <= set(head.runs)
+    assert {"cpp", "cpp, in place", "torch", "eager", "copy"} <= set(logits.runs)
+    assert {"triton", "Liger"} <= set(logits.absent)
+    run_and_check(head)
+    run_and_check(logits)
+
+
+FIRST, LAST = torch.tensor([0]), torch.tensor([31])
+MISTAKES: dict[str, Callable[[Tokens], Tokens]] = {
+    "an observation counts": lambda tokens: tokens._replace(
+        mask=tokens.mask.index_fill(1, LAST, 1)
+    ),
+    "a token is forgotten": lambda tokens: tokens._replace(
+        mask=tokens.mask.index_fill(1, FIRST, 0)
+    ),
+    "the scale is wrong": lambda tokens: tokens._replace(
+        rollout_advantage=1.05 * tokens.rollout_advantage
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("mistake", MISTAKES.values(), ids=list(MISTAKES))
+def test_a_loss_of_hidden_states_or_logits_with_a_small_mistake_is_refused(
+    mistake: Callable[[Tokens], Tokens], dtype: torch.dtype
+) -> None:
+    def of_hidden(given: head_losses.HeadInputs) -> torch.Tensor:
+        return head_losses.eager(given._replace(tokens=mistake(given.tokens)))
+
+    def of_logits(given: bench_logits_policy_loss.LogitInputs) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = bench_logits_policy_loss.eager(given.logits, mistake(given.tokens))
+        return loss, torch.autograd.grad(loss, given.logits)[0]
+
+    for case in (head_case(dtype, wrong=of_hidden), logits_case(dtype, wrong=of_logits)):
+        case.runs["wrong"]()
+        with pytest.raises(AssertionError, match=r"^(loss|gradient of)"):
+            case.check("wrong")
+
+
+def test_peak_memory_is_what_a_second_call_takes_and_not_what_the_first_one_keeps() -> None:
+    kept: list[torch.Tensor] = []
+
+    def call() -> None:
+        if not kept:
+            kept.append(torch.ones(2**26))
+        torch.ones(2**24)
+
+    assert 60 < bench_head_memory.added_mib(call, CPU) < 90
+
+
 def test_a_wrong_result_is_never_timed() -> None:
     calls: list[int] = []
     case = case_of({"wrong": lambda: calls.append(1)}, wrong="wrong")
@@ -93,6 +172,31 @@ def test_every_implementation_is_timed_equally_often() -> None:
     assert [row.repeats for row in timings] == [5, 5, 5]
     # To be checked, to be counted, then five times.
     assert len(calls) == 7
+
+
+def test_before_every_run_what_it_needs_is_prepared() -> None:
+    seen: list[str] = []
+    case = Case(
+        "a shape",
+        {"run": lambda: seen.append("run")},
+        lambda name: None,
+        prepare=lambda: seen.append("prepared"),
+        counting=True,
+    )
+    harness.measured(case, baseline="run", device=CPU, seconds=0.0)
+    assert seen == ["prepared", "run"] * 7
+
+
+def test_the_rate_is_that_of_the_needed_operations() -> None:
+    runs: dict[str, Callable[[], object]] = {
+        "slow": lambda: time.sleep(0.02),
+        "work": lambda: time.sleep(0.01),
+    }
+    case = Case("a shape", runs, lambda name: None, work=Work(1e9, "work"))
+    slow, work = harness.measured(case, baseline="slow", device=CPU, seconds=0.0)
+    assert work.times_work == 1
+    assert slow.times_work == pytest.approx(slow.median_ms / work.median_ms)
+    assert slow.gflops == pytest.approx(1e3 / slow.median_ms)
 
 
 def test_a_run_is_one_line_of_json_in_a_file_named_by_the_device(
@@ -156,7 +260,16 @@ def test_launches_and_syncs_are_known_by_their_names(
     assert (counts.SYNC.fullmatch(name) is not None) == is_sync
 
 
-@pytest.mark.parametrize("bench", [bench_policy_loss, bench_step_advantage])
+@pytest.mark.parametrize(
+    "bench",
+    [
+        bench_head_memory,
+        bench_linear_policy_loss,
+        bench_logits_policy_loss,
+        bench_policy_loss,
+        bench_step_advantage,
+    ],
+)
 def test_the_help_of_a_benchmark_fits_a_screen(
     bench: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

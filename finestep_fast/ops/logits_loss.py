@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -216,9 +216,11 @@ class _Problem:
     def _gradient_memory(self, flat: Tensor) -> Tensor:
         """Memory for the gradient, 0 outside steps: the logits themselves, or new."""
         if not self.inplace and flat.device.type == "cpu" and flat.numel():
-            # Pages that nobody writes to are 0 and take no memory.
-            zeros = torch.from_numpy(np.zeros(flat.numel() * flat.element_size(), dtype=np.uint8))
-            return zeros.view(flat.dtype).view(flat.shape)
+            # Pages that nobody writes to are 0 and take no memory. Small ones: a system may have
+            # to look for huge pages, which numpy asks for, longer than all else takes.
+            size, private = flat.numel() * flat.element_size(), mmap.MAP_PRIVATE
+            zeros = mmap.mmap(-1, size, flags=private | mmap.MAP_ANONYMOUS)
+            return torch.frombuffer(zeros, dtype=flat.dtype).view(flat.shape)
         gradient = flat if self.inplace else torch.empty_like(flat)
         self.rows.clear_others(gradient, self.batch.policy_token)
         return gradient
