@@ -55,7 +55,15 @@ class TokenTerms(NamedTuple):
     """float64, the weight in the aggregation"""
 
 
-@triton.jit(do_not_specialize=["num_rows", "vocabulary"])
+@triton.jit(
+    do_not_specialize=["num_rows", "vocabulary"],
+    do_not_specialize_on_alignment=[
+        "sum_ptr",
+        "row_ptr",
+        "target_ptr",
+        "temperature_ptr",
+    ],
+)
 def read_logit_rows(
     sum_ptr,  # [4, C] float64: logp, entropy, maximum, total
     logits_ptr,
@@ -83,7 +91,17 @@ def read_logit_rows(
     store_sums(sum_ptr + i_row, num_rows, logp, entropy, maximum, total)
 
 
-@triton.jit(do_not_specialize=["num_rows", "vocabulary"])
+@triton.jit(
+    do_not_specialize=["num_rows", "vocabulary"],
+    do_not_specialize_on_alignment=[
+        "sum_ptr",
+        "row_ptr",
+        "target_ptr",
+        "temperature_ptr",
+        "logp_slope_ptr",
+        "entropy_slope_ptr",
+    ],
+)
 def write_logit_gradients(
     gradient_ptr,  # [rows, V]; may be the logits
     logits_ptr,
@@ -121,7 +139,20 @@ def write_logit_gradients(
     )
 
 
-@triton.jit(do_not_specialize=["num_rows", "vocabulary"])
+@triton.jit(
+    do_not_specialize=["num_rows", "vocabulary"],
+    do_not_specialize_on_alignment=[
+        "sum_ptr",
+        "row_ptr",
+        "target_ptr",
+        "temperature_ptr",
+        "old_ptr",
+        "ref_ptr",
+        "weight_ptr",
+        "advantage_ptr",
+        "share_ptr",
+    ],
+)
 def logits_loss_rows(
     gradient_ptr,  # [rows, V]; may be the logits
     sum_ptr,  # [4, C] float64
@@ -199,7 +230,7 @@ def store_sums(sum_ptr, num_rows, logp, entropy, maximum, total):
     tl.store(sum_ptr + 3 * num_rows, total)
 
 
-@triton.jit(do_not_specialize=["vocabulary"])
+@triton.jit(do_not_specialize=["vocabulary"], do_not_specialize_on_alignment=["is_kept_ptr"])
 def clear_logit_rows(gradient_ptr, is_kept_ptr, vocabulary: tl.int32, BLOCK: tl.constexpr):
     """Program i writes zeros to row i unless that is kept."""
     i_row = tl.program_id(0).to(tl.int64)
