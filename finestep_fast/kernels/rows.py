@@ -345,7 +345,6 @@ def _constants(logits: Tensor) -> dict[str, object]:
 
 def _shape(logits: Tensor) -> dict[str, int]:
     """Blocks as wide as a row, within limits."""
-    is_double = logits.dtype == torch.float64
-    largest, each = (2048, 8) if is_double else (8192, 16)
+    largest = 2048 if logits.dtype == torch.float64 else 8192
     block = max(64, min(largest, triton.next_power_of_2(logits.shape[-1] + ALIGN.value - 1)))
-    return {"BLOCK": block, "num_warps": max(1, block // (32 * each))}
+    return {"BLOCK": block, "num_warps": max(1, min(16, block // 256))}
