@@ -146,9 +146,11 @@ template <typename Stored>
     for (std::int64_t i = whole; i < count; ++i) {
       add(i, i - whole);
     }
-    for (std::size_t lane = 0; lane < kLanes; ++lane) {
-      sums.total += static_cast<double>(total[lane]);
-      sums.weighted += static_cast<double>(weighted[lane]);
+    for (const Real lane : total) {
+      sums.total += static_cast<double>(lane);
+    }
+    for (const Real lane : weighted) {
+      sums.weighted += static_cast<double>(lane);
     }
   }
   sums.maximum = static_cast<double>(maximum);
