@@ -140,8 +140,8 @@ def trl_loss(device: torch.device) -> Loss | str:
         from trl.trainer.utils import add_fused_lm_head
     except ImportError:
         return f"{peers.with_version('TRL')} has no trl.trainer.utils.add_fused_lm_head"
-    model = _HeadAlone()
-    add_fused_lm_head(model, outputs=("log_probs", "entropy"))  # type: ignore[arg-type]
+    model: Any = _HeadAlone()
+    add_fused_lm_head(model, outputs=("log_probs", "entropy"))
 
     def loss(given: HeadInputs) -> Tensor:
         tokens = given.tokens
