@@ -10,10 +10,11 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from finestep_fast.sql import Engine, Status
+from finestep_fast.sql import Engine, Status, fence_worker
 from finestep_fast.sql.fence import FencedEngine
 from support.databases import written
 
@@ -72,6 +73,38 @@ def test_a_query_that_cannot_be_interrupted_is_ended_and_its_neighbours_run(
     results = engine.run([(shop, "SELECT 7"), (shop, WEDGE), (shop, "SELECT 8")])
     assert [r.status for r in results] == [Status.OK, Status.TIMEOUT, Status.OK]
     assert [r.rows for r in results] == [((7,),), (), ((8,),)]
+
+
+def test_a_process_that_is_gone_before_it_is_asked_is_started_anew(
+    shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send, gone = fence_worker.send, "SELECT 'gone'"
+    ended = []
+
+    def send_too_late(pipe: IO[bytes], message: object) -> None:
+        if gone in str(message):
+            (process,) = [one for one in started if one.stdin is pipe]
+            process.kill()
+            process.wait()
+            ended.append(process)
+        send(pipe, message)
+
+    started: list[subprocess.Popen[bytes]] = []
+    running = FencedEngine._running
+
+    def noted(self: FencedEngine) -> subprocess.Popen[bytes]:
+        process = running(self)
+        if process not in started:
+            started.append(process)
+        return process
+
+    monkeypatch.setattr(FencedEngine, "_running", noted)
+    monkeypatch.setattr(fence_worker, "send", send_too_late)
+    results = engine.run([(shop, gone), (shop, "SELECT 2")])
+    assert [r.status for r in results] == [Status.ERROR, Status.OK]
+    assert ended
+    assert all(one.stdin is not None and one.stdin.closed for one in ended)
+    assert all(one.stdout is not None and one.stdout.closed for one in ended)
 
 
 def test_a_process_that_crashes_is_started_anew(
