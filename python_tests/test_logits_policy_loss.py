@@ -185,7 +185,7 @@ def test_the_gradient_lies_where_the_logits_were(impl: str, ratio: Ratio) -> Non
     version = logits._version
     place = logits.data_ptr()
     value = logits_policy_loss(
-        **{**given, "logits": logits}, batch=batch, loss=loss, inplace=True
+        **{**given, "logits": logits}, batch=batch, loss=loss, inplace=True, impl=impl
     ).loss
     assert logits._version > version
     (gradient,) = torch.autograd.grad(value, logits)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows
+from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows, RowsAtOnce
 
 CHUNK_BYTES = 128 * 2**20
 """Memory for one chunk of logits. Below some hundred rows matrix products lose speed."""
@@ -100,10 +100,14 @@ class Head:
             of_hidden = hidden.new_empty((size, hidden.shape[-1]), dtype=kept)
         if needs.bias and bias is not None:
             of_bias = torch.zeros_like(bias, dtype=torch.float64)
+        # What is lifted has to know its slopes first.
+        at_once = None
+        if isinstance(self.rows, RowsAtOnce) and self.dtype != torch.float16:
+            at_once = self.rows
         for part, states, rows in self._chunks(hidden, head, shift):
             gradient, lift = rows.logits, None
-            if own_ratios is not None and self.dtype != torch.float16:
-                sums[:, part] = self.rows.read_and_write(rows, own_ratios.part(part), gradient)
+            if at_once is not None and own_ratios is not None:
+                sums[:, part] = at_once.read_and_write(rows, own_ratios.part(part), gradient)
             else:
                 if not known:
                     sums[:, part] = self.rows.read(rows)

@@ -178,7 +178,6 @@ class _Problem:
             logp[part] = sums[0, part]
             return policy.logp_slope(logp)[part], of_entropy(part)
 
-        at_once = self.head.rows.takes_own_ratios and not policy.shares_ratios
         sums, slopes = None, as_they_come
         if policy.shares_ratios:
             sums = self.head.read(hidden, weight, bias)
@@ -191,7 +190,7 @@ class _Problem:
             needs=needs,
             slopes=slopes,
             sums=sums,
-            own_ratios=policy.own_ratios if at_once else None,
+            own_ratios=None if policy.shares_ratios else policy.own_ratios,
         )
 
 

@@ -27,7 +27,7 @@ from finestep_fast.ops.impls import IMPLEMENTATIONS
 from finestep_fast.ops.loss import PPO
 from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
 from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL, ROWS, chosen_rows
-from finestep_fast.ops.rows import NamedRows, Rows
+from finestep_fast.ops.rows import NamedRows, Rows, RowsAtOnce
 from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import LossOutput
 
@@ -172,7 +172,7 @@ class _Problem:
                 sums[:, part] = self.rows.read(rows)
         if gradient is None:
             pass
-        elif not policy.shares_ratios and self.rows.takes_own_ratios:
+        elif not policy.shares_ratios and isinstance(self.rows, RowsAtOnce):
             own = policy.own_ratios
             for part, rows in self._chunks(flat):
                 sums[:, part] = self.rows.read_and_write(rows, own.part(part), gradient)

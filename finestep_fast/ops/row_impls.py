@@ -19,12 +19,6 @@ from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows
 class _InTwoLooks:
     """What torch does for who needs it; the gradient is written when slopes are known."""
 
-    takes_own_ratios: bool = False
-
-    def read_and_write(self, rows: NamedRows, ratios: OwnRatios, gradient: Tensor) -> Tensor:
-        """See `Rows`."""
-        raise NotImplementedError
-
     def clear_others(self, gradient: Tensor, row: Tensor) -> None:
         """See `Rows`."""
         outside = torch.ones(gradient.shape[0], dtype=torch.bool, device=gradient.device)
@@ -124,7 +118,6 @@ class TritonRows:
     """The kernels, for GPU tensors: a program for each row, nothing that waits for the host."""
 
     chunk_bytes: int | None = None
-    takes_own_ratios: bool = True
 
     def read(self, rows: NamedRows) -> Tensor:
         """See `Rows`."""
@@ -146,7 +139,7 @@ class TritonRows:
         kernels.write(_for_kernels(rows), sums.contiguous(), logp_slope, entropy_slope, gradient)
 
     def read_and_write(self, rows: NamedRows, ratios: OwnRatios, gradient: Tensor) -> Tensor:
-        """See `Rows`."""
+        """See `RowsAtOnce`."""
         from finestep_fast.kernels import rows as kernels
 
         terms = kernels.TokenTerms(

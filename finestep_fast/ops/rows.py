@@ -7,7 +7,7 @@ that nobody names are not read.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -63,8 +63,6 @@ class Rows(Protocol):
 
     chunk_bytes: int | None
     """How many logits to name at a time where all are there; None for all."""
-    takes_own_ratios: bool
-    """Whether it offers `read_and_write`."""
 
     def read(self, rows: NamedRows) -> Tensor:
         """Return sums whose first two are logp and entropy of each row."""
@@ -87,9 +85,6 @@ class Rows(Protocol):
             gradient: [rows, V] in the dtype of the logits.
         """
 
-    def read_and_write(self, rows: NamedRows, ratios: OwnRatios, gradient: Tensor) -> Tensor:
-        """Return sums and write the gradient of a loss of ratios of each token's own, at once."""
-
     def clear_others(self, gradient: Tensor, row: Tensor) -> None:
         """Write zeros to the rows of gradient [rows, V] that are not among `row` [C]."""
 
@@ -102,3 +97,11 @@ class Rows(Protocol):
             end: [S] int64.
             scale: [].
         """
+
+
+@runtime_checkable
+class RowsAtOnce(Rows, Protocol):
+    """Rows that need one look where the ratio of each token is its own."""
+
+    def read_and_write(self, rows: NamedRows, ratios: OwnRatios, gradient: Tensor) -> Tensor:
+        """Return sums and write the gradient of a loss of ratios of each token's own, at once."""
