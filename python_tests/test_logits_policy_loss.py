@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finestep_fast import InputError, LossConfig, StepBatch, logits_policy_loss
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
+from finestep_fast.ops.row_impls import ROWS
 from finestep_fast.reference import COUNT_OF_AGGREGATION
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
@@ -144,6 +145,22 @@ def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]
             torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
     gradient = found["gradient"].reshape(batch.num_tokens, row["vocabulary"])
     assert gradient[outside(batch)].eq(0).all()
+
+
+@pytest.mark.parametrize("ratio", ["token", "step"])
+@pytest.mark.parametrize("impl", FAST)
+def test_chunks_of_any_size_give_the_same_bits(
+    impl: str, ratio: Ratio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, loss = packed(SHAPES["one more than a block of 64"]), LossConfig(ratio=ratio)
+    given = converted(inputs(batch, loss), torch.float32)
+    whole = evaluated(given, batch, impl, loss=loss, entropy_weight=0.1)
+    assert batch.num_policy_tokens * 37 * 4 < (ROWS[impl].chunk_bytes or 0)
+    for rows in (1, 7, 64):
+        monkeypatch.setattr(ROWS[impl], "chunk_bytes", rows * 37 * 4)
+        parts = evaluated(given, batch, impl, loss=loss, entropy_weight=0.1)
+        for name, value in parts.items():
+            assert value.equal(whole[name]), name
 
 
 @pytest.mark.parametrize("inplace", [False, True])
