@@ -56,7 +56,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "dtype": (torch.float32, torch.bfloat16, torch.float16, torch.float64),
     "kl": (None, "k1", "k2", "k3"),
     "kind": ("ppo", "ppo with a dual clip", "cispo"),
-    "ratio": ("token", "step", "rollout"),
+    "ratio": ("token", "step", "rollout", "rollout_averaged"),
     "aggregation": ("token_mean", "rollout_mean", "step_mean"),
     "advantages": ("pooled", "per_index", "trajectory", "given"),
     "channels": ("joint", "decoupled"),
