@@ -1,10 +1,12 @@
-"""What the compiler makes of the kernels, without a GPU: registers, spills, shared memory.
+"""What the compiler makes of the kernels, without a GPU: registers, spills, shared memory, copies.
 
     python -m benchmarks.aot_table [--targets sm_90 gfx942] [--each]
 
 Every kernel is launched by its own launcher, with a driver in place that only compiles: what is
 measured is what would run. The variants are a covering design: each pair of choices of `AXES`
-stands together in at least one of them. Nothing is timed here.
+stands together in at least one of them. Nothing is timed here. An asynchronous copy is a load that
+is begun blocks before it is needed (`cp.async` of NVIDIA's machines): a loop that has any is
+software-pipelined.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "dtype": (torch.float32, torch.bfloat16, torch.float16, torch.float64),
     "kl": (None, "k1", "k2", "k3"),
     "kind": ("ppo", "ppo with a dual clip", "cispo"),
-    "ratio": ("token", "step", "rollout"),
+    "ratio": ("token", "step", "rollout", "rollout_averaged"),
     "aggregation": ("token_mean", "rollout_mean", "step_mean"),
     "advantages": ("pooled", "per_index", "trajectory", "given"),
     "channels": ("joint", "decoupled"),
@@ -89,6 +91,8 @@ class Usage:
     spilled_bytes: int
     shared_bytes: int
     shared_limit_bytes: int
+    warps: int
+    async_copies: int
 
 
 def main() -> None:
@@ -290,6 +294,8 @@ def usage_of(kernel: Any, target: str, variant: str) -> Usage:
         spilled_bytes=spilled,
         shared_bytes=kernel.metadata.shared,
         shared_limit_bytes=TARGETS[target].shared_bytes,
+        warps=kernel.metadata.num_warps,
+        async_copies=len(re.findall(r"\bcp\.async\.c[ag]\b", kernel.asm.get("ptx", ""))),
     )
 
 
@@ -299,8 +305,9 @@ _NVIDIA_TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 def print_table(usages: list[Usage], *, each: bool) -> None:
     """Print a row for each variant, or the most that any variant of a kernel needs."""
     table = Table(title=f"ahead of time: triton {triton.__version__}, torch {torch.__version__}")
-    for heading in ("kernel", "target", "variants", "registers", "spilled bytes", "shared bytes"):
-        table.add_column(heading, justify="left" if heading in ("kernel", "target") else "right")
+    numbers = ("variants", "registers", "spilled bytes", "shared bytes", "async copies")
+    for heading in ("kernel", "target", *numbers):
+        table.add_column(heading, justify="right" if heading in numbers else "left")
     by_kernel: dict[tuple[str, str], list[Usage]] = {}
     for usage in usages:
         by_kernel.setdefault((usage.kernel, usage.target), []).append(usage)
@@ -313,6 +320,7 @@ def print_table(usages: list[Usage], *, each: bool) -> None:
                 str(max(usage.registers for usage in row)),
                 str(max(usage.spilled_bytes for usage in row)),
                 str(max(usage.shared_bytes for usage in row)),
+                str(max(usage.async_copies for usage in row)),
             )
     Console(width=None if Console().is_terminal else 120).print(table)
 

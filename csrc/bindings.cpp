@@ -140,7 +140,7 @@ std::vector<double> advantages(const Groups& groups, const Rewards& rewards, con
   const double epsilon = dtype == finestep::Dtype::float64 ? 0x1p-52 : 0x1p-23;
   return finestep::step_advantage(map, numbers(step_reward, num_steps),
                                   numbers(rollout_outcome, std::ssize(map.group_rollouts)),
-                                  credit_settings(credit), 16 * epsilon, num_threads);
+                                  credit_settings(credit), epsilon, num_threads);
 }
 
 void step_advantage(const Groups& groups, const Rewards& rewards, const Settings& credit,

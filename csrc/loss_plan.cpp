@@ -80,6 +80,8 @@ class Owner {
   void plan(std::span<const double> step_weight, std::span<const double> step_advantage,
             const LossSettings& settings, LossPlan& plan) const {
     double slope = 0;  // d loss / d log ratio of the owner
+    const bool is_ppo = settings.kind == LossKind::ppo;
+    const bool is_averaged = is_ppo && settings.ratio == RatioLevel::rollout_averaged;
     for (std::size_t s = first_; s < last_; ++s) {
       const auto bounds = clip_bounds(step_advantage[s], settings);
       const bool is_low = ratio_ < bounds.low;
@@ -88,15 +90,17 @@ class Owner {
       const double clipped = is_high ? bounds.high : raised;
       const double objective = step_weight[s] * step_advantage[s] * clipped;
       plan.step[s].coefficient = objective;
-      if (settings.kind == LossKind::ppo) {
+      if (is_ppo) {
+        const bool is_clipped = is_low || is_high;
         const double term = -objective * sums_[s].token_weight;
         plan.sums.loss += term;
-        slope += is_low || is_high ? 0.0 : term;
+        slope += is_clipped ? 0.0 : term;
+        plan.step[s].coefficient = is_clipped ? 0.0 : -objective;
       }
       count(static_cast<double>(policy_offset_[s + 1] - policy_offset_[s]), is_low, is_high,
-            step_advantage[s] < 0 && settings.kind == LossKind::ppo, plan.sums);
+            step_advantage[s] < 0 && is_ppo, plan.sums);
     }
-    if (settings.kind == LossKind::ppo) {
+    if (is_averaged) {
       for (std::size_t s = first_; s < last_; ++s) {
         plan.step[s].coefficient = slope * token_share_;
       }

@@ -25,7 +25,8 @@ LossPlan token_ratio_plan(std::span<const double> step_weight,
                           std::span<const double> step_advantage, const LossSettings& settings);
 
 // Plan for ratios that the tokens of a step or rollout share: coefficient = the gradient of a token
-// (ppo), or weight * advantage * clipped ratio (cispo). Reads all policy tokens once.
+// of weight 1 (ppo), or of any token where it is averaged, or weight * advantage * clipped ratio
+// (cispo). Reads all policy tokens once.
 LossPlan shared_ratio_plan(const StepMap& map, std::span<const std::int64_t> policy_offset,
                            const TokenInputs& tokens, std::span<const double> step_weight,
                            std::span<const double> step_advantage, const LossSettings& settings,

@@ -132,10 +132,12 @@ class Pass {
 
   void surrogate(Tile& tile, Run run, const StepTerms& step, TokenSums& sums) const {
     const bool is_shared = settings_.ratio != RatioLevel::token;
-    if (settings_.kind == LossKind::ppo) {
-      is_shared ? shared_ppo(tile, run, step) : ppo(tile, run, step, sums);
-    } else {
+    if (settings_.kind == LossKind::cispo) {
       is_shared ? shared_cispo(tile, run, step, sums) : cispo(tile, run, step, sums);
+    } else if (settings_.ratio == RatioLevel::rollout_averaged) {
+      averaged_ppo(tile, run, step);
+    } else {
+      is_shared ? shared_ppo(tile, run, step) : ppo(tile, run, step, sums);
     }
   }
 

@@ -13,7 +13,7 @@ namespace finestep {
 
 // Choices by name; in the order in which Python numbers them.
 enum class LossKind : std::uint8_t { ppo, cispo };
-enum class RatioLevel : std::uint8_t { token, step, rollout };
+enum class RatioLevel : std::uint8_t { token, step, rollout, rollout_averaged };
 enum class Aggregation : std::uint8_t { token_mean, rollout_mean, step_mean, constant };
 enum class KlEstimator : std::uint8_t { k1, k2, k3 };
 

@@ -27,12 +27,12 @@ class GroupCredit {
  public:
   GroupCredit(const GroupMap& map, std::span<const double> step_reward,
               std::span<const double> rollout_outcome, const CreditSettings& settings,
-              double rounding)
+              double epsilon)
       : map_(map),
         step_reward_(step_reward),
         rollout_outcome_(rollout_outcome),
         settings_(settings),
-        rounding_(rounding) {}
+        epsilon_(epsilon) {}
 
   // Writes the advantages of the steps of a group.
   void credit(std::size_t group, std::span<double> step_advantage) {
@@ -58,6 +58,14 @@ class GroupCredit {
     std::int64_t num_steps;
     std::size_t place;  // of its first step in `value_`
     double outcome;
+    double process_size;  // sum of the absolute values of its rewards and their baselines
+
+    // How far apart roundings alone take two such returns, in epsilons.
+    [[nodiscard]] double rounding(const Channel& channel) const {
+      const double times = 16 + 4 * static_cast<double>(num_steps);
+      return times *
+             (channel.process_weight * process_size + channel.outcome_weight * std::abs(outcome));
+    }
   };
 
   static std::span<double> steps(const Rollout& rollout, std::span<double> step_value) {
@@ -75,8 +83,14 @@ class GroupCredit {
       const auto first = map_.step_offsets[r];
       const auto size = map_.step_offsets[r + 1] - first;
       if (size > 0) {
-        rollouts_.push_back(
-            {.first = first, .num_steps = size, .place = place, .outcome = rollout_outcome_[r]});
+        rollouts_.push_back({.first = first,
+                             .num_steps = size,
+                             .place = place,
+                             .outcome = rollout_outcome_[r],
+                             .process_size = 0});
+        for (const double reward : rewards(rollouts_.back())) {
+          rollouts_.back().process_size += std::abs(reward) + settings_.process_baseline;
+        }
         place += static_cast<std::size_t>(size);
         longest_ = std::max(longest_, size);
       }
@@ -115,7 +129,7 @@ class GroupCredit {
       returns(rollout, channel);
     }
     if (scope == Scope::pooled) {
-      relative(value_, channel.std_floor);
+      relative(value_, largest_rounding(channel, 0), channel.std_floor);
     } else {
       compare_positions(channel);
     }
@@ -136,7 +150,7 @@ class GroupCredit {
       }
       set_.push_back(channel.process_weight * process + channel.outcome_weight * rollout.outcome);
     }
-    relative(set_, channel.std_floor);
+    relative(set_, largest_rounding(channel, 0), channel.std_floor);
     for (std::size_t member = 0; member < set_.size(); ++member) {
       for (double& advantage : steps(rollouts_[member], step_advantage)) {
         advantage += weight * set_[member];
@@ -152,7 +166,7 @@ class GroupCredit {
           set_.push_back(value_[rollout.place + static_cast<std::size_t>(position)]);
         }
       }
-      relative(set_, channel.std_floor);
+      relative(set_, largest_rounding(channel, position), channel.std_floor);
       auto member = set_.begin();
       for (const Rollout& rollout : rollouts_) {
         if (position < rollout.num_steps) {
@@ -160,6 +174,17 @@ class GroupCredit {
         }
       }
     }
+  }
+
+  // Among the rollouts that have a step at that position.
+  [[nodiscard]] double largest_rounding(const Channel& channel, std::int64_t position) const {
+    double largest = 0;
+    for (const Rollout& rollout : rollouts_) {
+      if (position < rollout.num_steps) {
+        largest = std::max(largest, rollout.rounding(channel));
+      }
+    }
+    return epsilon_ * largest;
   }
 
   [[nodiscard]] std::span<const double> rewards(const Rollout& rollout) const {
@@ -186,8 +211,9 @@ class GroupCredit {
     }
   }
 
-  // Replaces each value by its advantage over the others; 0 for all without company or spread.
-  void relative(std::span<double> set, double std_floor) const {
+  // Replaces each value by its advantage over the others; 0 for all without company, and where
+  // they are no farther apart than `rounding`.
+  void relative(std::span<double> set, double rounding, double std_floor) const {
     double total = 0;
     double low = std::numeric_limits<double>::infinity();
     double high = -low;
@@ -197,8 +223,7 @@ class GroupCredit {
       high = std::max(high, value);
     }
     const auto count = static_cast<double>(set.size());
-    const double within_rounding = rounding_ * std::max(std::abs(low), std::abs(high));
-    if (set.size() < 2 || (high - low <= within_rounding && !std::isnan(total))) {
+    if (set.size() < 2 || (high - low <= rounding && !std::isnan(total))) {
       std::ranges::fill(set, 0.0);
       return;
     }
@@ -222,7 +247,7 @@ class GroupCredit {
   std::span<const double> step_reward_;
   std::span<const double> rollout_outcome_;
   CreditSettings settings_;
-  double rounding_;
+  double epsilon_;
   std::vector<Rollout> rollouts_;
   std::int64_t longest_ = 0;
   std::vector<double> value_;
@@ -244,14 +269,14 @@ void check_groups(const GroupMap& map, std::int64_t num_steps) {
 
 std::vector<double> step_advantage(const GroupMap& map, std::span<const double> step_reward,
                                    std::span<const double> rollout_outcome,
-                                   const CreditSettings& settings, double rounding,
+                                   const CreditSettings& settings, double epsilon,
                                    int num_threads) {
   std::vector<double> advantage(step_reward.size());
   const auto num_groups = static_cast<std::int64_t>(map.group_offsets.size()) - 1;
   const auto useful = num_chunks(std::ssize(step_reward), kStepsPerThread);
   const auto team = static_cast<int>(std::min<std::int64_t>(num_threads, useful));
   for_each_chunk(num_chunks(num_groups, kGroupsPerChunk), team, [&](std::int64_t chunk) {
-    GroupCredit group(map, step_reward, rollout_outcome, settings, rounding);
+    GroupCredit group(map, step_reward, rollout_outcome, settings, epsilon);
     const std::int64_t last = std::min(num_groups, (chunk + 1) * kGroupsPerChunk);
     for (std::int64_t g = chunk * kGroupsPerChunk; g < last; ++g) {
       group.credit(static_cast<std::size_t>(g), advantage);

@@ -126,7 +126,17 @@ FINESTEP_CLONES void cispo(Tile& tile, Run run, const StepTerms& step, TokenSums
   sums.clipped_high += clipped_high;
 }
 
-void shared_ppo(Tile& tile, Run run, const StepTerms& step) {
+FINESTEP_CLONES void shared_ppo(Tile& tile, Run run, const StepTerms& step) {
+  const double* token_weight = tile.token_weight.data() + run.place;
+  double* gradient = tile.gradient.data() + run.place;
+  const double coefficient = step.coefficient;
+#pragma omp simd
+  for (std::int64_t i = 0; i < run.count; ++i) {
+    gradient[i] = coefficient * token_weight[i];
+  }
+}
+
+void averaged_ppo(Tile& tile, Run run, const StepTerms& step) {
   std::fill_n(tile.gradient.data() + run.place, run.count, step.coefficient);
 }
 

@@ -62,8 +62,11 @@ void ppo(Tile& tile, Run run, const StepTerms& step, TokenSums& sums);
 // loss -= clip(ratio) * coefficient * token_weight * logp; the clipped ratio is a constant.
 void cispo(Tile& tile, Run run, const StepTerms& step, TokenSums& sums);
 
-// gradient = coefficient: all of it is known, and the loss as well.
+// gradient = coefficient * token_weight; the loss is known already.
 void shared_ppo(Tile& tile, Run run, const StepTerms& step);
+
+// gradient = coefficient: the same for all tokens, whatever they weigh.
+void averaged_ppo(Tile& tile, Run run, const StepTerms& step);
 
 // cispo where `coefficient` holds the clipped ratio already.
 void shared_cispo(Tile& tile, Run run, const StepTerms& step, TokenSums& sums);

@@ -90,7 +90,10 @@ def test_a_wrong_credit_setting_is_refused_by_name(changes: dict[str, Any], mess
     ("changes", "message"),
     [
         ({"kind": "pop"}, "kind is 'pop'; it must be 'ppo' or 'cispo'; did you mean 'ppo'?"),
-        ({"ratio": "sequence"}, "ratio is 'sequence'; it must be 'token', 'step' or 'rollout'"),
+        (
+            {"ratio": "sequence"},
+            "ratio is 'sequence'; it must be 'token', 'step', 'rollout' or 'rollout_averaged'",
+        ),
         ({"clip_low": 1.1}, "clip_low is 1.1; it must be >= 0 and <= 1"),
         ({"clip_high": -0.1}, "clip_high is -0.1; it must be >= 0"),
         ({"dual_clip": 1}, "dual_clip is 1; it must be > 1"),

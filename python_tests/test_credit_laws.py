@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
@@ -21,6 +22,8 @@ from finestep_fast.reference.credit import (
     group_relative,
     outcome_return,
     process_return,
+    process_size,
+    rounding,
     smoothed,
 )
 from support.batches import Rollout, packed, rollout_lists, rollout_outcome, step_reward
@@ -98,8 +101,16 @@ def test_alpha_1_equals_no_smoothing_bit_for_bit(
     assert smoothed(batch, mixed, smoothing=1.0).equal(mixed)
     group = batch.group_of_rollout[batch.rollout_of_step]
     position = batch.position_of_step if scope == "per_index" else 0
+    size = credit.process_weight * process_size(
+        batch, step_reward(rollouts, torch.float32), credit=credit
+    )
     unsmoothed = group_relative(
-        mixed, group * 8 + position, num_sets=8 * batch.num_groups, std_floor=0.3, credit=credit
+        mixed,
+        group * 8 + position,
+        rounding=rounding(batch, size, outcome)[batch.rollout_of_step],
+        num_sets=8 * batch.num_groups,
+        std_floor=0.3,
+        credit=credit,
     )
     value = advantages(rollouts, credit, impl, torch.float32)
     if impl == "reference":
@@ -171,6 +182,78 @@ def test_a_spread_within_rounding_counts_as_none(impl: str) -> None:
     credit = CreditConfig.preset("grpo_process", epsilon=0.0)
     for dtype in (torch.float32, torch.float64):
         assert advantages(rollouts, credit, impl, dtype).eq(0).all()
+
+
+def test_totals_that_cancel_are_compared_within_the_rounding_of_what_was_added_up(
+    impl: str,
+) -> None:
+    # (0.7 + 0.3 + 0.3 - 3) / 2 + 0.85 = 0 but for rounding, which has no size of its own.
+    orders = [(0.7, 0.3, 0.3), (0.3, 0.7, 0.3), (0.3, 0.3, 0.7), (0.7, 0.3, 0.3)]
+    rollouts = [Rollout(0, (1, 1, 1), reward, 0.85) for reward in orders]
+    credit = CreditConfig.preset("grpo_process", process_weight=0.5, process_baseline=1)
+    for dtype in (torch.float32, torch.float64):
+        assert advantages(rollouts, credit, impl, dtype).tolist() == [0] * 12
+
+
+@given(
+    reward=st.lists(st.integers(0, 10), min_size=1, max_size=7),
+    outcome=st.integers(-40, 40),
+    baseline=st.sampled_from([0.0, 0.1, 0.7, 1.0]),
+    process_weight=st.sampled_from([0.1, 0.5, 1.0]),
+    channels=st.sampled_from(get_args(Channels)),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    cancelled=st.booleans(),
+    random=st.randoms(use_true_random=False),
+)
+def test_rollouts_of_the_same_rewards_in_other_orders_get_exact_zeros(
+    reward: list[int],
+    outcome: int,
+    baseline: float,
+    process_weight: float,
+    channels: Channels,
+    dtype: torch.dtype,
+    cancelled: bool,
+    random: Random,
+    impl: str,
+) -> None:
+    paid = outcome / 20
+    if cancelled:  # the rewards cost what the outcome pays
+        paid = -process_weight * (sum(reward) / 10 - baseline * len(reward))
+    rollouts = []
+    for _ in range(5):
+        random.shuffle(reward)
+        each = tuple(tenth / 10 for tenth in reward)
+        rollouts.append(Rollout(0, (1,) * len(reward), each, paid))
+    credit = CreditConfig(
+        scope="trajectory",
+        channels=channels,
+        process_weight=process_weight,
+        process_baseline=baseline,
+        std_floor=0,
+        epsilon=0,
+    )
+    assert advantages(rollouts, credit, impl, dtype).eq(0).all()
+
+
+def test_long_rollouts_of_the_same_rewards_in_other_orders_get_exact_zeros(impl: str) -> None:
+    # Each order has roundings of its own, and the more the longer it is.
+    rewards = [0.1] * 50 + [0.7] * 50
+    orders = [rewards, rewards[::-1], Random(0).sample(rewards, 100)]
+    rollouts = [Rollout(0, (1,) * 100, tuple(reward), 0.85) for reward in orders]
+    for baseline in (0, 0.4):
+        credit = CreditConfig.preset("grpo_process", process_baseline=baseline, epsilon=0)
+        for dtype in (torch.float32, torch.float64):
+            assert advantages(rollouts, credit, impl, dtype).eq(0).all()
+
+
+def test_a_small_difference_beyond_rounding_still_counts(impl: str) -> None:
+    # 0.5e-4, where roundings of all that was added up, 0.85 + 4.3 / 2, reach 0.1e-4.
+    rollouts = [Rollout(0, (1, 1, 1), (0.7, 0.3, 0.3 + more), 0.85) for more in (0, 1e-4)]
+    credit = CreditConfig.preset("grpo_process", process_weight=0.5, process_baseline=1, epsilon=0)
+    half = math.sqrt(0.5)
+    for dtype in (torch.float32, torch.float64):
+        value = advantages(rollouts, credit, impl, dtype).tolist()
+        assert value == pytest.approx([-half] * 3 + [half] * 3, rel=1e-2)
 
 
 def test_a_singleton_gets_0_in_every_scope(impl: str) -> None:

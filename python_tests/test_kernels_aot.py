@@ -10,6 +10,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ ROW_KERNELS = {
     "read_logit_rows",
     "write_logit_gradients",
 }
+
+# Registers of a multiprocessor of NVIDIA's: what they leave room for, shared memory must too.
+REGISTERS = 65536
 
 # Every launch of 50 batches of different lengths, counts, offsets in memory and rewards.
 FIFTY_LENGTHS = """
@@ -111,20 +116,45 @@ def compilers(root: Path) -> dict[str, subprocess.Popen[str]]:
     return {target: started(root, *words, target) for target in TARGETS}
 
 
+@pytest.fixture(scope="module")
+def usages_of(
+    compilers: dict[str, subprocess.Popen[str]],
+) -> Callable[[str], list[dict[str, Any]]]:
+    """What one target's process has printed, waited for once."""
+
+    @cache
+    def usages(target: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in finished(compilers[target]).splitlines()]
+
+    return usages
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_variant_compiles_and_spills_no_register(
-    target: str, compilers: dict[str, subprocess.Popen[str]]
+    target: str, usages_of: Callable[[str], list[dict[str, Any]]]
 ) -> None:
-    usages: list[dict[str, Any]] = [
-        json.loads(line) for line in finished(compilers[target]).splitlines()
-    ]
+    usages = usages_of(target)
     assert {usage["kernel"] for usage in usages} == STEP_KERNELS | ROW_KERNELS
     assert len(usages) >= 80
     for usage in usages:
         assert 0 < usage["registers"] <= 255, usage
         assert usage["spilled_bytes"] == 0, usage
-        assert usage["shared_bytes"] <= usage["shared_limit_bytes"] // 8, usage
+        if usage["async_copies"]:  # the blocks on their way wait in shared memory
+            programs = REGISTERS // (32 * usage["warps"] * usage["registers"])
+            assert programs * usage["shared_bytes"] <= usage["shared_limit_bytes"], usage
+        else:
+            assert usage["shared_bytes"] <= usage["shared_limit_bytes"] // 8, usage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", [target for target in TARGETS if target.startswith("sm")])
+def test_loops_over_a_row_of_logits_are_software_pipelined(
+    target: str, usages_of: Callable[[str], list[dict[str, Any]]]
+) -> None:
+    loops = {"logits_loss_rows", "read_logit_rows", "write_logit_gradients"}
+    for usage in usages_of(target):
+        assert (usage["async_copies"] > 0) == (usage["kernel"] in loops), usage
 
 
 @pytest.mark.slow

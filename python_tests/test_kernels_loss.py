@@ -6,7 +6,7 @@ That they compute the method at all is shown by test_kernels_laws.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels
+from finestep_fast.config.loss import Ratio
 from finestep_fast.kernels import launch, reduction
 from finestep_fast.reference import SCALAR_METRICS
 from support import doors
@@ -74,7 +75,7 @@ def few_tokens_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few_tokens_are_many")
-@pytest.mark.parametrize("ratio", ["token", "step", "rollout"])
+@pytest.mark.parametrize("ratio", get_args(Ratio))
 def test_rollouts_dealt_out_to_several_programs_give_the_same(ratio: Any) -> None:
     rollouts = [
         Rollout(0, (40, 3, 17), (1, 0, 0.5), 1, gap=(30, 0, 5)),
@@ -206,7 +207,7 @@ def test_the_gradient_is_zero_outside_steps_in_whatever_order_they_lie() -> None
         assert gradient[~inside].eq(0).all()
 
 
-@pytest.mark.parametrize("ratio", ["token", "step", "rollout"])
+@pytest.mark.parametrize("ratio", get_args(Ratio))
 def test_a_nan_inside_a_step_shows_as_in_the_reference(ratio: Any) -> None:
     batch = packed(RAGGED)
     tokens = token_values(batch)

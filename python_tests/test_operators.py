@@ -38,6 +38,7 @@ LOSSES = [
     LossConfig(),
     LossConfig(kind="cispo", ratio="step", aggregation="step_mean", kl="k1", kl_weight=0.5),
     LossConfig(dual_clip=2.5, ratio="rollout", aggregation="constant", constant_tokens=9, kl="k2"),
+    LossConfig(ratio="rollout_averaged", aggregation="rollout_mean"),
 ]
 
 
@@ -52,7 +53,7 @@ def sizes(batch: StepBatch, *, with_gradient: bool) -> tuple[Any, ...]:
     return None, None, *known, with_gradient
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=["token", "step", "rollout"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("with_gradient", [False, True])
 def test_opcheck_of_the_losses(loss: LossConfig, dtype: torch.dtype, with_gradient: bool) -> None:
@@ -77,7 +78,7 @@ def test_opcheck_of_the_advantages() -> None:
         torch.library.opcheck(CPP.step_advantage_op, given)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=["token", "step", "rollout"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
 def test_settings_survive_their_way_as_numbers(loss: LossConfig) -> None:
     assert from_numbers(LossConfig, loss_numbers(loss)) == loss
     for name in PRESETS:
@@ -179,7 +180,7 @@ def threads() -> Iterator[Callable[[int], None]]:
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("loss", LOSSES, ids=["token", "step", "rollout"])
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
 def test_results_do_not_depend_on_the_number_of_threads(
     loss: LossConfig, threads: Callable[[int], None]
 ) -> None:

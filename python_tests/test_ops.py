@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -20,6 +20,7 @@ from finestep_fast import (
     step_policy_loss,
     token_advantage,
 )
+from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES, packed
 from support.impls import IMPLS
 
@@ -117,7 +118,7 @@ class RefuseToWait(TorchDispatchMode):
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("scope", ["pooled", "per_index", "trajectory"])
-@pytest.mark.parametrize("ratio", ["token", "step", "rollout"])
+@pytest.mark.parametrize("ratio", get_args(Ratio))
 def test_neither_credit_nor_loss_waits_for_the_device(impl: str, scope: Any, ratio: Any) -> None:
     batch = packed(SHAPES["a group of one beside a group of two"])
     assert batch.num_policy_tokens == 12  # a batch knows its sizes before it is moved

@@ -63,12 +63,12 @@ LAYOUTS = {
 }
 
 LOSS_FACTORS: dict[str, Sequence[Any]] = {
+    "ratio": get_args(Ratio),
     "shape": list(SHAPES_AND_LONG),
     "dtype": FLOATS,
     "other_dtype": ("the same", torch.float32, torch.float64),
     "layout": list(LAYOUTS),
     "surrogate": ("ppo", "ppo, dual clip", "cispo"),
-    "ratio": get_args(Ratio),
     "aggregation": get_args(Aggregation),
     "kl": (None, *get_args(KL)),
     "token_weight": (False, True),

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -107,13 +107,70 @@ def test_cispo_with_a_step_ratio_weighs_each_token_by_its_steps_ratio(impl: str)
 
 
 def test_rollout_ratio_by_hand(impl: str) -> None:
-    # All four tokens share (1.5 * 0.5 * 1.5 * 0.5)^(1/4); each feels the mean of all terms.
+    # All four tokens share (1.5 * 0.5 * 1.5 * 0.5)^(1/4); each moves by its own step's advantage.
     shared = math.sqrt(0.75)
     loss, gradient, metrics = hand(LossConfig(ratio="rollout"), impl)
     assert loss == pytest.approx(-(2 * shared - 4 * shared + 0.5) / 5)
-    assert gradient == pytest.approx([0, *[2 * shared / 4 / 5] * 4, 0, -0.5 / 5])
+    expected = [-shared / 5, -shared / 5, 2 * shared / 5, 2 * shared / 5]
+    assert gradient == pytest.approx([0, *expected, 0, -0.5 / 5])
     assert metrics["ratio_mean"] == pytest.approx((4 * shared + 1) / 5)
     assert metrics["ratio_max"] == 1
+
+
+def test_averaged_rollout_ratio_by_hand(impl: str) -> None:
+    # The same loss; each token moves by the mean of all terms of its rollout.
+    shared = math.sqrt(0.75)
+    loss, gradient, metrics = hand(LossConfig(ratio="rollout_averaged"), impl)
+    assert loss == pytest.approx(-(2 * shared - 4 * shared + 0.5) / 5)
+    assert gradient == pytest.approx([0, *[2 * shared / 4 / 5] * 4, 0, -0.5 / 5])
+    assert metrics == hand(LossConfig(ratio="rollout"), impl)[2]
+
+
+def test_step_advantages_that_cancel_over_a_rollout_still_teach(impl: str) -> None:
+    mask = torch.tensor([[1, 1, 0, 1, 1]], dtype=torch.bool)
+    given: dict[str, Any] = {
+        "token_logp_old": torch.full((1, 5), -1.0, dtype=torch.float64),
+        "batch": StepBatch.from_mask(mask, group_of_rollout=torch.tensor([0])),
+        "step_advantage": torch.tensor([1.0, -1.0], dtype=torch.float64),
+    }
+
+    def gradient(ratio: Ratio) -> list[float]:
+        logp = given["token_logp_old"].clone().requires_grad_()
+        out = policy_loss(logp, **given, loss=LossConfig(ratio=ratio), impl=impl)
+        out.loss.backward()
+        assert logp.grad is not None
+        return logp.grad[0].tolist()
+
+    for ratio in ("token", "step", "rollout"):
+        assert gradient(ratio) == [-0.25, -0.25, 0, 0.25, 0.25]
+    assert gradient("rollout_averaged") == [0, 0, 0, 0, 0]
+
+
+def test_a_shared_ratio_is_clipped_for_each_token_by_its_own_advantage(impl: str) -> None:
+    # All share 1.5: A = 1 is held at 1.28; A = -2 is not, but for a dual clip of 1.4.
+    above: dict[str, Any] = {"token_logp_old": OLD + (RATIO / 1.5).log(), "impl": impl}
+    loss, gradient, metrics = hand(LossConfig(ratio="rollout"), **above)
+    assert loss == pytest.approx(-(2 * 1.28 - 4 * 1.5 + 0.5 * 1.28) / 5)
+    assert gradient == pytest.approx([0, 0, 0, 3 / 5, 3 / 5, 0, 0])
+    assert metrics["clip_fraction_high"] == pytest.approx(3 / 5)
+    loss, gradient, metrics = hand(LossConfig(ratio="rollout", dual_clip=1.4), **above)
+    assert loss == pytest.approx(-(2 * 1.28 - 4 * 1.4 + 0.5 * 1.28) / 5)
+    assert gradient == [0] * 7
+    assert metrics["clip_fraction_dual"] == pytest.approx(2 / 5)
+
+
+def test_of_a_shared_ratio_each_token_has_its_own_weight(impl: str) -> None:
+    weight = torch.tensor([N, 2, 1, 0.5, 1, N, 0], dtype=torch.float64)
+    shared = math.sqrt(0.75)
+    own = [-2 * shared / 5, -shared / 5, shared / 5, 2 * shared / 5]
+    for ratio in ("step", "rollout"):
+        loss, gradient, _ = hand(LossConfig(ratio=ratio), impl, token_weight=weight)
+        assert loss == pytest.approx(-(3 * shared - 3 * shared) / 5)
+        assert gradient == pytest.approx([0, *own, 0, 0])
+    averaged = LossConfig(ratio="rollout_averaged")
+    loss, gradient, _ = hand(averaged, impl, token_weight=weight)
+    assert loss == pytest.approx(0)
+    assert gradient == pytest.approx([0] * 7)
 
 
 def test_aggregations_by_hand(impl: str) -> None:
@@ -165,6 +222,20 @@ def test_log_ratios_are_cut_at_20(impl: str) -> None:
     assert logp.grad.tolist() == pytest.approx([0, 1 / 3, 0])
 
 
+@pytest.mark.parametrize("ratio", get_args(Ratio)[1:])
+def test_of_a_shared_ratio_a_log_ratio_that_is_cut_has_no_gradient(ratio: Ratio, impl: str) -> None:
+    # The mean of 20, 0 and -20: the ratio is 1.
+    logp = torch.tensor([-1.0, -1.0, -51.0], dtype=torch.float64, requires_grad=True)
+    old = torch.tensor([-31.0, -1.0, -1.0], dtype=torch.float64)
+    batch = StepBatch.from_spans([[(0, 3)]], [0], num_tokens=3)
+    minus_one = torch.tensor([-1.0], dtype=torch.float64)
+    out = policy_loss(logp, old, batch, minus_one, loss=LossConfig(ratio=ratio), impl=impl)
+    out.loss.backward()
+    assert out.loss.item() == pytest.approx(1)
+    assert logp.grad is not None
+    assert logp.grad.tolist() == pytest.approx([0, 1 / 3, 0])
+
+
 def test_metrics_by_hand(impl: str) -> None:
     metrics = hand(LossConfig(), impl)[2]
     ratio = [1.5, 0.5, 1.5, 0.5, 1]
@@ -196,6 +267,7 @@ def named(loss: LossConfig) -> str:
     return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
 
 
+RATIOS_OF_ROLLOUTS: tuple[Ratio, ...] = ("rollout", "rollout_averaged")
 RAGGED = SHAPES["odd sizes, groups interleaved"]
 
 
@@ -220,7 +292,11 @@ def loss_and_gradient(
     return out.loss.detach(), logp.grad
 
 
-@pytest.mark.parametrize("loss", [loss for loss in CONFIGS if loss.kind == "ppo"], ids=named)
+# Of what is shared in value alone there is no gradient of the value: its slope is told below.
+CHECKED = [loss for loss in CONFIGS if loss.ratio in ("token", "rollout_averaged")]
+
+
+@pytest.mark.parametrize("loss", [loss for loss in CHECKED if loss.kind == "ppo"], ids=named)
 def test_gradcheck(loss: LossConfig, impl: str) -> None:
     if impl not in ("reference", "cpp"):
         pytest.skip("finite differences need float64 inside")
@@ -240,6 +316,92 @@ def test_loss_equals_a_second_telling_in_loops(loss: LossConfig, impl: str) -> N
     expected = loop_policy_loss(RAGGED, loss=loss, **values)
     value, _ = loss_and_gradient(batch, inputs(batch, loss, seed=5), loss, impl)
     assert value.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("loss", CONFIGS, ids=named)
+def test_the_gradient_is_the_slope_of_a_second_telling(loss: LossConfig, impl: str) -> None:
+    rollouts = SHAPES["a group of one beside a group of two"]
+    batch = packed(rollouts)
+    values = {name: value.tolist() for name, value in policy_values(5, batch).items()}
+    here = values.pop("token_logp")
+
+    def telling(place: int, apart: float) -> float:
+        logp = [*here[:place], here[place] + apart, *here[place + 1 :]]
+        return loop_policy_loss(rollouts, loss=loss, token_logp=logp, held_logp=here, **values)
+
+    slope = [(telling(t, 1e-5) - telling(t, -1e-5)) / 2e-5 for t in range(len(here))]
+    _, gradient = loss_and_gradient(batch, inputs(batch, loss, seed=5), loss, impl)
+    assert gradient[batch.policy_token].tolist() == pytest.approx(slope, rel=1e-6, abs=1e-9)
+
+
+@given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), seed=st.integers(0, 99))
+def test_advantages_that_cancel_over_a_rollout_still_teach(
+    rollouts: list[Rollout], loss: LossConfig, seed: int, impl: str
+) -> None:
+    # The second half of each rollout's steps costs what the first half is worth.
+    twice = [replace(rollout, step_length=rollout.step_length * 2) for rollout in rollouts]
+    batch, loss = packed(twice), replace(loss, kl=None, kl_weight=0)
+    generator = torch.Generator().manual_seed(seed)
+    halves = [torch.rand(len(each.step_length), generator=generator) + 0.1 for each in rollouts]
+    tensors = inputs(batch, loss, seed)
+    tensors["step_advantage"] = torch.cat([torch.cat([half, -half]) for half in halves]).double()
+    tensors["token_logp_old"] = tensors["token_logp"]
+    del tensors["token_weight"]
+    _, own = loss_and_gradient(batch, tensors, replace(loss, ratio="token"), "reference")
+    assert own[batch.policy_token].ne(0).all()
+    _, gradient = loss_and_gradient(batch, tensors, loss, impl)
+    cancels = loss.ratio == "rollout_averaged" and loss.kind == "ppo"
+    expected = torch.zeros_like(own) if cancels else own
+    torch.testing.assert_close(gradient, expected, rtol=1e-7, atol=1e-12)
+
+
+@given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), seed=st.integers(0, 99))
+def test_with_one_advantage_for_a_rollout_the_mean_moves_each_token_as_its_own_ratio_does(
+    rollouts: list[Rollout], loss: LossConfig, seed: int, impl: str
+) -> None:
+    assume(loss.aggregation != "step_mean")  # weighs the tokens of a rollout differently
+    batch = packed(rollouts)
+    tensors = inputs(batch, loss, seed)
+    del tensors["token_weight"]
+    generator = torch.Generator().manual_seed(seed)
+    of_rollout = torch.randn(batch.num_rollouts, generator=generator, dtype=torch.float64)
+    tensors["step_advantage"] = of_rollout[batch.rollout_of_step]
+    results = []
+    for ratio in RATIOS_OF_ROLLOUTS:
+        config = replace(loss, ratio=ratio, dual_clip=1.1 if loss.kind == "ppo" else None)
+        results.append(loss_and_gradient(batch, tensors, config, impl))
+    for own, averaged in zip(*results, strict=True):
+        torch.testing.assert_close(own, averaged, rtol=1e-7, atol=1e-12)
+
+
+@given(
+    rollouts=rollout_lists(),
+    loss=st.sampled_from(CONFIGS),
+    weighted=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_of_a_steps_ratio_only_token_weights_tell_the_mean_from_each_tokens_own(
+    rollouts: list[Rollout], loss: LossConfig, weighted: bool, seed: int, impl: str
+) -> None:
+    assume(loss.aggregation in ("token_mean", "step_mean"))
+    own = replace(loss, ratio="step", kl=None, kl_weight=0)
+    averaged = replace(own, ratio="rollout_averaged")
+    # What is averaged over a rollout of one step is averaged over the step.
+    batch = packed(rollouts)
+    spans = list(zip(batch.step_start.tolist(), batch.step_end.tolist(), strict=True))
+    alone = StepBatch.from_spans(
+        [[span] for span in spans], [0] * batch.num_steps, num_tokens=batch.num_tokens
+    )
+    tensors = inputs(batch, own, seed)
+    if not weighted:
+        del tensors["token_weight"]
+    _, gradient = loss_and_gradient(batch, tensors, own, impl)
+    _, of_mean = loss_and_gradient(alone, tensors, averaged, impl)
+    pairs = [(gradient, of_mean)]
+    if weighted:  # what its tokens get differs, and adds up to the same
+        pairs = [(gradient[one:end].sum(), of_mean[one:end].sum()) for one, end in spans]
+    for token_by_token, together in pairs:
+        torch.testing.assert_close(token_by_token, together, rtol=1e-7, atol=1e-12)
 
 
 @given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), seed=st.integers(0, 99))

@@ -95,6 +95,7 @@ def test_comparing_rewards_before_accumulating_them_turns_the_sign(toy: Toy) -> 
     compared = group_relative(
         reward,
         cell,
+        rounding=torch.zeros_like(reward),
         num_sets=NUM_GROUPS * NUM_STEPS,
         std_floor=0,
         credit=CreditConfig(std="none"),

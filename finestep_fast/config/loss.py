@@ -9,7 +9,7 @@ from finestep_fast.config.check import check_choice, check_number, check_whole
 from finestep_fast.errors import InputError
 
 Kind = Literal["ppo", "cispo"]
-Ratio = Literal["token", "step", "rollout"]
+Ratio = Literal["token", "step", "rollout", "rollout_averaged"]
 Aggregation = Literal["token_mean", "rollout_mean", "step_mean", "constant"]
 KL = Literal["k1", "k2", "k3"]
 
@@ -21,7 +21,10 @@ class LossConfig:
     kind: Kind = "ppo"
     """Clipped surrogate (ppo), or clipped ratio as a constant weight of logp (cispo)."""
     ratio: Ratio = "token"
-    """Who shares one ratio: no one, the tokens of a step, or the tokens of a rollout."""
+    """Who shares one ratio: no one, the tokens of a step, or the tokens of a rollout. Its value is
+    shared, and each token follows its own gradient, advantage and weight, so steps of opposite
+    advantages teach opposite things. With `rollout_averaged` a rollout's tokens share the gradient,
+    too: all follow the mean of its terms, and advantages that cancel teach nothing."""
     clip_low: float = 0.2
     """The ratio is clipped below 1 - clip_low."""
     clip_high: float = 0.28

@@ -187,6 +187,7 @@ def _group_relative(
     count = tl.zeros([POSITIONS], tl.float64)
     mean = tl.zeros([POSITIONS], tl.float64)
     square = tl.zeros([POSITIONS], tl.float64)
+    size = tl.zeros([POSITIONS], tl.float64)
     low = tl.full([POSITIONS], float("inf"), tl.float64)
     high = tl.full([POSITIONS], float("-inf"), tl.float64)
     for i_tile in range(first, last, TILE):
@@ -219,12 +220,18 @@ def _group_relative(
         square += _set_sum(deviation * deviation, SCOPE) + shift * shift * count * share
         mean += shift * share
         count = total_count
+        tile_size = _process_size(reward_ptr, setting_ptr, step, num_steps, max_rollout_steps)
+        tile_size = process_weight * tile_size + outcome_weight * tl.abs(outcome)
+        tile_size *= (16 + 4 * num_steps).to(tl.float64)
+        tile_size = tl.max(tl.where(m_value, tile_size[:, None], 0.0), axis=0)
         tile_low = tl.min(tl.where(m_value, value, float("inf")), axis=0)
         tile_high = tl.max(tl.where(m_value, value, float("-inf")), axis=0)
         if SCOPE == POOLED:
+            size = tl.maximum(size, tl.max(tile_size, axis=0))
             low = tl.minimum(low, tl.min(tile_low, axis=0))
             high = tl.maximum(high, tl.max(tile_high, axis=0))
         else:
+            size = tl.maximum(size, tile_size)
             low = tl.minimum(low, tile_low)
             high = tl.maximum(high, tile_high)
 
@@ -233,9 +240,9 @@ def _group_relative(
     if tl.load(setting_ptr + LEAVE_ONE_OUT) != 0.0:
         advantage *= count / others
     if reward_ptr.dtype.element_ty == tl.float64:
-        rounding = 16 * 2.220446049250313e-16 * tl.maximum(tl.abs(low), tl.abs(high))
+        rounding = 2.220446049250313e-16 * size
     else:
-        rounding = 16 * 1.1920928955078125e-07 * tl.maximum(tl.abs(low), tl.abs(high))
+        rounding = 1.1920928955078125e-07 * size
     # Of NaNs, minimum and maximum see nothing; the squares do.
     alike = (count < 2.0) | ((high - low <= rounding) & (square == square))
     ddof = tl.load(setting_ptr + DDOF)
@@ -321,6 +328,16 @@ def _process(reward_ptr, step, num_steps, i_step, baseline):
     m_step = i_step < num_steps
     reward = tl.load(reward_ptr + step + i_step, mask=m_step, other=0.0).to(tl.float64)
     return tl.where(m_step, reward - baseline, 0.0)
+
+
+@triton.jit
+def _process_size(reward_ptr, setting_ptr, step, num_steps, max_rollout_steps):
+    """Return the sums of the sizes of process rewards and baselines [TILE]."""
+    baseline = tl.load(setting_ptr + BASELINE)
+    size = baseline * num_steps.to(tl.float64)
+    for i_step in range(max_rollout_steps):
+        size += tl.abs(_process(reward_ptr, step, num_steps, i_step, 0.0))
+    return size
 
 
 @lru_cache(maxsize=256)

@@ -4,7 +4,9 @@ Per policy token it reads 2 or 4 bytes of each of `token_logp`, `token_logp_old`
 `token_logp_ref` and `token_weight`, and writes 2 or 4 of gradient: 12 to 20 bytes in float32, which
 is what must be moved. Where steps are in order it also writes the zeros between them, so that each
 element of the gradient is written once and nothing is filled before. A ratio shared by a step or a
-rollout needs a mean first: its tokens are read once more, from the cache.
+rollout needs a mean first: its tokens are read once more, from the cache. Shared, it stands in the
+place of a token's own; only where its gradient is averaged are all steps looked at before the first
+gradient.
 
 One program per rollout: it loops over the steps and takes their tokens in blocks. Steps have 10 to
 4000 tokens. A program per block would need a table of blocks, made before the launch, and would
@@ -52,7 +54,8 @@ from finestep_fast.kernels.tokens import (
 TOKEN_RATIO = tl.constexpr(0)
 STEP_RATIO = tl.constexpr(1)
 ROLLOUT_RATIO = tl.constexpr(2)
-RATIOS = {"token": 0, "step": 1, "rollout": 2}
+AVERAGED_RATIO = tl.constexpr(3)
+RATIOS = {"token": 0, "step": 1, "rollout": 2, "rollout_averaged": 3}
 
 
 @triton.jit(
@@ -169,7 +172,7 @@ def policy_loss_forward(
     if AGGREGATION == PER_ROLLOUT:
         divisor *= tl.maximum(rollout_tokens, 1).to(tl.float64)
 
-    if RATIO == ROLLOUT_RATIO:
+    if RATIO >= ROLLOUT_RATIO:  # AVERAGED_RATIO, too
         rollout_log_ratio = tl.full((), 0.0, tl.float64)
         for i_step in range(rollout_steps):
             start = tl.load(step_start_ptr + first + i_step)
@@ -181,6 +184,7 @@ def policy_loss_forward(
         shared = exponentials(rollout_log_ratio / shared_size)
         shared_ratio = shared[0]
         shared_less_one = shared[1].to(COMPUTE)
+    if PPO and RATIO == AVERAGED_RATIO:
         # What the rollout's objective gains with its ratio, all its steps together.
         rollout_pull = tl.full((), 0.0, tl.float64)
         for i_step in range(rollout_steps):
@@ -219,15 +223,10 @@ def policy_loss_forward(
         token_pull = pull.to(COMPUTE)
         token_kl = (share * kl_weight).to(COMPUTE)
         if RATIO == STEP_RATIO:
-            step_log_ratio, step_weight = step_sums(
-                logp_ptr, old_ptr, weight_ptr, start, end, COMPUTE, WIDE_BLOCK
-            )
-            size = (end - start).to(tl.float64)
-            shared = exponentials(step_log_ratio / size)
+            step_log_ratio = step_sums(logp_ptr, old_ptr, None, start, end, COMPUTE, WIDE_BLOCK)[0]
+            shared = exponentials(step_log_ratio / (end - start).to(tl.float64))
             shared_ratio = shared[0]
             shared_less_one = shared[1].to(COMPUTE)
-            slope = (pull * step_weight * shared_ratio / size).to(COMPUTE)
-            slope = tl.where((shared_less_one < lower) | (shared_less_one > upper), 0.0, slope)
 
         # The objective of a token is A v x (1 + cut), with x = 1 (ppo) or logp (cispo): summed in
         # two parts, neither is rounded to the size of the other.
@@ -256,7 +255,7 @@ def policy_loss_forward(
             at_one = weight if PPO else weight * logp
             objective_at_one += at_one
             objective_beyond += at_one * cut
-            if PPO and RATIO != TOKEN_RATIO:
+            if PPO and RATIO == AVERAGED_RATIO:
                 gradient = tl.where(m_inside, slope, 0.0)
             else:
                 pulled = token_pull * weight

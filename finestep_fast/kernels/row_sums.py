@@ -6,8 +6,10 @@ sums of `exp` and of `x exp` (online log-sum-exp, arXiv:1805.02867). One `exp` p
 added up in float64 at the end.
 
 Rows of a vocabulary that is no multiple of 16 do not start at a multiple of 16 bytes. Blocks are
-therefore laid from the last such place before the row; only those that hang over an end of the row
-are masked, all others move as wide as the memory allows, and nothing outside the row is touched.
+therefore laid from the last such place before the row; only the first and the last, which hang over
+an end of the row, are masked, all others move as wide as the memory allows, and nothing outside the
+row is touched. The masks stand before and after the loop: a load in a branch of it would wait for
+its turn, and one in the loop itself is begun STAGES - 1 blocks ahead (`cp.async` on NVIDIA's).
 """
 
 from __future__ import annotations
@@ -19,37 +21,45 @@ from finestep_fast.kernels.exponential import exponentials
 
 ALIGN = tl.constexpr(16)
 """Elements: a multiple of 16 bytes in every dtype."""
+STAGES = tl.constexpr(3)
+"""Of the loops over a row: two blocks are on their way while one is computed."""
 FARTHEST = tl.constexpr(1e4)
 """Whose exponential is 0 in every dtype, and which is not infinite: 0 times it is 0."""
 
 
 @triton.jit
-def load_block(row_ptr, start, shift, end, BLOCK: tl.constexpr):
+def load_end(row_ptr, start, shift, end, BLOCK: tl.constexpr):
     """Return elements [start, start + BLOCK) counted from row_ptr; -inf outside [shift, end)."""
     o_block = start + tl.arange(0, BLOCK)
-    if (start >= shift) & (start + BLOCK <= end):
-        value = tl.load(row_ptr + o_block)
-    else:
-        m_row = (o_block >= shift) & (o_block < end)
-        value = tl.load(row_ptr + o_block, mask=m_row, other=float("-inf"))
-    return value
+    m_row = (o_block >= shift) & (o_block < end)
+    return tl.load(row_ptr + o_block, mask=m_row, other=float("-inf"))
 
 
 @triton.jit
-def store_block(row_ptr, value, start, shift, end, BLOCK: tl.constexpr):
-    """Write what `load_block` would read."""
+def store_end(row_ptr, value, start, shift, end, BLOCK: tl.constexpr):
+    """Write elements [start, start + BLOCK) counted from row_ptr, but none outside [shift, end)."""
     o_block = start + tl.arange(0, BLOCK)
-    value = value.to(row_ptr.dtype.element_ty)
-    if (start >= shift) & (start + BLOCK <= end):
-        tl.store(row_ptr + o_block, value)
-    else:
-        tl.store(row_ptr + o_block, value, mask=(o_block >= shift) & (o_block < end))
+    m_row = (o_block >= shift) & (o_block < end)
+    tl.store(row_ptr + o_block, value.to(row_ptr.dtype.element_ty), mask=m_row)
 
 
 @triton.jit
 def cut(x):
     """Return x, and FARTHEST where that is less; a NaN stays one."""
     return tl.where(x > FARTHEST, FARTHEST, x)
+
+
+@triton.jit
+def _added(logit, largest, total, weighted, factor):
+    """Return the lanes' largest logits and sums with one logit more for each."""
+    logit = logit.to(largest.dtype)
+    apart = (logit - largest) * factor
+    is_larger = apart > 0.0
+    apart = cut(tl.abs(apart))
+    term = tl.exp(-apart)
+    weighted = tl.where(is_larger, term * (weighted - apart * total), weighted - apart * term)
+    total = tl.where(is_larger, total * term + 1.0, total + term)
+    return tl.where(is_larger, logit, largest), total, weighted
 
 
 @triton.jit
@@ -77,15 +87,15 @@ def row_sums(
     largest = tl.zeros([BLOCK], COMPUTE) + tl.where(of_target < LOWEST, LOWEST, of_target)
     total = tl.zeros([BLOCK], COMPUTE)
     weighted = tl.zeros([BLOCK], COMPUTE)
-    for start in range(0, end, BLOCK):
-        logit = load_block(row_ptr, start, shift, end, BLOCK).to(COMPUTE)
-        apart = (logit - largest) * factor
-        is_larger = apart > 0.0
-        apart = cut(tl.abs(apart))
-        term = tl.exp(-apart)
-        weighted = tl.where(is_larger, term * (weighted - apart * total), weighted - apart * term)
-        total = tl.where(is_larger, total * term + 1.0, total + term)
-        largest = tl.where(is_larger, logit, largest)
+    logit = load_end(row_ptr, 0, shift, end, BLOCK)
+    largest, total, weighted = _added(logit, largest, total, weighted, factor)
+    last = end // BLOCK * BLOCK
+    for start in tl.range(BLOCK, last, BLOCK, num_stages=STAGES):
+        logit = tl.load(row_ptr + start + tl.arange(0, BLOCK))
+        largest, total, weighted = _added(logit, largest, total, weighted, factor)
+    if (last > 0) & (last < end):
+        logit = load_end(row_ptr, last, shift, end, BLOCK)
+        largest, total, weighted = _added(logit, largest, total, weighted, factor)
     maximum = tl.max(largest, axis=0)
     apart = cut((maximum - largest) * factor)
     term = tl.exp(-apart)
@@ -141,13 +151,29 @@ def write_row(
         of_target = (of_target * inverse).to(COMPUTE)
         factor = inverse.to(COMPUTE)
         largest = maximum.to(COMPUTE)
-        place = shift + target.to(tl.int32)
-        for start in range(0, end, BLOCK):
-            logit = load_block(logits_ptr + base, start, shift, end, BLOCK).to(COMPUTE)
-            apart = cut((largest - logit) * factor)
-            value = tl.exp(-apart) * (constant - slope * apart)
-            value = tl.where(start + tl.arange(0, BLOCK) == place, of_target, value)
-            store_block(gradient_ptr + base, value, start, shift, end, BLOCK)
+        row_ptr = logits_ptr + base
+        to_ptr = gradient_ptr + base
+        # All of a block that depends on no other: it may be loaded while others are written.
+        terms = (largest, factor, constant, slope, shift + target.to(tl.int32), of_target)
+        value = _gradient(load_end(row_ptr, 0, shift, end, BLOCK), 0, terms, BLOCK)
+        store_end(to_ptr, value, 0, shift, end, BLOCK)
+        last = end // BLOCK * BLOCK
+        for start in tl.range(BLOCK, last, BLOCK, num_stages=STAGES):
+            o_block = start + tl.arange(0, BLOCK)
+            value = _gradient(tl.load(row_ptr + o_block), start, terms, BLOCK)
+            tl.store(to_ptr + o_block, value.to(gradient_ptr.dtype.element_ty))
+        if (last > 0) & (last < end):
+            value = _gradient(load_end(row_ptr, last, shift, end, BLOCK), last, terms, BLOCK)
+            store_end(to_ptr, value, last, shift, end, BLOCK)
+
+
+@triton.jit
+def _gradient(logit, start, terms, BLOCK: tl.constexpr):
+    """Return the gradients of the logits of a block, of which one may be the target's."""
+    largest, factor, constant, slope, place, of_target = terms
+    apart = cut((largest - logit.to(largest.dtype)) * factor)
+    value = tl.exp(-apart) * (constant - slope * apart)
+    return tl.where(start + tl.arange(0, BLOCK) == place, of_target, value)
 
 
 @triton.jit
@@ -156,6 +182,10 @@ def write_zeros(gradient_ptr, first, vocabulary, BLOCK: tl.constexpr):
     base = first // ALIGN * ALIGN
     shift = (first % ALIGN).to(tl.int32)
     end = shift + vocabulary
-    for start in range(0, end, BLOCK):
-        zeros = tl.zeros([BLOCK], gradient_ptr.dtype.element_ty)
-        store_block(gradient_ptr + base, zeros, start, shift, end, BLOCK)
+    zeros = tl.zeros([BLOCK], gradient_ptr.dtype.element_ty)
+    last = end // BLOCK * BLOCK
+    store_end(gradient_ptr + base, zeros, 0, shift, end, BLOCK)
+    for start in range(BLOCK, last, BLOCK):
+        tl.store(gradient_ptr + base + start + tl.arange(0, BLOCK), zeros)
+    if (last > 0) & (last < end):
+        store_end(gradient_ptr + base, zeros, last, shift, end, BLOCK)

@@ -51,8 +51,8 @@ def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
 def surrogate_slope(pull, less_one, lower, upper, m_inside, PPO: tl.constexpr):
     """Return d loss / d logp of a token whose ratio (less one) the bounds hold; `pull` at ratio 1.
 
-    For ppo the ratio must be the token's own. A cut ratio has no slope in ppo; in cispo it is a
-    constant that weighs the logp.
+    A shared ratio stands in the place of the token's own. A cut ratio has no slope in ppo; in cispo
+    it is a constant that weighs the logp.
     """
     is_below = less_one < lower
     is_above = less_one > upper

@@ -39,7 +39,8 @@ def policy_loss(
 
     `loss = -sum_t w_t v_t min(rho_t A_s, clip(rho_t, 1 - clip_low, 1 + clip_high) A_s) + kl_weight
     sum_t w_t kl_t` with `rho_t = exp(logp_t - logp_old_t)`, s the step of t, w the aggregation's
-    weight and v the token weight.
+    weight and v the token weight. For another `loss.ratio`, rho_t has the value of the geometric
+    mean over a step or rollout, and the gradient of the token's own (but for `rollout_averaged`).
 
     Where a batch is cut into micro-batches, each call is given the counts of the whole batch, and
     the losses (and gradients) add up to those of one call. Where data parallelism averages

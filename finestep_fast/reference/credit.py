@@ -37,6 +37,7 @@ def step_advantage(
         [S] advantages, float64 for float64 rewards, else float32.
     """
     process, outcome = _rewards(step_reward, rollout_outcome, credit=credit)
+    size = process_size(batch, step_reward.to(process.dtype), credit=credit)
     compare = CHANNELS[credit.channels]
     advantage = torch.zeros_like(process)
     for weight, scope in (
@@ -44,7 +45,9 @@ def step_advantage(
         (credit.rollout_weight, "trajectory"),
     ):
         if weight != 0:
-            advantage += weight * compare(batch, process, outcome, scope=scope, credit=credit)
+            advantage += weight * compare(
+                batch, process, outcome, process_size=size, scope=scope, credit=credit
+            )
     if credit.advantage_clip is not None:
         advantage = advantage.clamp(-credit.advantage_clip, credit.advantage_clip)
     return advantage
@@ -77,6 +80,44 @@ def _rewards(
     dtype = torch.promote_types(step_reward.dtype, rollout_outcome.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     return step_reward.to(dtype) - credit.process_baseline, rollout_outcome.to(dtype)
+
+
+def process_size(batch: StepBatch, step_reward: Tensor, *, credit: CreditConfig) -> Tensor:
+    """Return `sum over the steps of |reward| + baseline`: what process returns are added up from.
+
+    Args:
+        batch: Whose steps are whose.
+        step_reward: [S] process rewards.
+        credit: The settings.
+
+    Returns:
+        [R] sizes; 0 for a rollout without steps.
+    """
+    size = step_reward.abs() + credit.process_baseline
+    return size.new_zeros(batch.num_rollouts).index_add(0, batch.rollout_of_step, size)
+
+
+def rounding(batch: StepBatch, process_size: Tensor, outcome: Tensor) -> Tensor:
+    """Return how far apart roundings may take two returns that would be equal without them.
+
+    `(16 + 4n) eps (process size + |outcome|)`: no term of a return is rounded more than 4n + 4
+    times on its way, by eps / 2 of itself each time. Rewards, baseline and outcome may cancel; what
+    is left then says nothing of the roundings, so they are told by what was added up. For any
+    return of the rollout: discounts are left out.
+
+    Source: ours, after the error bound of a sum (Higham, "Accuracy and Stability of Numerical
+    Algorithms", 2002, chapter 4).
+
+    Args:
+        batch: Whose steps are whose.
+        process_size: [R] weighted `process_size`.
+        outcome: [R] weighted outcomes.
+
+    Returns:
+        [R] differences.
+    """
+    times = 16 + 4 * batch.step_offsets.diff().to(outcome.dtype)
+    return times * torch.finfo(outcome.dtype).eps * (process_size + outcome.abs())
 
 
 # 1. Temporal
@@ -179,7 +220,13 @@ def _table(batch: StepBatch, value: Tensor) -> Tensor:
 
 
 def group_relative(
-    value: Tensor, set_of_value: Tensor, *, num_sets: int, std_floor: float, credit: CreditConfig
+    value: Tensor,
+    set_of_value: Tensor,
+    *,
+    rounding: Tensor,
+    num_sets: int,
+    std_floor: float,
+    credit: CreditConfig,
 ) -> Tensor:
     """Return each value against the others of its comparison set.
 
@@ -192,6 +239,7 @@ def group_relative(
     Args:
         value: [M] what is compared.
         set_of_value: [M] the comparison set of each value.
+        rounding: [M] how far apart roundings alone may take two of them.
         num_sets: One more than the largest set.
         std_floor: Smallest standard deviation to divide by, in units of the value.
         credit: The settings.
@@ -207,8 +255,8 @@ def group_relative(
     square = none.index_add(0, set_of_value, deviation**2)
     low = none.scatter_reduce(0, set_of_value, value, "amin", include_self=False)
     high = none.scatter_reduce(0, set_of_value, value, "amax", include_self=False)
-    rounding = 16 * torch.finfo(value.dtype).eps * torch.maximum(low.abs(), high.abs())
-    alike = (count < 2) | (high - low <= rounding)
+    within = none.scatter_reduce(0, set_of_value, rounding, "amax")
+    alike = (count < 2) | (high - low <= within)
 
     if credit.leave_one_out:
         deviation = deviation * (count / others)[set_of_value]
@@ -220,7 +268,13 @@ def group_relative(
 
 
 def pooled(
-    batch: StepBatch, process: Tensor, outcome: Tensor, *, std_floor: float, credit: CreditConfig
+    batch: StepBatch,
+    process: Tensor,
+    outcome: Tensor,
+    *,
+    rounding: Tensor,
+    std_floor: float,
+    credit: CreditConfig,
 ) -> Tensor:
     """Compare the return of a step with those of all steps of its group.
 
@@ -230,6 +284,7 @@ def pooled(
         batch: Whose steps are whose.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
+        rounding: [R] See the function of that name.
         std_floor: See `group_relative`.
         credit: The settings.
 
@@ -239,12 +294,23 @@ def pooled(
     value = return_to_go(batch, process, outcome, credit=credit)
     group = batch.group_of_rollout[batch.rollout_of_step]
     return group_relative(
-        value, group, num_sets=batch.num_groups, std_floor=std_floor, credit=credit
+        value,
+        group,
+        rounding=rounding[batch.rollout_of_step],
+        num_sets=batch.num_groups,
+        std_floor=std_floor,
+        credit=credit,
     )
 
 
 def per_index(
-    batch: StepBatch, process: Tensor, outcome: Tensor, *, std_floor: float, credit: CreditConfig
+    batch: StepBatch,
+    process: Tensor,
+    outcome: Tensor,
+    *,
+    rounding: Tensor,
+    std_floor: float,
+    credit: CreditConfig,
 ) -> Tensor:
     """Compare the return of a step with those of the group's steps at the same position.
 
@@ -254,6 +320,7 @@ def per_index(
         batch: Whose steps are whose.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
+        rounding: [R] See the function of that name.
         std_floor: See `group_relative`.
         credit: The settings.
 
@@ -263,12 +330,24 @@ def per_index(
     value = return_to_go(batch, process, outcome, credit=credit)
     group = batch.group_of_rollout[batch.rollout_of_step]
     cell = group * batch.max_rollout_steps + batch.position_of_step
-    num_cells = batch.num_groups * batch.max_rollout_steps
-    return group_relative(value, cell, num_sets=num_cells, std_floor=std_floor, credit=credit)
+    return group_relative(
+        value,
+        cell,
+        rounding=rounding[batch.rollout_of_step],
+        num_sets=batch.num_groups * batch.max_rollout_steps,
+        std_floor=std_floor,
+        credit=credit,
+    )
 
 
 def trajectory(
-    batch: StepBatch, process: Tensor, outcome: Tensor, *, std_floor: float, credit: CreditConfig
+    batch: StepBatch,
+    process: Tensor,
+    outcome: Tensor,
+    *,
+    rounding: Tensor,
+    std_floor: float,
+    credit: CreditConfig,
 ) -> Tensor:
     """Compare the undiscounted sum of a rollout with those of its group, and give it to each step.
 
@@ -278,6 +357,7 @@ def trajectory(
         batch: Whose steps are whose.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
+        rounding: [R] See the function of that name.
         std_floor: See `group_relative`.
         credit: The settings.
 
@@ -288,7 +368,12 @@ def trajectory(
     without_steps = batch.step_offsets.diff() == 0
     group = batch.group_of_rollout.masked_fill(without_steps, batch.num_groups)
     by_rollout = group_relative(
-        total, group, num_sets=batch.num_groups + 1, std_floor=std_floor, credit=credit
+        total,
+        group,
+        rounding=rounding,
+        num_sets=batch.num_groups + 1,
+        std_floor=std_floor,
+        credit=credit,
     )
     return by_rollout[batch.rollout_of_step]
 
@@ -300,7 +385,13 @@ SCOPES = {"pooled": pooled, "per_index": per_index, "trajectory": trajectory}
 
 
 def joint(
-    batch: StepBatch, process: Tensor, outcome: Tensor, *, scope: str, credit: CreditConfig
+    batch: StepBatch,
+    process: Tensor,
+    outcome: Tensor,
+    *,
+    process_size: Tensor,
+    scope: str,
+    credit: CreditConfig,
 ) -> Tensor:
     """Compare the mixed return `w_p Q^process + w_o Q^outcome`.
 
@@ -310,6 +401,7 @@ def joint(
         batch: Whose steps are whose.
         process: [S] process rewards minus the baseline.
         outcome: [R] outcomes.
+        process_size: [R] See the function of that name.
         scope: A key of `SCOPES`.
         credit: The settings.
 
@@ -320,13 +412,22 @@ def joint(
         batch,
         credit.process_weight * process,
         credit.outcome_weight * outcome,
+        rounding=rounding(
+            batch, credit.process_weight * process_size, credit.outcome_weight * outcome
+        ),
         std_floor=credit.std_floor * credit.outcome_weight,
         credit=credit,
     )
 
 
 def decoupled(
-    batch: StepBatch, process: Tensor, outcome: Tensor, *, scope: str, credit: CreditConfig
+    batch: StepBatch,
+    process: Tensor,
+    outcome: Tensor,
+    *,
+    process_size: Tensor,
+    scope: str,
+    credit: CreditConfig,
 ) -> Tensor:
     """Compare the two returns apart: `w_p z(Q^process) + w_o z(Q^outcome)`.
 
@@ -336,6 +437,7 @@ def decoupled(
         batch: Whose steps are whose.
         process: [S] process rewards minus the baseline.
         outcome: [R] outcomes.
+        process_size: [R] See the function of that name.
         scope: A key of `SCOPES`.
         credit: The settings.
 
@@ -344,8 +446,22 @@ def decoupled(
     """
     compare, floor = SCOPES[scope], credit.std_floor
     no_process, no_outcome = torch.zeros_like(process), torch.zeros_like(outcome)
-    by_process = compare(batch, process, no_outcome, std_floor=floor, credit=credit)
-    by_outcome = compare(batch, no_process, outcome, std_floor=floor, credit=credit)
+    by_process = compare(
+        batch,
+        process,
+        no_outcome,
+        rounding=rounding(batch, process_size, no_outcome),
+        std_floor=floor,
+        credit=credit,
+    )
+    by_outcome = compare(
+        batch,
+        no_process,
+        outcome,
+        rounding=rounding(batch, no_outcome, outcome),
+        std_floor=floor,
+        credit=credit,
+    )
     return credit.process_weight * by_process + credit.outcome_weight * by_outcome
 
 

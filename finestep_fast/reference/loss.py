@@ -143,11 +143,13 @@ def token_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
 
 
 def step_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
-    """Return the log of the geometric mean of the ratios of a step.
+    """Return the log of the geometric mean of the ratios of a step, with each token's own gradient.
 
-    `log rho_t = mean over the tokens of s(t) of (logp - logp_old)`.
+    `log rho_t = stop_gradient(m_s(t) - logp_t) + logp_t` with m_s the mean of `logp - logp_old`
+    over the tokens of s. Without token weights the tokens of a step weigh the same, and the mean's
+    own gradient would be no other.
 
-    Source: ours, after GSPO (arXiv:2507.18071), one step long.
+    Source: ours, after GSPO-token (arXiv:2507.18071), one step long.
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
@@ -156,13 +158,39 @@ def step_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
     Returns:
         [N] log ratios, the same for all tokens of a step.
     """
-    return _mean_by(log_ratio, batch.step_of_policy_token, batch.num_steps)
+    mean = _mean_by(log_ratio, batch.step_of_policy_token, batch.num_steps)
+    return _with_gradient_of(log_ratio, mean)
 
 
 def rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
-    """Return the log of the geometric mean of the ratios of a rollout.
+    """Return the log of the geometric mean of the ratios of a rollout, with each token's gradient.
 
-    Source: GSPO (arXiv:2507.18071).
+    `log rho_t = stop_gradient(m_r(t) - logp_t) + logp_t` with m_r the mean of `logp - logp_old`
+    over the policy tokens of r. Each token is clipped, and moved, by the advantage of its own step.
+
+    Source: GSPO-token (arXiv:2507.18071, section 4.3), which is for advantages that differ within
+    a rollout.
+
+    Args:
+        log_ratio: [N] `logp_t - logp_old_t`.
+        batch: Whose tokens are whose.
+
+    Returns:
+        [N] log ratios, the same for all policy tokens of a rollout.
+    """
+    return _with_gradient_of(log_ratio, averaged_rollout_log_ratio(log_ratio, batch))
+
+
+def averaged_rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
+    """Return the log of the geometric mean of the ratios of a rollout, with the mean's gradient.
+
+    A token then moves by the mean of what all tokens of its rollout gain, whosever advantage that
+    is: step advantages that cancel leave no gradient. Where a rollout has one advantage, no token
+    weights and one aggregation weight (any but step_mean's), it is the gradient of
+    `rollout_log_ratio`. In cispo, whose ratio has no gradient, the two are always alike.
+
+    Source: GSPO (arXiv:2507.18071), whose rollouts have one advantage each. TRL's `sequence` level
+    is this form for advantages (B, T), too.
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
@@ -174,7 +202,12 @@ def rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
     return _mean_by(log_ratio, _rollout_of_policy_token(batch), batch.num_rollouts)
 
 
-RATIOS = {"token": token_log_ratio, "step": step_log_ratio, "rollout": rollout_log_ratio}
+RATIOS = {
+    "token": token_log_ratio,
+    "step": step_log_ratio,
+    "rollout": rollout_log_ratio,
+    "rollout_averaged": averaged_rollout_log_ratio,
+}
 
 
 # The surrogate: what is maximised
@@ -378,6 +411,11 @@ def _size_by(owner: Tensor, num_owners: int) -> Tensor:
     """[N] float64: how many policy tokens the owner of each policy token has."""
     one = torch.ones(owner.shape, dtype=torch.float64, device=owner.device)
     return one.new_zeros(num_owners).index_add(0, owner, one)[owner]
+
+
+def _with_gradient_of(own: Tensor, value: Tensor) -> Tensor:
+    """[N]: `value`, whose gradient is that of `own`."""
+    return value.detach() + (own - own.detach())
 
 
 def _mean_by(value: Tensor, owner: Tensor, num_owners: int) -> Tensor:

@@ -127,9 +127,15 @@ def loop_policy_loss(
     token_weight: Sequence[float],
     step_advantage: Sequence[float],
     token_bonus: Sequence[float] | None = None,
+    held_logp: Sequence[float] | None = None,
 ) -> float:
-    """The loss of the policy tokens of all rollouts, one after the other."""
+    """The loss of the policy tokens of all rollouts, one after the other.
+
+    Where `held_logp` is given, what carries no gradient is made of it, so that the derivative in
+    `token_logp` at `held_logp` is the gradient of the loss.
+    """
     logp, old, ref = token_logp, token_logp_old, token_logp_ref
+    held = logp if held_logp is None else held_logp
     num_tokens = sum(sum(rollout.step_length) for rollout in rollouts)
     num_steps = sum(len(rollout.step_length) for rollout in rollouts)
     total, token, step = 0.0, 0, 0
@@ -138,10 +144,14 @@ def loop_policy_loss(
         for length in rollout.step_length:
             of_step = range(token, token + length)
             for t in of_step:
-                shared = {"token": [t], "step": of_step, "rollout": of_rollout}[loss.ratio]
+                shared = {"token": [t], "step": of_step}.get(loss.ratio, of_rollout)
+                is_own = loss.kind == "ppo" and loss.ratio != "rollout_averaged"
+                value = logp if loss.kind == "ppo" and not is_own else held
                 ratio = math.exp(
-                    sum(max(-20.0, min(20.0, logp[i] - old[i])) for i in shared) / len(shared)
+                    sum(max(-20.0, min(20.0, value[i] - old[i])) for i in shared) / len(shared)
                 )
+                if is_own:
+                    ratio *= math.exp(logp[t] - held[t])
                 clipped = max(1 - loss.clip_low, min(1 + loss.clip_high, ratio))
                 a = step_advantage[step]
                 if loss.kind == "ppo":
