@@ -34,6 +34,9 @@ struct Torch {
   pybind11::str is_contiguous = "is_contiguous";
   pybind11::str data_ptr = "data_ptr";
   pybind11::str numel = "numel";
+  pybind11::str is_cpu = "is_cpu";
+  pybind11::str is_neg = "is_neg";
+  pybind11::str is_zerotensor = "_is_zerotensor";
 
   Torch() {
     const auto torch = pybind11::module_::import("torch");
@@ -93,7 +96,11 @@ struct pybind11::detail::type_caster<finestep::Memory> {
       return false;
     }
     const auto call = [&](const str& method) {
-      return reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
+      auto result = reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
+      if (!result) {  // as for a wrapper of torch.func, which has no storage
+        throw error_already_set();
+      }
+      return result;
     };
     const auto dtype = getattr(given, torch.dtype);
     const auto* known = std::ranges::find_if(
@@ -101,8 +108,16 @@ struct pybind11::detail::type_caster<finestep::Memory> {
     if (known == torch.dtypes.end() || !call(torch.is_contiguous).cast<bool>()) {
       return false;
     }
+    // Its memory would not be read as torch reads it, or there is none.
+    if (!getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>() ||
+        call(torch.is_zerotensor).cast<bool>()) {
+      return false;
+    }
     value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
     value.size = call(torch.numel).cast<std::int64_t>();
+    if (value.address == nullptr && value.size != 0) {  // as of a fake tensor
+      return false;
+    }
     value.dtype = static_cast<int>(known - torch.dtypes.begin());
     return true;
   }
