@@ -20,9 +20,10 @@ Value = TypeVar("Value")
 
 
 class _Once(Generic[Value]):
-    """What is worked out when first asked for: `functools.cached_property` that torch.compile reads.
+    """What is worked out when first asked for, as by `functools.cached_property`.
 
-    That one takes a lock, which cannot be traced; nor is anything kept that belongs to a graph.
+    That one takes a lock, which torch.compile cannot trace; and what belongs to a graph must not be
+    kept.
     """
 
     def __init__(self, work_out: Callable[[Any], Value]) -> None:
@@ -383,9 +384,11 @@ def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
 
 def _fake_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
     unknown = torch.library.get_ctx().new_dynamic_size
-    num_steps, num_groups, num_policy_tokens, max_rollout_steps = (unknown() for _ in range(4))
+    num_steps, num_group_offsets, num_policy_tokens, max_rollout_steps = (
+        unknown() for _ in range(4)
+    )
     num_rollouts = token_mask.shape[0]
-    sizes = (num_steps, num_steps, num_rollouts + 1, num_groups + 1, num_rollouts)
+    sizes = (num_steps, num_steps, num_rollouts + 1, num_group_offsets, num_rollouts)
     return tuple(
         token_mask.new_empty(size, dtype=torch.int64)
         for size in (*sizes, num_policy_tokens, num_policy_tokens, max_rollout_steps)
@@ -424,8 +427,8 @@ def _check_numbers(name: str, value: object, expected: str) -> None:
     kind = type(value)
     if value.is_meta or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise InputError(
-            f"{name} is a {kind.__name__} on {value.device}, whose numbers cannot be read; expected "
-            f"{expected}"
+            f"{name} is a {kind.__name__} on {value.device}, whose numbers cannot be read; "
+            f"expected {expected}"
         )
 
 

@@ -23,10 +23,12 @@ from finestep_fast.ops import cpp
 Count = float | Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-REALS = (*FLOATS, torch.int64, torch.int32, torch.bool, torch.uint8, torch.int16, torch.int8)
+NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8)
+REALS = (*NUMBERS, torch.bool)
 INT64 = (torch.int64,)
 _EXPECTED = {
     FLOATS: "floating point of 16, 32 or 64 bits",
+    NUMBERS: "integers, or floating point of 16, 32 or 64 bits",
     REALS: "real numbers: bool, integers, or floating point of 16, 32 or 64 bits",
     INT64: "int64",
 }
@@ -82,21 +84,22 @@ def is_wrapped(value: Tensor) -> bool:
 
 def has_tangent(value: Tensor) -> bool:
     """Whether forward-mode differentiation sees a tensor."""
-    return (
-        forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
-    )
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
 
 
 PLAIN = (Tensor, torch.nn.Parameter)
 
 
-def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether somebody looks at operators: a compiler, a mode, or a subclass of `Tensor`."""
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or any(value is not None and type(value) not in PLAIN for value in tensors)
+def is_opaque(*tensors: Tensor | None) -> bool:
+    """Whether there is no memory to look at: for a compiler, or a subclass of `Tensor`."""
+    return torch.compiler.is_compiling() or any(
+        value is not None and type(value) not in PLAIN for value in tensors
     )
+
+
+def is_traced(*tensors: Tensor | None) -> bool:
+    """Whether somebody looks at operators: who needs them, or a mode."""
+    return is_in_torch_dispatch_mode() or is_opaque(*tensors)
 
 
 def check_batch(batch: object) -> None:
@@ -267,11 +270,9 @@ def _check_device(name: str, value: Tensor, batch: StepBatch) -> None:
 def _check_count(name: str, count: object, batch: StepBatch) -> None:
     number = count
     if isinstance(count, Tensor):
-        check_tensor(name, count, REALS)
-        if count.numel() != 1 or count.dtype == torch.bool:
-            raise InputError(
-                f"{name} has shape {tuple(count.shape)} of {count.dtype}; expected one number"
-            )
+        check_tensor(name, count, NUMBERS)
+        if count.numel() != 1:
+            raise InputError(f"{name} has shape {tuple(count.shape)}; expected one number")
         _check_device(name, count, batch)
         if count.device.type != "cpu" or is_traced(count) or is_wrapped(count):
             return

@@ -49,7 +49,7 @@ def step_advantage(
 
     Returns:
         [S] advantages without gradient, float64 where a reward is, else float32; 0 where a step has
-        nobody to be compared with. On a GPU nobody looks at the rewards: a NaN makes its group's NaN.
+        nobody to be compared with. On a GPU nobody looks at the rewards: a NaN makes its group NaN.
 
     Raises:
         InputError: A shape, dtype or device does not fit the batch, or the implementation the

@@ -124,7 +124,7 @@ class Fused:
             loss,
             *_sizes(batch, token_logp, count),
         )
-        return LossOutput(value, _named(metrics, loss))
+        return LossOutput(value, named_metrics(metrics, loss))
 
     def step_policy_loss(
         self,
@@ -158,7 +158,7 @@ class Fused:
             loss,
             *_sizes(batch, token_logp, count),
         )
-        return LossOutput(value, _named(metrics, loss))
+        return LossOutput(value, named_metrics(metrics, loss))
 
     def _evaluated(
         self, op: Any, kernel: Callable[..., Any], token_logp: Tensor, *args: Any
@@ -324,7 +324,8 @@ def _named_sizes(sizes: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(names, sizes, strict=True))
 
 
-def _named(metrics: Tensor, loss: LossConfig) -> dict[str, Tensor]:
+def named_metrics(metrics: Tensor, loss: LossConfig) -> dict[str, Tensor]:
+    """Return scalars and advantages by position, one tensor, under their names."""
     num_scalars = len(SCALAR_METRICS)
     scalars, by_position = torch.split_with_sizes(
         metrics, (num_scalars, metrics.shape[0] - num_scalars)

@@ -69,8 +69,9 @@ def policy_loss(
         NaN (of all tokens that share its ratio); infinite ones are cut like any that lie far apart.
 
     Raises:
-        InputError: A shape, dtype or device does not fit, an advantage on the CPU is not finite, something the settings need is missing
-            or would be ignored, or the implementation does not fit the device.
+        InputError: A shape, dtype or device does not fit, an advantage on the CPU is not finite,
+            something the settings need is missing or would be ignored, or the implementation does
+            not fit the device.
         BuildError: The implementation was not built.
     """
     check_batch(batch)
