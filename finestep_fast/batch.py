@@ -95,7 +95,7 @@ class StepBatch:
         if torch.compiler.is_compiling():
             return cls._traced(token_mask, label)
         parts = _parts_of_mask(token_mask, label)
-        batch = cls(*parts, token_mask.numel())
+        batch = of_positions(parts, token_mask.numel())
         batch._look_at_sizes()
         return batch.to(token_mask.device)
 
@@ -104,7 +104,7 @@ class StepBatch:
         """The same where torch.compile looks: one operator, whose results have unknown sizes."""
         parts = torch.ops.finestep_fast.parts_of_mask(token_mask, label)
         *positions, policy_token, step_of_policy_token, rollouts_at_position = parts
-        batch = cls(*positions, token_mask.numel())
+        batch = of_positions(positions, token_mask.numel())
         known = {
             "policy_token": policy_token,
             "step_of_policy_token": step_of_policy_token,
@@ -322,6 +322,12 @@ class StepBatch:
         )
 
 
+def of_positions(positions: Sequence[Tensor], num_tokens: int) -> StepBatch:
+    """Return the batch of tensors that come in the order of its fields; nothing is looked at."""
+    start, end, offsets, group_offsets, group_rollouts = positions
+    return StepBatch(start, end, offsets, group_offsets, group_rollouts, num_tokens)
+
+
 _POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
 
 
@@ -375,7 +381,7 @@ def _parts_of_mask(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
 
 def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
     """The same, what tokens belong to steps, and one number for each position of a step."""
-    batch = StepBatch(*_parts_of_mask(token_mask, label), token_mask.numel())
+    batch = of_positions(_parts_of_mask(token_mask, label), token_mask.numel())
     positions = [getattr(batch, name) for name in _POSITIONS]
     rollouts_at_position = torch.bincount(batch.position_of_step)
     parts = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)

@@ -8,6 +8,7 @@ everywhere, the rule is NaN in, NaN out. Where somebody traces, there are no num
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -280,7 +281,8 @@ def _check_count(name: str, count: object, batch: StepBatch) -> None:
     if isinstance(number, bool) or not isinstance(number, Real):
         raise InputError(f"{name} is {shown(number)}; it must be a number above 0")
     own: int = getattr(batch, name)
-    if not (0 < number <= LARGEST or (number == 0 and own == 0)):
+    real: Any = number  # mypy does not know that the reals are ordered
+    if not (0 < real <= LARGEST or (real == 0 and own == 0)):
         raise InputError(
             f"{name} is {shown(number)}; it must be above 0 and finite, the batch has {own}"
         )

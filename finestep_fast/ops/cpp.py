@@ -46,7 +46,8 @@ def dense(tensor: Tensor) -> Tensor:
 
 def all_within(values: Tensor, low: float, high: float) -> bool:
     """Return whether all values lie between the bounds; a NaN never does."""
-    return core.all_within(values, low, high)
+    within: bool = core.all_within(values, low, high)
+    return within
 
 
 def step_advantage(

@@ -111,6 +111,6 @@ def rows_of(
             )
         coldest, hottest = (float(bound) for bound in each.aminmax())
         if not 0 < coldest <= hottest < float("inf"):
-            wrong = hottest if coldest > 0 else coldest
-            raise InputError(f"temperature holds {wrong}; it must be finite and above 0")
+            named = hottest if coldest > 0 else coldest
+            raise InputError(f"temperature holds {named}; it must be finite and above 0")
     return dense(chosen), dense(each)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from finestep_fast.batch import StepBatch
+from finestep_fast.batch import StepBatch, of_positions
 from finestep_fast.config import LossConfig
 from finestep_fast.ops.check import Count
 from finestep_fast.ops.fused import LIBRARY, named_metrics
@@ -81,17 +81,17 @@ class Given:
     @classmethod
     def of_flat(cls, *flat: Any) -> Given:
         """What `flat` came from."""
-        tokens, temperature, positions = flat[:4], flat[4:6], flat[6:11]
-        sizes, (step_advantage, count_tensor, count, entropy_weight, loss, rows) = (
-            flat[11:14],
-            flat[14:],
-        )
-        batch = StepBatch(*positions, num_tokens=tokens[0].numel())
+        target, token_logp_old, token_logp_ref, token_weight = flat[:4]
+        step_advantage, count_tensor, count, entropy_weight, loss, rows = flat[14:]
+        batch = of_positions(flat[6:11], target.numel())
         names = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
-        batch.__dict__.update(zip(names, sizes, strict=True))
+        batch.__dict__.update(zip(names, flat[11:14], strict=True))
         return cls(
-            *tokens,
-            given_temperature(*temperature),
+            target,
+            token_logp_old,
+            token_logp_ref,
+            token_weight,
+            given_temperature(*flat[4:6]),
             batch,
             step_advantage,
             count if count_tensor is None else count_tensor,

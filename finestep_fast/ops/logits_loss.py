@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -160,7 +161,8 @@ def logits_policy_loss(
     )
     if torch.compiler.is_compiling() and inplace:
         # What is overwritten cannot be part of a graph: it breaks here.
-        return torch.compiler.disable(_evaluated)(logits, given, inplace=True)
+        disabled: Callable[..., LossOutput] = torch.compiler.disable(_evaluated)
+        return disabled(logits, given, inplace=True)
     if is_opaque(logits):
         return _OPERATOR(
             logits, *given.flat(), max_rollout_steps=batch.max_rollout_steps, loss=loss
