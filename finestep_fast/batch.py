@@ -143,6 +143,8 @@ class StepBatch:
         """
         _check_size("num_tokens", num_tokens)
         try:
+            if isinstance(spans, str | bytes):
+                raise TypeError("it is text")
             counts = torch.tensor([len(rollout) for rollout in spans], dtype=torch.int64)
             flat = torch.tensor([(first, last) for rollout in spans for first, last in rollout])
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -158,7 +160,7 @@ class StepBatch:
             if num_tokens != len(spans) * row_length:
                 raise InputError(
                     f"num_tokens is {num_tokens}; expected {len(spans)} rows of row_length "
-                    f"{row_length} = {len(spans) * row_length}"
+                    f"{row_length} = {len(spans) * row_length}, one row for each of spans"
                 )
             row = torch.repeat_interleave(torch.arange(len(spans)), counts)
             _refuse_first((start < 0) | (end > row_length), start, end, f"[0, {row_length})", row)
@@ -182,6 +184,10 @@ class StepBatch:
             if part.ndim != 1 or part.dtype != torch.int64:
                 raise InputError(
                     f"{name} is {part.dtype} of shape {tuple(part.shape)}; expected 1-d int64"
+                )
+            if part.device != self.device:
+                raise InputError(
+                    f"{name} is on {part.device}; expected {self.device}, as step_start"
                 )
         _check_size("num_tokens", self.num_tokens)
 
@@ -267,7 +273,7 @@ class StepBatch:
             if torch.device(device) == self.device:
                 return self
             batch = self._moved(device)
-        except (TypeError, RuntimeError, AssertionError) as error:
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(f"device is {shown(device)}; it cannot be used: {error}") from error
         batch.__dict__["num_policy_tokens"] = self.num_policy_tokens
         batch.__dict__["max_rollout_steps"] = self.max_rollout_steps
@@ -439,8 +445,9 @@ def _check_numbers(name: str, value: object, expected: str) -> None:
 
 
 def _check_size(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 0:
-        raise InputError(f"{name} is {shown(value)}; expected an integer >= 0")
+    is_whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    if not is_whole or not 0 <= value < 2**63:  # type: ignore[operator]
+        raise InputError(f"{name} is {shown(value)}; expected an integer >= 0, of 64 bits")
 
 
 def _check_offsets(name: str, offsets: Tensor, num_parts: int, total: int) -> None:

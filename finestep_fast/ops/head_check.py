@@ -25,7 +25,7 @@ Temperature = float | Tensor
 def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse a head that does not fit the hidden states."""
     for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
-        if value is None:
+        if name == "bias" and value is None:
             continue
         check_tensor(name, value)
         if value.device != hidden.device:

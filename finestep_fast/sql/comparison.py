@@ -41,8 +41,14 @@ def checked_number(name: str, value: object, *, whole: bool) -> None:
 
 
 def listed(given: Any) -> list[Any] | None:
-    """The items of something iterable; None for anything else."""
-    return list(given) if isinstance(given, Iterable) else None
+    """The items of something iterable; None for text and anything else."""
+    if isinstance(given, str | bytes):
+        return None
+    try:
+        items = iter(given)
+    except TypeError:
+        return None
+    return list(items)
 
 
 def compare(
@@ -214,6 +220,8 @@ def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core
     Raises:
         InputError: A row or value is not one that SQLite gives.
     """
+    if isinstance(rows, str | bytes):
+        raise InputError(f"{name} is {shown(rows)}; expected rows")
     try:
         return _core.ReadyResult(rows, name, *settings)
     except ValueError as error:

@@ -314,7 +314,7 @@ def checked_limits(**limits: float) -> None:
 def checked_tuples(name: str, given: Any, parts: str) -> list[Any]:
     """The items of something iterable, unless one is no tuple of that many parts."""
     size = parts.count(",") + 1
-    items = None if isinstance(given, str | bytes) else listed(given)
+    items = listed(given)
     if items is None:
         raise InputError(f"{name} is {shown(given)}; expected tuples of ({parts})")
     for place, item in enumerate(items):
