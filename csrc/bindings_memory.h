@@ -34,6 +34,8 @@ struct Torch {
   pybind11::str is_contiguous = "is_contiguous";
   pybind11::str data_ptr = "data_ptr";
   pybind11::str numel = "numel";
+  pybind11::str dispatch = "__torch_dispatch__";
+  pybind11::object no_dispatch = tensor.attr(dispatch);
   pybind11::str is_cpu = "is_cpu";
   pybind11::str is_neg = "is_neg";
   pybind11::str is_zerotensor = "_is_zerotensor";
@@ -109,15 +111,13 @@ struct pybind11::detail::type_caster<finestep::Memory> {
       return false;
     }
     // Its memory would not be read as torch reads it, or there is none.
-    if (!getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>() ||
+    if (!getattr(given, torch.dispatch).is(torch.no_dispatch) ||
+        !getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>() ||
         call(torch.is_zerotensor).cast<bool>()) {
       return false;
     }
     value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
     value.size = call(torch.numel).cast<std::int64_t>();
-    if (value.address == nullptr && value.size != 0) {  // as of a fake tensor
-      return false;
-    }
     value.dtype = static_cast<int>(known - torch.dtypes.begin());
     return true;
   }

@@ -141,7 +141,7 @@ def tried_ops() -> dict[str, Tried]:
 def tried_batches() -> dict[str, Tried]:
     positions = {name.name: getattr(BATCH, name.name) for name in fields(BATCH)}
     by_dtype = "integers|one more|empty"  # what positions hold is checked by `validate`
-    accepted = {name: by_dtype for name in positions} | {"num_tokens": "zero|one"}
+    accepted = dict.fromkeys(positions, by_dtype) | {"num_tokens": "zero|one"}
     any_group = "integers|as a list"
     return {
         "StepBatch": Tried(ff.StepBatch, positions, accepted),
@@ -166,7 +166,8 @@ def tried_batches() -> dict[str, Tried]:
 
 def tried_configs() -> dict[str, Tried]:
     credit: dict[str, Any] = {
-        setting.name: getattr(ff.CreditConfig(), setting.name) for setting in fields(ff.CreditConfig)
+        setting.name: getattr(ff.CreditConfig(), setting.name)
+        for setting in fields(ff.CreditConfig)
     }
     loss: dict[str, Any] = {
         setting.name: getattr(ff.LossConfig(), setting.name) for setting in fields(ff.LossConfig)
@@ -308,4 +309,4 @@ def test_each_argument_refuses_by_name_what_it_cannot_use(name: str) -> None:
 def test_each_argument_of_sql_refuses_by_name_what_it_cannot_use(tmp_path: Path) -> None:
     database = written(tmp_path / "shop.sqlite")
     found = {name: silently_wrong(tried) for name, tried in tried_sql(database)}
-    assert found == dict.fromkeys(found, [])
+    assert found == {name: [] for name in found}

@@ -80,7 +80,9 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
 
 def is_wrapped(value: Tensor) -> bool:
     """Whether torch.func stands between us and the numbers of a tensor."""
-    return torch._C._functorch.is_functorch_wrapped_tensor(value)
+    functorch = torch._C._functorch
+    # The second is what autograd's batched gradients still use.
+    return functorch.is_functorch_wrapped_tensor(value) or functorch.is_legacy_batchedtensor(value)
 
 
 def has_tangent(value: Tensor) -> bool:
