@@ -96,7 +96,9 @@ class StepBatch:
             return cls._traced(token_mask, label)
         parts = _parts_of_mask(token_mask, label)
         batch = of_positions(parts, token_mask.numel())
-        batch._look_at_sizes()
+        start, end, offsets = (part.numpy() for part in parts[:3])
+        sizes = int((end - start).sum()), int((offsets[1:] - offsets[:-1]).max(initial=0)), True
+        batch.__dict__.update(zip(_SIZES, sizes, strict=True))
         return batch.to(token_mask.device)
 
     @classmethod
@@ -142,9 +144,9 @@ class StepBatch:
             InputError: A span is empty, out of range, out of order or overlaps another.
         """
         _check_size("num_tokens", num_tokens)
+        if type(spans) in (str, bytes):
+            raise InputError(f"spans is {shown(spans)}; expected a list for each rollout")
         try:
-            if isinstance(spans, str | bytes):
-                raise TypeError("it is text")
             counts = torch.tensor([len(rollout) for rollout in spans], dtype=torch.int64)
             flat = torch.tensor([(first, last) for rollout in spans for first, last in rollout])
         except (TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -275,9 +277,7 @@ class StepBatch:
             batch = self._moved(device)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(f"device is {shown(device)}; it cannot be used: {error}") from error
-        batch.__dict__["num_policy_tokens"] = self.num_policy_tokens
-        batch.__dict__["max_rollout_steps"] = self.max_rollout_steps
-        batch.__dict__["steps_ascend"] = self.steps_ascend
+        batch.__dict__.update({name: getattr(self, name) for name in _SIZES})
         return batch
 
     def _moved(self, device: torch.device | str) -> StepBatch:
@@ -334,6 +334,8 @@ def of_positions(positions: Sequence[Tensor], num_tokens: int) -> StepBatch:
     return StepBatch(start, end, offsets, group_offsets, group_rollouts, num_tokens)
 
 
+_SIZES = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
+"""What is read from the device at most once."""
 _POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
 
 

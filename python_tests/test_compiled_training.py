@@ -68,13 +68,17 @@ def token_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
 
 def logits_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
     loss = ff.LossConfig(kl="k3", kl_weight=0.1)
-    given = {"loss": loss, "token_logp_ref": OLD, "entropy_weight": 0.1}
+    given: dict[str, Any] = {"loss": loss, "token_logp_ref": OLD, "entropy_weight": 0.1}
     return ff.logits_policy_loss(actor.logits(), TARGET, OLD, batch, ADVANTAGE, **given)
 
 
 def linear_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
     weight, bias = actor.head.weight, actor.head.bias
-    given = {"bias": bias, "entropy_weight": 0.1, "temperature": torch.full((R, L), 0.7)}
+    given: dict[str, Any] = {
+        "bias": bias,
+        "entropy_weight": 0.1,
+        "temperature": torch.full((R, L), 0.7),
+    }
     return ff.linear_policy_loss(actor(), weight, TARGET, OLD, batch, ADVANTAGE, **given)
 
 

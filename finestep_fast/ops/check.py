@@ -155,7 +155,7 @@ def check_numbers(
     rule: str = "finite numbers",
 ) -> None:
     """Refuse a tensor on the CPU that holds anything but numbers from low to high."""
-    if value.device.type != "cpu" or is_traced(value) or is_wrapped(value):
+    if not value.is_cpu or is_traced(value) or is_wrapped(value):
         return
     if value.dtype in FLOATS:
         if cpp.NOT_BUILT is None and cpp.all_within(cpp.dense(value), low, high):

@@ -24,9 +24,10 @@ Temperature = float | Tensor
 
 def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse a head that does not fit the hidden states."""
-    for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
-        if name == "bias" and value is None:
-            continue
+    tensors = {"hidden": hidden, "weight": weight}
+    if bias is not None:
+        tensors["bias"] = bias
+    for name, value in tensors.items():
         check_tensor(name, value)
         if value.device != hidden.device:
             raise InputError(f"{name} is on {value.device}; expected {hidden.device}, as hidden")
