@@ -144,7 +144,8 @@ class StepBatch:
             InputError: A span is empty, out of range, out of order or overlaps another.
         """
         _check_size("num_tokens", num_tokens)
-        if type(spans) in (str, bytes):
+        kind: type = type(spans)
+        if kind in (str, bytes):
             raise InputError(f"spans is {shown(spans)}; expected a list for each rollout")
         try:
             counts = torch.tensor([len(rollout) for rollout in spans], dtype=torch.int64)

@@ -228,7 +228,6 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
         "fence": "True",
         "max_connections": "one",
         "gold_cache_bytes": "one",
-        "max_heap_bytes": "one",
         "grace_s": "one|a fraction",
         "predicted_rows": "an empty list",
         "gold_rows": "an empty list",
@@ -258,7 +257,7 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
         **limits,
         "max_connections": 2,
         "gold_cache_bytes": 1 << 20,
-        "max_heap_bytes": 1 << 30,
+        "max_heap_bytes": 2 << 30,
         "fence": False,
         "grace_s": 0.1,
     }
@@ -276,6 +275,8 @@ def silently_wrong(tried: Tried) -> list[str]:
     for name, right in tried.right.items():
         accepted = set(tried.accepted.get(name, "").split("|"))
         for what, value in values_for(right).items():
+            if (name, what) == ("max_heap_bytes", "one"):
+                continue  # the smallest limit that was ever asked for stays for the whole process
             if isinstance(right, type(value)) and what not in ("text", "empty text"):
                 same = value is right or (not isinstance(right, torch.Tensor) and value == right)
                 if same:
