@@ -230,6 +230,11 @@ void token_values(const Memory& step_value, const Memory& step_start, const Memo
                          num_threads);
 }
 
+bool all_within(const Memory& values, double low, double high) {
+  return std::ranges::all_of(numbers(values, values.size),
+                             [&](double value) { return low <= value && value <= high; });
+}
+
 constexpr auto kStepSpansDoc =
     "Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets "
     "[R+1]). `mask` is [R, L], C-contiguous.";
@@ -251,6 +256,7 @@ constexpr auto kStepPolicyLossDoc =
     "policy_loss of step_advantage, without its way through memory.";
 constexpr auto kTokenValuesDoc =
     "Write step_value [S] to the tokens of each step and 0 to all others of `out` [T].";
+constexpr auto kAllWithinDoc = "Whether low <= value <= high for all values; never for a NaN.";
 constexpr auto kScaleGradientDoc =
     "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
@@ -277,6 +283,8 @@ PYBIND11_MODULE(_core, m) {
         ReleaseGil());
   m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
         py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
+  m.def("all_within", &all_within, py::arg("values"), py::arg("low"), py::arg("high"),
+        kAllWithinDoc);
   finestep::bind_comparison(m);
   finestep::bind_logits_rows(m);
   finestep::bind_sql_runner(m);

@@ -34,6 +34,11 @@ struct Torch {
   pybind11::str is_contiguous = "is_contiguous";
   pybind11::str data_ptr = "data_ptr";
   pybind11::str numel = "numel";
+  pybind11::str dispatch = "__torch_dispatch__";
+  pybind11::object no_dispatch = tensor.attr(dispatch);
+  pybind11::str is_cpu = "is_cpu";
+  pybind11::str is_neg = "is_neg";
+  pybind11::str is_zerotensor = "_is_zerotensor";
 
   Torch() {
     const auto torch = pybind11::module_::import("torch");
@@ -93,12 +98,22 @@ struct pybind11::detail::type_caster<finestep::Memory> {
       return false;
     }
     const auto call = [&](const str& method) {
-      return reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
+      auto result = reinterpret_steal<object>(PyObject_CallMethodNoArgs(given.ptr(), method.ptr()));
+      if (!result) {  // as for a wrapper of torch.func, which has no storage
+        throw error_already_set();
+      }
+      return result;
     };
     const auto dtype = getattr(given, torch.dtype);
     const auto* known = std::ranges::find_if(
         torch.dtypes, [&](const object& candidate) { return candidate.is(dtype); });
     if (known == torch.dtypes.end() || !call(torch.is_contiguous).cast<bool>()) {
+      return false;
+    }
+    // Its memory would not be read as torch reads it, or there is none.
+    if (!getattr(given, torch.dispatch).is(torch.no_dispatch) ||
+        !getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>() ||
+        call(torch.is_zerotensor).cast<bool>()) {
       return false;
     }
     value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());

@@ -15,6 +15,7 @@ __all__: list[str] = [
     "ReadyResult",
     "SqlEngine",
     "SqliteLibrary",
+    "all_within",
     "compare_pairs",
     "expanded_ctes",
     "formats_are_literal",
@@ -130,6 +131,15 @@ class SqlEngine:
         """
         Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was called off. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists their places.
         """
+
+def all_within(
+    values: torch.Tensor,
+    low: typing.SupportsFloat | typing.SupportsIndex,
+    high: typing.SupportsFloat | typing.SupportsIndex,
+) -> bool:
+    """
+    Whether low <= value <= high for all values; never for a NaN.
+    """
 
 def compare_pairs(
     pairs: collections.abc.Sequence[tuple[typing.Any, typing.Any]],

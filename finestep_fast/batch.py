@@ -6,16 +6,44 @@ sequences (T = the sum of their lengths) and padded `[R, L]` tensors seen flat (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from typing import Any, Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
 
-from finestep_fast.errors import BuildError, InputError
+from finestep_fast.errors import BuildError, InputError, shown
 
 Span = tuple[int, int]
+Value = TypeVar("Value")
+
+
+class _Once(Generic[Value]):
+    """What is worked out when first asked for, as by `functools.cached_property`.
+
+    That one takes a lock, which torch.compile cannot trace; and what belongs to a graph must not be
+    kept.
+    """
+
+    def __init__(self, work_out: Callable[[Any], Value]) -> None:
+        self.work_out, self.__doc__ = work_out, work_out.__doc__
+        self.name = work_out.__name__
+
+    @overload
+    def __get__(self, batch: None, owner: type) -> _Once[Value]: ...
+
+    @overload
+    def __get__(self, batch: object, owner: type) -> Value: ...
+
+    def __get__(self, batch: object | None, owner: type) -> _Once[Value] | Value:
+        if batch is None:
+            return self
+        value = self.work_out(batch)
+        if not torch.compiler.is_compiling():
+            # No data descriptor: what is in __dict__, also of a frozen dataclass, comes first.
+            batch.__dict__[self.name] = value
+        return value
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,23 +85,38 @@ class StepBatch:
             InputError: A shape or dtype does not fit.
             BuildError: The compiled module is missing.
         """
+        _check_numbers("token_mask", token_mask, "bool [R, L]")
         if token_mask.ndim != 2 or token_mask.dtype not in (torch.bool, torch.uint8):
             raise InputError(
                 f"token_mask is {token_mask.dtype} of shape {tuple(token_mask.shape)}; "
                 "expected bool [R, L]"
             )
-        try:
-            import finestep_fast._core as core
-        except ImportError as error:
-            raise BuildError(
-                "StepBatch.from_mask needs the compiled module finestep_fast._core; "
-                "build it with `pip install .`, or use StepBatch.from_spans"
-            ) from error
-        mask = token_mask.detach().cpu().contiguous().numpy()
-        spans = core.step_spans(mask, torch.get_num_threads())
-        start, end, offsets = (torch.from_numpy(part) for part in spans)
-        groups = _groups(group_of_rollout, num_rollouts=token_mask.shape[0])
-        return cls(start, end, offsets, *groups, token_mask.numel()).to(token_mask.device)
+        label = _label(group_of_rollout, num_rollouts=token_mask.shape[0])
+        if torch.compiler.is_compiling():
+            return cls._traced(token_mask, label)
+        parts = _parts_of_mask(token_mask, label)
+        batch = of_positions(parts, token_mask.numel())
+        start, end, offsets = (part.numpy() for part in parts[:3])
+        sizes = int((end - start).sum()), int((offsets[1:] - offsets[:-1]).max(initial=0)), True
+        batch.__dict__.update(zip(_SIZES, sizes, strict=True))
+        return batch.to(token_mask.device)
+
+    @classmethod
+    def _traced(cls, token_mask: Tensor, label: Tensor) -> StepBatch:
+        """The same where torch.compile looks: one operator, whose results have unknown sizes."""
+        parts = torch.ops.finestep_fast.parts_of_mask(token_mask, label)
+        *positions, policy_token, step_of_policy_token, rollouts_at_position = parts
+        batch = of_positions(positions, token_mask.numel())
+        known = {
+            "policy_token": policy_token,
+            "step_of_policy_token": step_of_policy_token,
+            "num_policy_tokens": policy_token.shape[0],
+            "max_rollout_steps": rollouts_at_position.shape[0],
+            "steps_ascend": True,
+        }
+        for name, value in known.items():
+            object.__setattr__(batch, name, value)
+        return batch
 
     @classmethod
     def from_spans(
@@ -100,16 +143,27 @@ class StepBatch:
         Raises:
             InputError: A span is empty, out of range, out of order or overlaps another.
         """
-        counts = torch.tensor([len(rollout) for rollout in spans], dtype=torch.int64)
-        flat = [tuple(span) for rollout in spans for span in rollout]
-        if any(len(span) != 2 for span in flat):
-            raise InputError("spans holds something else than pairs (start, end)")
-        start, end = torch.tensor(flat, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        _check_size("num_tokens", num_tokens)
+        kind: type = type(spans)
+        if kind in (str, bytes):
+            raise InputError(f"spans is {shown(spans)}; expected a list for each rollout")
+        try:
+            counts = torch.tensor([len(rollout) for rollout in spans], dtype=torch.int64)
+            flat = torch.tensor([(first, last) for rollout in spans for first, last in rollout])
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise InputError(
+                f"spans is {shown(spans)}; expected a list for each rollout, of pairs (start, end) "
+                f"of integers: {error}"
+            ) from error
+        if flat.numel() and flat.dtype != torch.int64:
+            raise InputError(f"spans holds {flat.dtype}; expected pairs (start, end) of integers")
+        start, end = flat.long().reshape(-1, 2).unbind(1)
         if row_length is not None:
+            _check_size("row_length", row_length)
             if num_tokens != len(spans) * row_length:
                 raise InputError(
                     f"num_tokens is {num_tokens}; expected {len(spans)} rows of row_length "
-                    f"{row_length} = {len(spans) * row_length}"
+                    f"{row_length} = {len(spans) * row_length}, one row for each of spans"
                 )
             row = torch.repeat_interleave(torch.arange(len(spans)), counts)
             _refuse_first((start < 0) | (end > row_length), start, end, f"[0, {row_length})", row)
@@ -118,7 +172,27 @@ class StepBatch:
         groups = _groups(group_of_rollout, num_rollouts=len(spans))
         batch = cls(start.contiguous(), end.contiguous(), offsets, *groups, num_tokens)
         batch.validate()
+        batch._look_at_sizes()
         return batch
+
+    def __post_init__(self) -> None:
+        """Check kinds; `validate` looks at the positions.
+
+        Raises:
+            InputError: A field is not 1-d int64, or not a size.
+        """
+        for name in _POSITIONS:
+            part = getattr(self, name)
+            _check_plain(name, part, "1-d int64")
+            if part.ndim != 1 or part.dtype != torch.int64:
+                raise InputError(
+                    f"{name} is {part.dtype} of shape {tuple(part.shape)}; expected 1-d int64"
+                )
+            if part.device != self.device:
+                raise InputError(
+                    f"{name} is on {part.device}; expected {self.device}, as step_start"
+                )
+        _check_size("num_tokens", self.num_tokens)
 
     @property
     def num_steps(self) -> int:
@@ -135,22 +209,22 @@ class StepBatch:
         """G."""
         return self.group_offsets.shape[0] - 1
 
-    @cached_property
+    @_Once
     def num_policy_tokens(self) -> int:
         """N: tokens inside steps. Read from the device once, when first asked for."""
         return int((self.step_end - self.step_start).sum())
 
-    @cached_property
+    @_Once
     def max_rollout_steps(self) -> int:
         """Steps of the rollout that has most. Read from the device once, when first asked for."""
         return int(self.step_offsets.diff().max()) if self.num_rollouts else 0
 
-    @cached_property
+    @_Once
     def steps_ascend(self) -> bool:
         """Whether steps lie on the token axis in their order. Read once, when first asked for."""
         return bool((self.step_start[1:] >= self.step_end[:-1]).all())
 
-    @cached_property
+    @_Once
     def rollout_of_step(self) -> Tensor:
         """[S] int64: who made the step."""
         rollouts = torch.arange(self.num_rollouts, device=self.device)
@@ -158,13 +232,13 @@ class StepBatch:
             rollouts, self.step_offsets.diff(), output_size=self.num_steps
         )
 
-    @cached_property
+    @_Once
     def position_of_step(self) -> Tensor:
         """[S] int64: 0 for the first step of a rollout."""
         steps = torch.arange(self.num_steps, device=self.device)
         return steps - self.step_offsets[self.rollout_of_step]
 
-    @cached_property
+    @_Once
     def group_of_rollout(self) -> Tensor:
         """[R] int64: 0 .. G-1."""
         groups = torch.repeat_interleave(
@@ -174,7 +248,7 @@ class StepBatch:
         )
         return torch.empty_like(groups).scatter_(0, self.group_rollouts, groups)
 
-    @cached_property
+    @_Once
     def step_of_policy_token(self) -> Tensor:
         """[N] int64: the step that owns each policy token, ascending."""
         return torch.repeat_interleave(
@@ -183,7 +257,7 @@ class StepBatch:
             output_size=self.num_policy_tokens,
         )
 
-    @cached_property
+    @_Once
     def policy_token(self) -> Tensor:
         """[N] int64: flat positions of the tokens inside steps, step after step."""
         length = self.step_end - self.step_start
@@ -198,13 +272,13 @@ class StepBatch:
 
     def to(self, device: torch.device | str) -> StepBatch:
         """Return the same batch on a device; sizes known here are not asked for there again."""
-        if torch.device(device) == self.device:
-            return self
-        batch = self._moved(device)
-        # A frozen dataclass keeps its cached properties in __dict__.
-        batch.__dict__["num_policy_tokens"] = self.num_policy_tokens
-        batch.__dict__["max_rollout_steps"] = self.max_rollout_steps
-        batch.__dict__["steps_ascend"] = self.steps_ascend
+        try:
+            if torch.device(device) == self.device:
+                return self
+            batch = self._moved(device)
+        except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise InputError(f"device is {shown(device)}; it cannot be used: {error}") from error
+        batch.__dict__.update({name: getattr(self, name) for name in _SIZES})
         return batch
 
     def _moved(self, device: torch.device | str) -> StepBatch:
@@ -218,12 +292,6 @@ class StepBatch:
         Raises:
             InputError: What is wrong with which field, step or rollout.
         """
-        for field in fields(self):
-            part = getattr(self, field.name)
-            if isinstance(part, Tensor) and (part.ndim != 1 or part.dtype != torch.int64):
-                raise InputError(
-                    f"{field.name} is {part.dtype} of shape {tuple(part.shape)}; expected 1-d int64"
-                )
         if self.step_end.shape != self.step_start.shape:
             raise InputError(
                 f"step_end has shape {tuple(self.step_end.shape)}; expected "
@@ -235,6 +303,10 @@ class StepBatch:
         if not torch.equal(here.group_rollouts.sort().values, torch.arange(self.num_rollouts)):
             raise InputError("group_rollouts must hold every rollout 0 .. R-1 exactly once")
         here._check_spans()
+
+    def _look_at_sizes(self) -> None:
+        """Know the sizes from now on: where somebody traces, nobody can look."""
+        _ = self.num_policy_tokens, self.max_rollout_steps, self.steps_ascend
 
     def _check_spans(self) -> None:
         start, end, rollout = self.step_start, self.step_end, self.rollout_of_step
@@ -257,21 +329,128 @@ class StepBatch:
         )
 
 
+def of_positions(positions: Sequence[Tensor], num_tokens: int) -> StepBatch:
+    """Return the batch of tensors that come in the order of its fields; nothing is looked at."""
+    start, end, offsets, group_offsets, group_rollouts = positions
+    return StepBatch(start, end, offsets, group_offsets, group_rollouts, num_tokens)
+
+
+_SIZES = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
+"""What is read from the device at most once."""
+_POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
+
+
 def _groups(
     group_of_rollout: Tensor | Sequence[int], *, num_rollouts: int
 ) -> tuple[Tensor, Tensor]:
     """Return group_offsets [G+1] and group_rollouts [R] on the CPU."""
-    label = torch.as_tensor(group_of_rollout).cpu()
+    return _grouped(_label(group_of_rollout, num_rollouts=num_rollouts))
+
+
+def _label(group_of_rollout: Tensor | Sequence[int], *, num_rollouts: int) -> Tensor:
+    expected = f"integers of shape ({num_rollouts},), one for each rollout"
+    if isinstance(group_of_rollout, Tensor):
+        _check_numbers("group_of_rollout", group_of_rollout, expected)
+    try:
+        label = torch.as_tensor(group_of_rollout)
+    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+        raise InputError(
+            f"group_of_rollout is {shown(group_of_rollout)}; expected {expected}: {error}"
+        ) from error
     if num_rollouts == 0 and label.numel() == 0:
         label = label.long()
-    whole = not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool)
-    if tuple(label.shape) != (num_rollouts,) or not whole:
+    if tuple(label.shape) != (num_rollouts,) or label.dtype not in _INTEGERS:
         raise InputError(
-            f"group_of_rollout is {label.dtype} of shape {tuple(label.shape)}; expected integers "
-            f"of shape ({num_rollouts},), one for each rollout"
+            f"group_of_rollout is {label.dtype} of shape {tuple(label.shape)}; expected {expected}"
         )
-    _, group, size = torch.unique(label, return_inverse=True, return_counts=True)
+    return label
+
+
+def _grouped(label: Tensor) -> tuple[Tensor, Tensor]:
+    _, group, size = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
     return torch.cat([size.new_zeros(1), size.cumsum(0)]), group.argsort(stable=True)
+
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def _parts_of_mask(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+    """Return the positions of a batch on the CPU."""
+    try:
+        import finestep_fast._core as core
+    except ImportError as error:
+        raise BuildError(
+            "StepBatch.from_mask needs the compiled module finestep_fast._core; "
+            "build it with `pip install .`, or use StepBatch.from_spans"
+        ) from error
+    mask = token_mask.detach().cpu().contiguous().numpy()
+    spans = core.step_spans(mask, torch.get_num_threads())
+    return (*(torch.from_numpy(part) for part in spans), *_grouped(label))
+
+
+def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+    """The same, what tokens belong to steps, and one number for each position of a step."""
+    batch = of_positions(_parts_of_mask(token_mask, label), token_mask.numel())
+    positions = [getattr(batch, name) for name in _POSITIONS]
+    rollouts_at_position = torch.bincount(batch.position_of_step)
+    parts = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
+    return tuple(part.to(token_mask.device) for part in parts)
+
+
+def _fake_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
+    unknown = torch.library.get_ctx().new_dynamic_size
+    num_steps, num_group_offsets, num_policy_tokens, max_rollout_steps = (
+        unknown() for _ in range(4)
+    )
+    num_rollouts = token_mask.shape[0]
+    sizes = (num_steps, num_steps, num_rollouts + 1, num_group_offsets, num_rollouts)
+    return tuple(
+        token_mask.new_empty(size, dtype=torch.int64)
+        for size in (*sizes, num_policy_tokens, num_policy_tokens, max_rollout_steps)
+    )
+
+
+_LIBRARY = torch.library.Library("finestep_fast", "FRAGMENT")
+_LIBRARY.define(
+    f"parts_of_mask(Tensor token_mask, Tensor label) -> ({', '.join(['Tensor'] * 8)})",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_LIBRARY.impl("parts_of_mask", _traced_parts, "CompositeExplicitAutograd")
+torch.library.register_fake("finestep_fast::parts_of_mask", _fake_parts, lib=_LIBRARY)
+
+
+def _check_plain(name: str, value: object, expected: str) -> None:
+    """Refuse what is not a dense tensor with numbers of its own."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} is {shown(value)}; expected a tensor, {expected}")
+    if value.layout is not torch.strided or value.is_nested or value.is_quantized:
+        kind = "nested" if value.is_nested else value.layout
+        raise InputError(f"{name} is a {kind} tensor of {value.dtype}; expected {expected}, dense")
+    if torch.compiler.is_compiling():
+        return
+    if torch._C._functorch.is_functorch_wrapped_tensor(value):
+        raise InputError(
+            f"{name} is wrapped by torch.func (vmap, grad, jvp ...); expected a tensor of its own"
+        )
+
+
+def _check_numbers(name: str, value: object, expected: str) -> None:
+    """Refuse what is not a dense tensor whose numbers can be looked at."""
+    _check_plain(name, value, expected)
+    if torch.compiler.is_compiling() or not isinstance(value, Tensor):
+        return
+    kind = type(value)
+    if value.is_meta or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise InputError(
+            f"{name} is a {kind.__name__} on {value.device}, whose numbers cannot be read; "
+            f"expected {expected}"
+        )
+
+
+def _check_size(name: str, value: object) -> None:
+    is_whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
+    if not is_whole or not 0 <= value < 2**63:  # type: ignore[operator]
+        raise InputError(f"{name} is {shown(value)}; expected an integer >= 0, of 64 bits")
 
 
 def _check_offsets(name: str, offsets: Tensor, num_parts: int, total: int) -> None:

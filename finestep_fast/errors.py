@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_CHARS = 200
+
 
 class FinestepError(Exception):
     """Base of every exception that finestep_fast raises on purpose."""
@@ -13,3 +15,14 @@ class InputError(FinestepError, ValueError):
 
 class BuildError(FinestepError, ImportError):
     """Something asked for is not part of this installation; the message says how to get it."""
+
+
+def shown(value: object) -> str:
+    """Return how a value is written in a message: numbers shortly, nothing at length."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no integer of more than 4300 digits
+        return f"a {type(value).__name__} too long to be written out"
+    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."

@@ -124,7 +124,12 @@ def test_moving_keeps_positions_and_known_sizes() -> None:
         ([[(0, 2)], [(1, 3)]], 4, None, r"of rollout 1, .*; expected tokens that no other rollout"),
         ([[(0, 3)], [(1, 6)]], 10, 5, r"of rollout 1, is the span \(1, 6\); expected \[0, 5\)"),
         ([[(0, 3)]], 10, 5, "num_tokens is 10; expected 1 rows of row_length 5 = 5"),
-        ([[(0, 3, 1)]], 10, None, "spans holds something else than pairs"),
+        (
+            [[(0, 3, 1)]],
+            10,
+            None,
+            r"spans is .*; expected a list for each rollout, of pairs",
+        ),
     ],
 )
 def test_a_wrong_span_is_refused_by_name(

@@ -216,7 +216,7 @@ def test_a_second_derivative_is_refused() -> None:
         ({"num_steps": 3}, "num_policy_tokens is not given while num_steps is"),
         ({"weight": torch.zeros(3, 9).double()}, r"weight has shape \(3, 9\); expected \[V, 8\]"),
         ({"weight": torch.zeros(2, 8).double()}, r"target holds \d+; expected 0 .. 1, V is 2"),
-        ({"temperature": -1.0}, "temperature is -1.0; it must be above 0"),
+        ({"temperature": -1.0}, "temperature is -1; it must be > 0"),
         ({"impl": "fastest"}, "impl is 'fastest'; it must be one of 'auto', 'reference'"),
     ],
 )

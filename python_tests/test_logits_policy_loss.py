@@ -261,7 +261,7 @@ def test_without_a_need_for_a_gradient_nothing_is_overwritten(impl: str) -> None
         ({"inplace": True, "impl": "reference"}, "inplace is True for impl 'reference'"),
         ({"inplace": True}, "inplace is True for logits that are a leaf"),
         ({"impl": "fastest"}, "impl is 'fastest'; it must be one of"),
-        ({"temperature": 0}, "temperature is 0; it must be above 0"),
+        ({"temperature": 0}, "temperature is 0; it must be > 0"),
     ],
 )
 def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:

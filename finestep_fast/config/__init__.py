@@ -5,7 +5,7 @@ The trainer's own settings live beside the trainer and pass through the same loa
 
 from __future__ import annotations
 
-from finestep_fast.config.credit import PRESETS, CreditConfig, check_reward_balance
+from finestep_fast.config.credit import PRESETS, CreditConfig, as_credit, check_reward_balance
 from finestep_fast.config.load import (
     apply_overrides,
     as_mapping,
@@ -21,6 +21,7 @@ __all__ = [
     "CreditConfig",
     "LossConfig",
     "apply_overrides",
+    "as_credit",
     "as_mapping",
     "build",
     "check_reward_balance",

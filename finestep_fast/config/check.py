@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import math
+import sys
 from collections.abc import Iterable
 
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
+
+LARGEST = sys.float_info.max
+LARGEST_WHOLE = 2**63 - 1
+"""What the compiled module can count to."""
 
 
 def check_number(
@@ -29,15 +33,15 @@ def check_number(
     ]
     rule = " and ".join(rules) or "finite"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} is {value!r}; it must be a number {rule}")
+        raise InputError(f"{name} is {shown(value)}; it must be a number {rule}")
     inside = (
-        math.isfinite(value)
+        -LARGEST <= value <= LARGEST
         and (low is None or value >= low)
         and (above is None or value > above)
         and (high is None or value <= high)
     )
     if not inside:
-        raise InputError(f"{name} is {value:g}; it must be {rule}")
+        raise InputError(f"{name} is {shown(value)}; it must be {rule}")
 
 
 def check_whole(name: str, value: object, *, low: int) -> None:
@@ -46,8 +50,8 @@ def check_whole(name: str, value: object, *, low: int) -> None:
     Raises:
         InputError: The value breaks the rule.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InputError(f"{name} is {value!r}; it must be an integer >= {low}")
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST_WHOLE:
+        raise InputError(f"{name} is {shown(value)}; it must be an integer >= {low}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -57,7 +61,7 @@ def check_flag(name: str, value: object) -> None:
         InputError: The value is something else.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be true or false")
+        raise InputError(f"{name} is {shown(value)}; it must be true or false")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -67,8 +71,10 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
         InputError: The value is none of them.
     """
     known = list(choices)
-    if value not in known:
-        raise InputError(f"{name} is {value!r}; it must be {listing(known)}{nearest(value, known)}")
+    if not isinstance(value, str) or value not in known:
+        raise InputError(
+            f"{name} is {shown(value)}; it must be {listing(known)}{nearest(value, known)}"
+        )
 
 
 def listing(names: Iterable[str]) -> str:
@@ -79,7 +85,7 @@ def listing(names: Iterable[str]) -> str:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name that is most like the given one, or ''."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(name, list(known), n=1) if isinstance(name, str) else []
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -87,7 +93,7 @@ def unknown_name(where: str, kind: str, name: object, known: Iterable[str]) -> s
     """Return `where: unknown kind 'name'; did you mean 'x'?`, or the list of what is known."""
     known = list(known)
     guess = nearest(name, known) or f"; it must be {listing(known)}"
-    return placed(where, f"unknown {kind} {name!r}{guess}")
+    return placed(where, f"unknown {kind} {shown(name)}{guess}")
 
 
 def placed(where: str, text: str) -> str:

@@ -16,10 +16,12 @@ from finestep_fast.config.check import (
     check_flag,
     check_number,
     check_whole,
+    listing,
+    placed,
     unknown_name,
 )
 from finestep_fast.config.load import field_values
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 
 Scope = Literal["pooled", "per_index", "trajectory"]
 Std = Literal["sample", "population", "none"]
@@ -100,8 +102,7 @@ class CreditConfig:
         Raises:
             InputError: The name or a field is unknown, or a value is out of range.
         """
-        if name not in PRESETS:
-            raise InputError(unknown_name("credit", "preset", name, PRESETS))
+        _check_preset("credit", name)
         known = [field.name for field in fields(cls)]
         for key in changes:
             if key not in known:
@@ -111,9 +112,10 @@ class CreditConfig:
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any], *, where: str) -> Self:
         """Build from a file's section: an optional `preset` (else `finestep`) plus changes."""
+        if not isinstance(mapping, Mapping):
+            raise InputError(placed(where, f"is {shown(mapping)}; it must be a mapping"))
         name = mapping.get("preset", "finestep")
-        if name not in PRESETS:
-            raise InputError(unknown_name(where, "preset", name, PRESETS))
+        _check_preset(where, name)
         return replace(
             cls(**PRESETS[name]), **field_values(cls, mapping, where=where, extra=("preset",))
         )
@@ -147,6 +149,30 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }
 """Name -> the fields in which a method differs from `CreditConfig()`."""
+
+
+def as_credit(credit: object) -> CreditConfig:
+    """Return settings that are given as such or by the name of a preset.
+
+    Raises:
+        InputError: They are neither.
+    """
+    if isinstance(credit, CreditConfig):
+        return credit
+    if isinstance(credit, str):
+        _check_preset("credit", credit)
+        return _CONFIGS[credit]
+    raise InputError(
+        f"credit is {shown(credit)}; it must be a CreditConfig, or a preset: {listing(PRESETS)}"
+    )
+
+
+_CONFIGS = {name: CreditConfig(**changes) for name, changes in PRESETS.items()}
+
+
+def _check_preset(where: str, name: object) -> None:
+    if not isinstance(name, str) or name not in PRESETS:
+        raise InputError(unknown_name(where, "preset", name, PRESETS))
 
 
 def check_reward_balance(credit: CreditConfig, max_steps: int) -> None:

@@ -25,9 +25,10 @@ NEVER = tl.constexpr(1e9)
 
 @triton.jit
 def cut_log_ratio(x):
-    """Return a difference of logps cut to +- 20, and where it was not cut; a NaN stays one."""
-    cut = tl.where(x > 20.0, 20.0, tl.where(x < -20.0, -20.0, x))
-    return cut, (x >= -20.0) & (x <= 20.0)
+    """Return a difference of logps cut to +- 20, and where it was not cut; a NaN never is."""
+    is_above = x > 20.0
+    is_below = x < -20.0
+    return tl.where(is_above, 20.0, tl.where(is_below, -20.0, x)), (is_above | is_below) == 0
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def kl_terms(log_ratio_ref, m_inside, KL: tl.constexpr):
     """Return an estimate of the distance to the reference, and its slope in the logp."""
     if KL == K1:
         kl = -log_ratio_ref
-        slope = tl.zeros_like(log_ratio_ref) + 1.0
+        slope = 1.0 + (log_ratio_ref - log_ratio_ref)  # 1, or NaN
     elif KL == K2:
         kl = log_ratio_ref * log_ratio_ref * 0.5
         slope = -log_ratio_ref

@@ -34,6 +34,22 @@ def why_not(device: torch.device) -> str | None:
     return None if device.type == "cpu" else f"it takes CPU tensors, and these are on {device}"
 
 
+def dense(tensor: Tensor) -> Tensor:
+    """Return the tensor in memory that holds what torch reads: in a row, no sign left to apply."""
+    if not torch.compiler.is_compiling():
+        if tensor.is_neg():
+            tensor = tensor.resolve_neg()
+        elif tensor._is_zerotensor():
+            tensor = tensor.clone()
+    return tensor.contiguous()
+
+
+def all_within(values: Tensor, low: float, high: float) -> bool:
+    """Return whether all values lie between the bounds; a NaN never does."""
+    within: bool = core.all_within(values, low, high)
+    return within
+
+
 def step_advantage(
     step_reward: Tensor,
     rollout_outcome: Tensor,

@@ -7,10 +7,17 @@ from torch import Tensor
 
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
-from finestep_fast.config import CreditConfig
+from finestep_fast.config import CreditConfig, as_credit
 from finestep_fast.ops import cpp
-from finestep_fast.ops.check import check_batch, check_rewards, check_vector
-from finestep_fast.ops.fused import is_traced
+from finestep_fast.ops.check import (
+    check_batch,
+    check_impl,
+    check_rewards,
+    check_step_advantage,
+    has_tangent,
+    is_traced,
+    is_wrapped,
+)
 from finestep_fast.ops.impls import chosen
 
 FINESTEP = CreditConfig()
@@ -21,7 +28,7 @@ def step_advantage(
     step_reward: Tensor,
     rollout_outcome: Tensor,
     *,
-    credit: CreditConfig = FINESTEP,
+    credit: CreditConfig | str = FINESTEP,
     impl: str = "auto",
 ) -> Tensor:
     """Return what each step is worth against the others of its group.
@@ -36,23 +43,24 @@ def step_advantage(
     Args:
         batch: Whose steps are whose; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1], in the order of `batch.step_start`.
-        rollout_outcome: [R] outcomes, 1 where the rollout solved its task, else 0.
-        credit: The settings.
+        rollout_outcome: [R] finite outcomes, 1 where the rollout solved its task, else 0.
+        credit: The settings, or the name of a preset.
         impl: Who computes it; `auto` takes the fastest for the batch's device.
 
     Returns:
         [S] advantages without gradient, float64 where a reward is, else float32; 0 where a step has
-        nobody to be compared with.
+        nobody to be compared with. On a GPU nobody looks at the rewards: a NaN makes its group NaN.
 
     Raises:
         InputError: A shape, dtype or device does not fit the batch, or the implementation the
-            device.
+            device; on the CPU, a reward is not in [0, 1] or an outcome not finite.
         BuildError: The implementation was not built.
     """
     check_batch(batch)
+    check_impl(impl, {}, step_reward=step_reward, rollout_outcome=rollout_outcome)
     check_rewards(batch, step_reward, rollout_outcome)
     return chosen(impl, batch.device).step_advantage(
-        batch, step_reward, rollout_outcome, credit=credit
+        batch, step_reward, rollout_outcome, credit=as_credit(credit)
     )
 
 
@@ -70,13 +78,14 @@ def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:
         [T] advantages, 0 outside steps; differentiable with respect to `step_advantage`.
 
     Raises:
-        InputError: A shape, dtype or device does not fit the batch.
+        InputError: A shape, dtype or device does not fit the batch; on the CPU, an advantage is not
+            finite.
     """
     check_batch(batch)
-    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    check_step_advantage(batch, step_advantage)
     if _for_the_core(step_advantage):
         return cpp.token_values(
-            step_advantage.contiguous(), batch.step_start, batch.step_end, batch.num_tokens
+            cpp.dense(step_advantage), batch.step_start, batch.step_end, batch.num_tokens
         )
     return reference.token_advantage(batch, step_advantage)
 
@@ -86,5 +95,5 @@ def _for_the_core(value: Tensor) -> bool:
     return (
         value.is_floating_point()
         and cpp.why_not(value.device) is None
-        and not (differentiated or is_traced(value))
+        and not (differentiated or is_traced(value) or is_wrapped(value) or has_tangent(value))
     )

@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.ops import cpp
-from finestep_fast.ops.check import Count
+from finestep_fast.ops.check import Count, is_traced, is_wrapped
+from finestep_fast.ops.cpp import dense
 from finestep_fast.ops.settings import as_numbers, from_numbers
 from finestep_fast.reference import SCALAR_METRICS, LossOutput
 
@@ -85,7 +85,7 @@ class Fused:
         credit: CreditConfig,
     ) -> Tensor:
         """Return [S] advantages without gradient."""
-        by_operator = is_traced(step_reward)
+        by_operator = is_traced(step_reward, rollout_outcome)
         call = self.step_advantage_op if by_operator else self._step_advantage
         advantage: Tensor = call(
             *_rewards(step_reward, rollout_outcome),
@@ -113,10 +113,10 @@ class Fused:
         value, metrics = self._evaluated(
             self.policy_loss_op,
             self._policy_loss,
-            token_logp.contiguous(),
-            _contiguous(token_logp_old),
-            _contiguous(token_logp_ref),
-            _contiguous(token_weight),
+            dense(token_logp),
+            _dense(token_logp_old),
+            _dense(token_logp_ref),
+            _dense(token_weight),
             batch.step_start,
             batch.step_end,
             batch.step_offsets,
@@ -124,7 +124,7 @@ class Fused:
             loss,
             *_sizes(batch, token_logp, count),
         )
-        return LossOutput(value, _named(metrics, loss))
+        return LossOutput(value, named_metrics(metrics, loss))
 
     def step_policy_loss(
         self,
@@ -144,10 +144,10 @@ class Fused:
         value, metrics = self._evaluated(
             self.step_policy_loss_op,
             self._step_policy_loss,
-            token_logp.contiguous(),
-            _contiguous(token_logp_old),
-            _contiguous(token_logp_ref),
-            _contiguous(token_weight),
+            dense(token_logp),
+            _dense(token_logp_old),
+            _dense(token_logp_ref),
+            _dense(token_weight),
             batch.step_start,
             batch.step_end,
             batch.step_offsets,
@@ -158,13 +158,13 @@ class Fused:
             loss,
             *_sizes(batch, token_logp, count),
         )
-        return LossOutput(value, _named(metrics, loss))
+        return LossOutput(value, named_metrics(metrics, loss))
 
     def _evaluated(
         self, op: Any, kernel: Callable[..., Any], token_logp: Tensor, *args: Any
     ) -> tuple[Tensor, Tensor]:
         """Loss and metrics by the operator, or by its kernel where nobody looks."""
-        if is_traced(token_logp):
+        if is_traced(token_logp, *(arg for arg in args if isinstance(arg, Tensor))):
             loss, _, metrics = op(token_logp, *map(as_numbers, args))
         elif torch.is_grad_enabled() and token_logp.requires_grad:
             loss, _, metrics = _Loss.apply(token_logp, self, kernel, True, args)  # type: ignore[no-untyped-call]
@@ -272,9 +272,9 @@ class _Loss(torch.autograd.Function):
                 for tensor, rest in zip(tensors, ctx.rest, strict=True)
             )
             _, gradient, _ = ctx.call(token_logp, *args)
-        if ctx.is_ours and not is_traced(scale):
+        if ctx.is_ours and not (is_traced(scale) or is_wrapped(scale)):
             step_start, step_end = tensors[3:5]
-            ctx.module.scale_gradient_(gradient, scale, step_start, step_end)
+            ctx.module.scale_gradient_(gradient, dense(scale), step_start, step_end)
         else:
             gradient = torch.where(gradient == 0, gradient, gradient * scale)
         return gradient.to(token_logp.dtype), None, None, None, None
@@ -285,44 +285,32 @@ def _below_autograd(op: Any, *args: Any) -> Any:
         return op(*args)
 
 
-def is_traced(tensor: Tensor) -> bool:
-    """Whether somebody looks at operators: a compiler, a mode, or a subclass of `Tensor`."""
-    return (
-        torch.compiler.is_compiling()
-        or is_in_torch_dispatch_mode()
-        or type(tensor) not in (Tensor, torch.nn.Parameter)
-    )
-
-
 def _kernels() -> ModuleType:
     import finestep_fast.kernels as kernels
 
     return kernels
 
 
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+def _dense(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else dense(tensor)
 
 
 def _number(value: Tensor) -> Tensor:
     """As float64 where it is that, else as float32."""
-    return value.to(torch.promote_types(value.dtype, torch.float32)).contiguous()
+    return dense(value.to(torch.promote_types(value.dtype, torch.float32)))
 
 
 def _rewards(step_reward: Tensor, rollout_outcome: Tensor) -> tuple[Tensor, Tensor]:
     dtype = torch.promote_types(step_reward.dtype, rollout_outcome.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
-    return (
-        step_reward.detach().to(dtype).contiguous(),
-        rollout_outcome.detach().to(dtype).contiguous(),
-    )
+    return dense(step_reward.detach().to(dtype)), dense(rollout_outcome.detach().to(dtype))
 
 
 def _sizes(batch: StepBatch, token_logp: Tensor, count: Count | None) -> tuple[Any, ...]:
     """The arguments that `_SIZES` lists."""
     is_tensor = isinstance(count, Tensor)
     return (
-        count.reshape(()) if isinstance(count, Tensor) else None,
+        dense(count.detach().reshape(())) if isinstance(count, Tensor) else None,
         None if is_tensor or count is None else float(count),
         batch.num_policy_tokens,
         batch.max_rollout_steps,
@@ -336,7 +324,8 @@ def _named_sizes(sizes: tuple[Any, ...]) -> dict[str, Any]:
     return dict(zip(names, sizes, strict=True))
 
 
-def _named(metrics: Tensor, loss: LossConfig) -> dict[str, Tensor]:
+def named_metrics(metrics: Tensor, loss: LossConfig) -> dict[str, Tensor]:
+    """Return scalars and advantages by position, one tensor, under their names."""
     num_scalars = len(SCALAR_METRICS)
     scalars, by_position = torch.split_with_sizes(
         metrics, (num_scalars, metrics.shape[0] - num_scalars)

@@ -136,7 +136,7 @@ class Head:
         """Return the gradient of `hidden`: that of the rows [N, D] in their places, else 0."""
         if self.tokens is None:
             return of_rows.view(hidden.shape)
-        every = torch.zeros_like(hidden, memory_format=torch.contiguous_format)
+        every = torch.zeros_like(hidden, dtype=of_rows.dtype, memory_format=torch.contiguous_format)
         every.view(-1, hidden.shape[-1]).index_copy_(0, self.tokens, of_rows)
         return every
 

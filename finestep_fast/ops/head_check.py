@@ -6,26 +6,29 @@ import torch
 from torch import Tensor
 
 from finestep_fast.batch import StepBatch
-from finestep_fast.config import LossConfig
+from finestep_fast.config.check import check_number
 from finestep_fast.errors import InputError
-from finestep_fast.ops.check import check_batch
+from finestep_fast.ops.check import (
+    INT64,
+    NUMBERS,
+    check_batch,
+    check_like,
+    check_tensor,
+    is_traced,
+    is_wrapped,
+)
+from finestep_fast.ops.cpp import dense
 
 Temperature = float | Tensor
 
 
 def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     """Refuse a head that does not fit the hidden states."""
-    for name, value in (("hidden", hidden), ("weight", weight), ("bias", bias)):
-        if value is None:
-            continue
-        if not value.is_floating_point():
-            raise InputError(f"{name} is {value.dtype}; expected floating point")
-        if hasattr(value, "full_tensor"):
-            raise InputError(
-                f"{name} is a DTensor, in pieces on several processes; expected a whole tensor: "
-                "call the op in the forward of the module that fully_shard wraps, or hand over "
-                f"{name}.full_tensor(grad_placements=[Partial()])"
-            )
+    tensors = {"hidden": hidden, "weight": weight}
+    if bias is not None:
+        tensors["bias"] = bias
+    for name, value in tensors.items():
+        check_tensor(name, value)
         if value.device != hidden.device:
             raise InputError(f"{name} is on {value.device}; expected {hidden.device}, as hidden")
         if value.dtype != hidden.dtype and not torch.is_autocast_enabled(hidden.device.type):
@@ -47,14 +50,14 @@ def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 def check_logits(logits: Tensor) -> None:
     """Refuse what is not [T, V] or [R, L, V] floating point."""
-    if not logits.is_floating_point():
-        raise InputError(f"logits is {logits.dtype}; expected floating point")
+    check_tensor("logits", logits)
     if logits.dim() not in (2, 3) or logits.shape[-1] == 0:
         raise InputError(f"logits has shape {tuple(logits.shape)}; expected [T, V] or [R, L, V]")
 
 
 def check_target(name: str, source: Tensor, target: Tensor, batch: StepBatch | None) -> None:
     """Refuse a target that is not int64 of the shape of its source, or does not fit the batch."""
+    check_tensor("target", target, INT64)
     if batch is not None:
         check_batch(batch)
         if target.numel() != batch.num_tokens:
@@ -66,8 +69,6 @@ def check_target(name: str, source: Tensor, target: Tensor, batch: StepBatch | N
             raise InputError(
                 f"target is on {target.device}; expected {batch.device}, the device of the batch"
             )
-    if target.dtype != torch.int64:
-        raise InputError(f"target is {target.dtype}; expected int64")
     if target.shape != source.shape[:-1]:
         raise InputError(
             f"target has shape {tuple(target.shape)}; expected {tuple(source.shape[:-1])}, the "
@@ -77,38 +78,12 @@ def check_target(name: str, source: Tensor, target: Tensor, batch: StepBatch | N
         raise InputError(f"target is on {target.device}; expected {source.device}, as {name}")
 
 
-def check_beside_target(
-    target: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    *,
-    loss: LossConfig,
-) -> None:
-    """Refuse token tensors that do not have the shape and device of the target."""
-    if (token_logp_ref is None) != (loss.kl is None):
-        given = "not given" if token_logp_ref is None else "given"
-        raise InputError(
-            f"token_logp_ref is {given} while loss.kl is {loss.kl!r}; expected both or neither"
-        )
-    for name, value in (
-        ("token_logp_old", token_logp_old),
-        ("token_logp_ref", token_logp_ref),
-        ("token_weight", token_weight),
-    ):
-        if value is None:
-            continue
-        _check_shape(name, value, target)
-        if not value.is_floating_point():
-            raise InputError(f"{name} is {value.dtype}; expected floating point")
-
-
 def check_temperature(temperature: Temperature, target: Tensor) -> None:
     """Refuse a temperature that is not one number above 0, or one for each token."""
     if isinstance(temperature, Tensor):
-        _check_shape("temperature", temperature, target)
-    elif not 0 < temperature < float("inf"):
-        raise InputError(f"temperature is {temperature}; it must be above 0")
+        check_like("temperature", temperature, "target", target, NUMBERS)
+    else:
+        check_number("temperature", temperature, above=0)
 
 
 def rows_of(
@@ -118,7 +93,7 @@ def rows_of(
 
     Raises:
         InputError: A target lies outside the vocabulary, or a temperature is not above 0; on a
-            device other than the CPU nobody looks.
+            device other than the CPU, or where somebody traces, nobody looks.
     """
     flat = target.reshape(-1)
     chosen = flat if tokens is None else flat[tokens]
@@ -127,24 +102,16 @@ def rows_of(
         each = each if tokens is None else each[tokens]
     else:
         each = torch.full(chosen.shape, temperature, dtype=torch.float64, device=target.device)
-    if target.device.type == "cpu" and chosen.numel():
+    unseen = is_traced(chosen, each) or is_wrapped(chosen) or is_wrapped(each)
+    if target.device.type == "cpu" and not unseen and chosen.numel():
         smallest, largest = (int(bound) for bound in chosen.aminmax())
         if smallest < 0 or largest >= vocabulary:
             wrong = smallest if smallest < 0 else largest
             raise InputError(
                 f"target holds {wrong}; expected 0 .. {vocabulary - 1}, V is {vocabulary}"
             )
-        coldest = float(each.min())
-        if not coldest > 0:
-            raise InputError(f"temperature holds {coldest}; it must be above 0")
-    return chosen.contiguous(), each.contiguous()
-
-
-def _check_shape(name: str, value: Tensor, target: Tensor) -> None:
-    if value.shape != target.shape:
-        raise InputError(
-            f"{name} has shape {tuple(value.shape)}; expected {tuple(target.shape)}, the shape of "
-            "target"
-        )
-    if value.device != target.device:
-        raise InputError(f"{name} is on {value.device}; expected {target.device}, as target")
+        coldest, hottest = (float(bound) for bound in each.aminmax())
+        if not 0 < coldest <= hottest < float("inf"):
+            named = hottest if coldest > 0 else coldest
+            raise InputError(f"temperature holds {named}; it must be finite and above 0")
+    return dense(chosen), dense(each)

@@ -12,25 +12,40 @@ from torch.autograd.function import once_differentiable
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
-from finestep_fast.ops.check import Count, check_batch, check_vector, loss_count
+from finestep_fast.config.check import check_number, check_whole
+from finestep_fast.ops.check import (
+    Count,
+    check_batch,
+    check_beside,
+    check_impl,
+    check_loss,
+    check_step_advantage,
+    is_opaque,
+    loss_count,
+)
 from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
 from finestep_fast.ops.head_check import (
     Temperature,
-    check_beside_target,
     check_head,
     check_target,
     check_temperature,
+    rows_of,
 )
-from finestep_fast.ops.impls import IMPLEMENTATIONS
+from finestep_fast.ops.head_operators import (
+    GIVEN,
+    Given,
+    LossOperator,
+    as_outside,
+    fake_metrics,
+    packed,
+)
 from finestep_fast.ops.loss import PPO
 from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL, chosen_rows
-from finestep_fast.ops.token_logp import handed_over, head_of
-from finestep_fast.ops.tracing import untraced
+from finestep_fast.ops.row_impls import chosen_rows
+from finestep_fast.ops.token_logp import handed_over, head_of, product_dtype
 from finestep_fast.reference import LossOutput
 
 
-@untraced
 def linear_policy_loss(
     hidden: Tensor,
     weight: Tensor,
@@ -93,19 +108,37 @@ def linear_policy_loss(
         `entropy`, the mean over policy tokens.
 
     Raises:
-        InputError: A shape, dtype, device, target or temperature does not fit, something the
-            settings need is missing or would be ignored, or a tensor is in pieces.
+        InputError: A shape, dtype, device, target or temperature does not fit, an advantage on the
+            CPU is not finite, something the settings need is missing or would be ignored, or a
+            tensor is in pieces.
         BuildError: The implementation was not built.
     """
     check_batch(batch)
+    check_loss(loss)
+    check_impl(
+        impl,
+        {"hidden": hidden, "weight": weight, "bias": bias},
+        target=target,
+        token_logp_old=token_logp_old,
+        token_logp_ref=token_logp_ref,
+        token_weight=token_weight,
+        step_advantage=step_advantage,
+        temperature=temperature,
+        num_policy_tokens=num_policy_tokens,
+        num_rollouts=num_rollouts,
+        num_steps=num_steps,
+    )
     check_head(hidden, weight, bias)
     check_target("hidden", hidden, target, batch)
-    check_beside_target(target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_beside("target", target, token_logp_old, token_logp_ref, token_weight, loss=loss)
     check_temperature(temperature, target)
-    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    check_number("entropy_weight", entropy_weight, low=0)
+    check_whole("chunk_bytes", chunk_bytes, low=1)
+    check_step_advantage(batch, step_advantage)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     name = chosen_rows(impl, hidden.device)
     if name is None:
+        rows_of(target, temperature, batch.policy_token, vocabulary=weight.shape[0])
         return reference.linear_policy_loss(
             hidden,
             weight,
@@ -121,19 +154,41 @@ def linear_policy_loss(
             token_logp_ref=token_logp_ref,
             token_weight=token_weight,
         )
-    policy = PolicyTokens.of(
-        batch,
+    given = Given(
+        target,
         token_logp_old,
         token_logp_ref,
         token_weight,
+        temperature,
+        batch,
         step_advantage,
-        loss=loss,
-        count=count,
-        entropy_weight=entropy_weight,
-        impl=IMPLEMENTATIONS[POLICY_LOSS_IMPL[name]],
+        count,
+        entropy_weight,
+        loss,
+        name,
     )
-    head = head_of(hidden, weight, target, batch, temperature, rows=name, chunk_bytes=chunk_bytes)
-    return _evaluated(hidden, weight, bias, _Problem(head, policy))
+    dtype = product_dtype(hidden, weight)
+    if is_opaque(hidden, weight, bias):
+        return _OPERATOR(
+            *(hidden, weight, bias, dtype, chunk_bytes, *given.flat()),
+            max_rollout_steps=batch.max_rollout_steps,
+            loss=loss,
+        )
+    return _evaluated(hidden, weight, bias, _problem(given, weight, dtype, chunk_bytes))
+
+
+def _problem(given: Given, weight: Tensor, dtype: torch.dtype, chunk_bytes: int) -> _Problem:
+    policy = given.policy()
+    head = head_of(
+        weight,
+        given.target,
+        given.batch,
+        given.temperature,
+        rows=given.rows,
+        dtype=dtype,
+        chunk_bytes=chunk_bytes,
+    )
+    return _Problem(head, policy)
 
 
 @dataclass
@@ -232,3 +287,57 @@ class _LinearLoss(torch.autograd.Function):
                 _, gradients = ctx.problem.run(hidden, weight, bias, needs)
             given = (hidden, weight, bias, ctx.problem.head)
             return *handed_over(gradients, *given, scale=scale), None
+
+
+# Where somebody traces
+
+
+def _in_one_piece(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    chunk_bytes: int,
+    *flat: Any,
+) -> tuple[Tensor, ...]:
+    problem = _problem(Given.of_flat(*flat[:-3]), weight, dtype, chunk_bytes)
+    needs = Needs(*flat[-3:])
+    with as_outside(hidden.device.type):
+        loss, gradients = problem.run(hidden.detach(), weight.detach(), bias, needs)
+        of_hidden = gradients.hidden
+        if of_hidden is not None:
+            of_hidden = problem.head.scattered(of_hidden, hidden)
+    leaves = zip((of_hidden, *gradients[1:]), (hidden, weight, bias), strict=True)
+    made = [
+        hidden.new_empty(0) if gradient is None else gradient.to(_waiting(leaf))
+        for gradient, leaf in leaves
+    ]
+    return loss, *made, packed(problem.metrics)
+
+
+def _fake(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, _: int, *flat: Any
+) -> tuple[Tensor, ...]:
+    wide = torch.promote_types(dtype, torch.float32)
+    made = [
+        hidden.new_empty(leaf.shape, dtype=_waiting(leaf))
+        if leaf is not None and is_needed
+        else hidden.new_empty(0)
+        for leaf, is_needed in zip((hidden, weight, bias), flat[-3:], strict=True)
+    ]
+    return hidden.new_empty((), dtype=wide), *made, fake_metrics(hidden, flat, wide)
+
+
+def _waiting(leaf: Tensor | None) -> torch.dtype:
+    """In what type a gradient waits for its scale: float16 would lose small ones."""
+    assert leaf is not None
+    return torch.float32 if leaf.dtype == torch.float16 else leaf.dtype
+
+
+_OPERATOR = LossOperator(
+    "linear_policy_loss",
+    f"Tensor hidden, Tensor weight, Tensor? bias, ScalarType dtype, SymInt chunk_bytes, {GIVEN}",
+    _in_one_piece,
+    _fake,
+    num_leaves=3,
+)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,26 +14,41 @@ from torch.autograd.function import once_differentiable
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
+from finestep_fast.config.check import check_flag, check_number
 from finestep_fast.errors import InputError
-from finestep_fast.ops.check import Count, check_batch, check_vector, loss_count
+from finestep_fast.ops.check import (
+    Count,
+    check_batch,
+    check_beside,
+    check_impl,
+    check_loss,
+    check_step_advantage,
+    is_opaque,
+    loss_count,
+)
+from finestep_fast.ops.cpp import dense
 from finestep_fast.ops.head_check import (
     Temperature,
-    check_beside_target,
     check_logits,
     check_target,
     check_temperature,
     rows_of,
 )
-from finestep_fast.ops.impls import IMPLEMENTATIONS
+from finestep_fast.ops.head_operators import (
+    GIVEN,
+    Given,
+    LossOperator,
+    as_outside,
+    fake_metrics,
+    packed,
+)
 from finestep_fast.ops.loss import PPO
 from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL, ROWS, chosen_rows
+from finestep_fast.ops.row_impls import ROWS, chosen_rows
 from finestep_fast.ops.rows import NamedRows, Rows, RowsAtOnce
-from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import LossOutput
 
 
-@untraced
 def logits_policy_loss(
     logits: Tensor,
     target: Tensor,
@@ -92,15 +108,31 @@ def logits_policy_loss(
         BuildError: The implementation was not built.
     """
     check_batch(batch)
+    check_loss(loss)
+    check_impl(
+        impl,
+        {"logits": logits},
+        target=target,
+        token_logp_old=token_logp_old,
+        token_logp_ref=token_logp_ref,
+        token_weight=token_weight,
+        step_advantage=step_advantage,
+        temperature=temperature,
+        num_policy_tokens=num_policy_tokens,
+        num_rollouts=num_rollouts,
+        num_steps=num_steps,
+    )
     check_logits(logits)
     check_target("logits", logits, target, batch)
-    check_beside_target(target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_beside("target", target, token_logp_old, token_logp_ref, token_weight, loss=loss)
     check_temperature(temperature, target)
-    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    check_number("entropy_weight", entropy_weight, low=0)
+    check_step_advantage(batch, step_advantage)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     name = chosen_rows(impl, logits.device)
     _check_inplace(logits, name, inplace=inplace)
     if name is None:
+        rows_of(target, temperature, batch.policy_token, vocabulary=logits.shape[-1])
         return reference.logits_policy_loss(
             logits,
             target,
@@ -114,19 +146,32 @@ def logits_policy_loss(
             token_logp_ref=token_logp_ref,
             token_weight=token_weight,
         )
-    policy = PolicyTokens.of(
-        batch,
+    given = Given(
+        target,
         token_logp_old,
         token_logp_ref,
         token_weight,
+        temperature,
+        batch,
         step_advantage,
-        loss=loss,
-        count=count,
-        entropy_weight=entropy_weight,
-        impl=IMPLEMENTATIONS[POLICY_LOSS_IMPL[name]],
+        count,
+        entropy_weight,
+        loss,
+        name,
     )
-    chosen, each = rows_of(target, temperature, batch.policy_token, vocabulary=logits.shape[-1])
-    problem = _Problem(batch, chosen, each, ROWS[name], policy, inplace)
+    if torch.compiler.is_compiling() and inplace:
+        # What is overwritten cannot be part of a graph: it breaks here.
+        disabled: Callable[..., LossOutput] = torch.compiler.disable(_evaluated)
+        return disabled(logits, given, inplace=True)
+    if is_opaque(logits):
+        return _OPERATOR(
+            logits, *given.flat(), max_rollout_steps=batch.max_rollout_steps, loss=loss
+        )
+    return _evaluated(logits, given, inplace=inplace)
+
+
+def _evaluated(logits: Tensor, given: Given, *, inplace: bool) -> LossOutput:
+    problem = _problem(given, logits.shape[-1], inplace=inplace)
     with torch.autocast(logits.device.type, enabled=False):
         if torch.is_grad_enabled() and logits.requires_grad:
             value = _LogitsLoss.apply(logits, problem)  # type: ignore[no-untyped-call]
@@ -135,12 +180,19 @@ def logits_policy_loss(
     return LossOutput(value, problem.metrics)
 
 
+def _problem(given: Given, vocabulary: int, *, inplace: bool) -> _Problem:
+    policy = given.policy()
+    looked_at = given.target_and_temperature(vocabulary)
+    return _Problem(given.batch, *looked_at, ROWS[given.rows], policy, inplace)
+
+
 def _check_inplace(logits: Tensor, name: str | None, *, inplace: bool) -> None:
+    check_flag("inplace", inplace)
     if not inplace:
         return
     if name is None:
         raise InputError("inplace is True for impl 'reference'; it must be False there")
-    if not logits.is_contiguous():
+    if not logits.is_contiguous() or logits.is_neg():
         raise InputError("inplace is True for logits that are not contiguous; it must be False")
     if logits.is_leaf and logits.requires_grad:
         raise InputError(
@@ -163,7 +215,7 @@ class _Problem:
 
     def run(self, logits: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Return loss and gradient, and keep the metrics."""
-        flat = logits.detach().contiguous().view(-1, logits.shape[-1])
+        flat = dense(logits.detach()).view(-1, logits.shape[-1])
         gradient = self._gradient_memory(flat) if with_gradient else None
         sums = flat.new_empty((4, self.target.shape[0]), dtype=torch.float64)
         policy = self.policy
@@ -254,3 +306,26 @@ class _LogitsLoss(torch.autograd.Function):
                 _, gradient = problem.run(logits, with_gradient=True)
         problem.scale_(gradient, scale)
         return gradient, None
+
+
+# Where somebody traces
+
+
+def _in_one_piece(logits: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    *given, with_gradient = flat
+    problem = _problem(Given.of_flat(*given), logits.shape[-1], inplace=False)
+    with as_outside(logits.device.type):
+        loss, gradient = problem.run(logits, with_gradient=with_gradient)
+    made = logits.new_empty(0) if gradient is None else gradient
+    return loss, made, packed(problem.metrics)
+
+
+def _fake(logits: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    gradient = logits.new_empty(logits.shape if flat[-1] else 0)
+    return logits.new_empty((), dtype=wide), gradient, fake_metrics(logits, flat, wide)
+
+
+_OPERATOR = LossOperator(
+    "logits_policy_loss", f"Tensor logits, {GIVEN}", _in_one_piece, _fake, num_leaves=1
+)

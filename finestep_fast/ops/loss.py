@@ -5,13 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from finestep_fast.batch import StepBatch
-from finestep_fast.config import CreditConfig, LossConfig
+from finestep_fast.config import CreditConfig, LossConfig, as_credit
 from finestep_fast.ops.check import (
     Count,
     check_batch,
+    check_impl,
+    check_loss,
     check_rewards,
+    check_step_advantage,
     check_tokens,
-    check_vector,
     loss_count,
 )
 from finestep_fast.ops.credit import FINESTEP
@@ -52,7 +54,7 @@ def policy_loss(
         token_logp: [T] or [R, L] log-probabilities under the policy; differentiable, once.
         token_logp_old: Same shape, under the policy that sampled; a constant.
         batch: Whose tokens are whose.
-        step_advantage: [S] advantages; constants.
+        step_advantage: [S] finite advantages; constants.
         loss: The settings.
         token_logp_ref: Same shape as `token_logp`, under the reference policy, for `loss.kl`.
         token_weight: Same shape as `token_logp`: factor of each token's surrogate, applied after
@@ -63,15 +65,30 @@ def policy_loss(
         impl: Who computes it; `auto` takes the fastest for the batch's device.
 
     Returns:
-        `.loss`, [] and 0 for a batch without steps; `.metrics`, tensors on the device.
+        `.loss`, [] and 0 for a batch without steps; `.metrics`, tensors on the device. A NaN among
+        the log-probabilities and weights inside steps makes the loss and the gradient of that token
+        NaN (of all tokens that share its ratio); infinite ones are cut like any that lie far apart.
 
     Raises:
-        InputError: A shape, dtype or device does not fit, something the settings need is missing
-            or would be ignored, or the implementation does not fit the device.
+        InputError: A shape, dtype or device does not fit, an advantage on the CPU is not finite,
+            something the settings need is missing or would be ignored, or the implementation does
+            not fit the device.
         BuildError: The implementation was not built.
     """
     check_batch(batch)
-    check_vector("step_advantage", step_advantage, batch.num_steps, "S", batch)
+    check_loss(loss)
+    check_impl(
+        impl,
+        {"token_logp": token_logp},
+        token_logp_old=token_logp_old,
+        token_logp_ref=token_logp_ref,
+        token_weight=token_weight,
+        step_advantage=step_advantage,
+        num_policy_tokens=num_policy_tokens,
+        num_rollouts=num_rollouts,
+        num_steps=num_steps,
+    )
+    check_step_advantage(batch, step_advantage)
     check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).policy_loss(
@@ -93,7 +110,7 @@ def step_policy_loss(
     step_reward: Tensor,
     rollout_outcome: Tensor,
     *,
-    credit: CreditConfig = FINESTEP,
+    credit: CreditConfig | str = FINESTEP,
     loss: LossConfig = PPO,
     token_logp_ref: Tensor | None = None,
     token_weight: Tensor | None = None,
@@ -111,8 +128,8 @@ def step_policy_loss(
         token_logp_old: Same shape, under the policy that sampled; a constant.
         batch: Whose tokens are whose; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1].
-        rollout_outcome: [R] outcomes.
-        credit: The settings of the advantages.
+        rollout_outcome: [R] finite outcomes.
+        credit: The settings of the advantages, or the name of a preset.
         loss: The settings of the loss.
         token_logp_ref: Same shape as `token_logp`, under the reference policy, for `loss.kl`.
         token_weight: Same shape as `token_logp`: factor of each token's surrogate; a constant.
@@ -129,6 +146,19 @@ def step_policy_loss(
         BuildError: The implementation was not built.
     """
     check_batch(batch)
+    check_loss(loss)
+    check_impl(
+        impl,
+        {"token_logp": token_logp},
+        token_logp_old=token_logp_old,
+        token_logp_ref=token_logp_ref,
+        token_weight=token_weight,
+        step_reward=step_reward,
+        rollout_outcome=rollout_outcome,
+        num_policy_tokens=num_policy_tokens,
+        num_rollouts=num_rollouts,
+        num_steps=num_steps,
+    )
     check_rewards(batch, step_reward, rollout_outcome)
     check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
@@ -138,7 +168,7 @@ def step_policy_loss(
         batch,
         step_reward,
         rollout_outcome,
-        credit=credit,
+        credit=as_credit(credit),
         loss=loss,
         count=count,
         token_logp_ref=token_logp_ref,

@@ -191,7 +191,7 @@ def chosen_rows(impl: str, device: torch.device) -> str | None:
         return None
     if impl == "auto":
         impl = AUTO_ROWS.get(device.type, "torch")
-    if impl not in ROWS:
+    if not isinstance(impl, str) or impl not in ROWS:
         known = ", ".join(repr(name) for name in ["auto", "reference", *ROWS])
         raise InputError(f"impl is {impl!r}; it must be one of {known}")
     if impl == "cpp" and cpp.NOT_BUILT is not None:

@@ -10,6 +10,9 @@ from torch.autograd.function import once_differentiable
 
 from finestep_fast import reference
 from finestep_fast.batch import StepBatch
+from finestep_fast.config.check import check_whole
+from finestep_fast.ops.check import check_impl, is_opaque
+from finestep_fast.ops.cpp import dense
 from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
 from finestep_fast.ops.head_check import (
     Temperature,
@@ -18,12 +21,18 @@ from finestep_fast.ops.head_check import (
     check_temperature,
     rows_of,
 )
+from finestep_fast.ops.head_operators import (
+    TEMPERATURE,
+    as_outside,
+    below_autograd,
+    flat_temperature,
+    given_temperature,
+    register,
+)
 from finestep_fast.ops.row_impls import ROWS, chosen_rows
-from finestep_fast.ops.tracing import untraced
 from finestep_fast.reference import TokenLogp
 
 
-@untraced
 def token_logp(
     hidden: Tensor,
     weight: Tensor,
@@ -65,39 +74,69 @@ def token_logp(
         InputError: A shape, dtype, device, target or temperature does not fit.
         BuildError: The implementation was not built.
     """
+    check_impl(
+        impl,
+        {"hidden": hidden, "weight": weight, "bias": bias},
+        target=target,
+        temperature=temperature,
+    )
     check_head(hidden, weight, bias)
     check_target("hidden", hidden, target, batch)
     check_temperature(temperature, target)
+    check_whole("chunk_bytes", chunk_bytes, low=1)
     name = chosen_rows(impl, hidden.device)
     if name is None:
+        tokens = None if batch is None else batch.policy_token
+        rows_of(target, temperature, tokens, vocabulary=weight.shape[0])
         return reference.token_logp(
             hidden, weight, target, temperature=temperature, bias=bias, batch=batch
         )
-    head = head_of(hidden, weight, target, batch, temperature, rows=name, chunk_bytes=chunk_bytes)
+    dtype = product_dtype(hidden, weight)
+    if is_opaque(hidden, weight, bias):
+        tokens = None if batch is None else batch.policy_token
+        how = (target, tokens, *flat_temperature(temperature), dtype, chunk_bytes, name)
+        logp, entropy, _ = _OPERATOR(hidden, weight, bias, *how)
+        return TokenLogp(logp, entropy)
+    head = head_of(
+        weight, target, batch, temperature, rows=name, dtype=dtype, chunk_bytes=chunk_bytes
+    )
     return TokenLogp(*_token_logp(hidden, weight, bias, head, target.shape))
 
 
+def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the type of the head's matrix products: that of autocast, or of the weights."""
+    device_type = hidden.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return weight.dtype
+
+
 def head_of(
-    hidden: Tensor,
     weight: Tensor,
     target: Tensor,
     batch: StepBatch | None,
     temperature: Temperature,
     *,
     rows: str,
+    dtype: torch.dtype,
     chunk_bytes: int,
 ) -> Head:
     """Return how a head looks at the tokens of a batch, or at all."""
     tokens = None if batch is None else batch.policy_token
-    device_type = hidden.device.type
-    is_cast = torch.is_autocast_enabled(device_type)
-    return Head(
-        tokens,
-        *rows_of(target, temperature, tokens, vocabulary=weight.shape[0]),
-        rows=ROWS[rows],
-        dtype=torch.get_autocast_dtype(device_type) if is_cast else weight.dtype,
-        chunk_bytes=chunk_bytes,
-    )
+    return _head(weight, target, tokens, temperature, dtype, chunk_bytes, rows)
+
+
+def _head(
+    weight: Tensor,
+    target: Tensor,
+    tokens: Tensor | None,
+    temperature: Temperature,
+    dtype: torch.dtype,
+    chunk_bytes: int,
+    rows: str,
+) -> Head:
+    looked_at = rows_of(target, temperature, tokens, vocabulary=weight.shape[0])
+    return Head(tokens, *looked_at, rows=ROWS[rows], dtype=dtype, chunk_bytes=chunk_bytes)
 
 
 def _token_logp(
@@ -132,20 +171,31 @@ class _TokenLogp(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> Any:
         hidden, weight, bias, sums = ctx.saved_tensors
         needs, head = Needs(*ctx.needs_input_grad[:3]), ctx.head
-        of_logp, of_entropy = (
-            None if grad is None else _chosen(grad, head.tokens) for grad in grads
-        )
-        if of_logp is None:
-            of_logp = torch.zeros_like(sums[0])
-
-        def slopes(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
-            return of_logp[part], None if of_entropy is None else of_entropy[part]
-
         with torch.autocast(hidden.device.type, enabled=False):
-            _, gradients = head.differentiate(
-                hidden, weight, bias, needs=needs, slopes=slopes, sums=sums
-            )
+            gradients = _differentiated(head, hidden, weight, bias, needs, sums, *grads)
             return *handed_over(gradients, hidden, weight, bias, head), None, None
+
+
+def _differentiated(
+    head: Head,
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    needs: Needs,
+    sums: Tensor,
+    of_logp: Tensor | None,
+    of_entropy: Tensor | None,
+) -> HeadGradients:
+    logp_slope, entropy_slope = (
+        None if grad is None else _chosen(grad, head.tokens) for grad in (of_logp, of_entropy)
+    )
+    known = torch.zeros_like(sums[0]) if logp_slope is None else logp_slope
+
+    def slopes(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
+        return known[part], None if entropy_slope is None else entropy_slope[part]
+
+    _, gradients = head.differentiate(hidden, weight, bias, needs=needs, slopes=slopes, sums=sums)
+    return gradients
 
 
 def handed_over(
@@ -180,4 +230,107 @@ def _placed(value: Tensor, tokens: Tensor | None, shape: torch.Size) -> Tensor:
 
 def _chosen(token_value: Tensor, tokens: Tensor | None) -> Tensor:
     flat = token_value.reshape(-1)
-    return (flat if tokens is None else flat[tokens]).double().contiguous()
+    return dense((flat if tokens is None else flat[tokens]).double())
+
+
+# Where somebody traces
+
+_HOW = (
+    f"Tensor target, Tensor? tokens, {TEMPERATURE}, ScalarType dtype, SymInt chunk_bytes, str rows"
+)
+
+
+def _head_again(weight: Tensor, target: Tensor, tokens: Tensor | None, *others: Any) -> Head:
+    token_temperature, temperature, dtype, chunk_bytes, rows = others
+    each = given_temperature(token_temperature, temperature)
+    return _head(weight, target, tokens, each, dtype, chunk_bytes, rows)
+
+
+def _read(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    head = _head_again(weight, target, *others)
+    with as_outside(hidden.device.type):
+        sums = head.read(hidden, weight, bias)
+    dtype = torch.promote_types(head.dtype, torch.float32)
+    logp, entropy = (_placed(value.to(dtype), head.tokens, target.shape) for value in sums[:2])
+    return logp, entropy, sums
+
+
+def _fake_read(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    tokens, dtype = others[0], torch.promote_types(others[3], torch.float32)
+    size = target.numel() if tokens is None else tokens.shape[0]
+    logp, entropy = (hidden.new_empty(target.shape, dtype=dtype) for _ in range(2))
+    return logp, entropy, hidden.new_empty((4, size), dtype=torch.float64)
+
+
+def _write(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    *how, sums, of_logp, of_entropy = others[:-3]
+    needs, head = Needs(*others[-3:]), _head_again(weight, target, *how)
+    with as_outside(hidden.device.type):
+        gradients = _differentiated(head, hidden, weight, bias, needs, sums, of_logp, of_entropy)
+        made = handed_over(gradients, hidden, weight, bias, head)
+    of_hidden, of_weight, of_bias = (
+        hidden.new_empty(0) if gradient is None else gradient for gradient in made
+    )
+    return of_hidden, of_weight, of_bias
+
+
+def _fake_write(
+    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+) -> tuple[Tensor, ...]:
+    leaves = zip((hidden, weight, bias), others[-3:], strict=True)
+    return tuple(
+        torch.empty_like(leaf, memory_format=torch.contiguous_format)
+        if leaf is not None and is_needed
+        else hidden.new_empty(0)
+        for leaf, is_needed in leaves
+    )
+
+
+class _Traced(torch.autograd.Function):
+    """Two operators: one reads, one makes the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, *args: Any) -> Any:
+        logp, entropy, sums = below_autograd(_OPERATOR, *args)
+        hidden, weight, bias, target, tokens, token_temperature, *ctx.others = args
+        ctx.save_for_backward(hidden, weight, bias, target, tokens, token_temperature, sums)
+        ctx.mark_non_differentiable(sums)
+        ctx.set_materialize_grads(False)
+        return logp, entropy, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_logp: Tensor | None, of_entropy: Tensor | None, _: Any) -> Any:
+        *given, sums = ctx.saved_tensors
+        needs = Needs(*ctx.needs_input_grad[:3])
+        made = _BACKWARD(*given, *ctx.others, sums, of_logp, of_entropy, *needs)
+        gradients = (
+            gradient if is_needed else None for gradient, is_needed in zip(made, needs, strict=True)
+        )
+        return *gradients, *[None] * (len(given) - 3 + len(ctx.others))
+
+
+def _by_operator(*args: Any) -> Any:
+    leaves = [leaf for leaf in args[:3] if leaf is not None]
+    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+        return _Traced.apply(*args)  # type: ignore[no-untyped-call]
+    return below_autograd(_OPERATOR, *args)
+
+
+_HEAD = "Tensor hidden, Tensor weight, Tensor? bias"
+_OPERATOR = register(
+    "token_logp", f"({_HEAD}, {_HOW}) -> (Tensor, Tensor, Tensor)", _read, _fake_read, _by_operator
+)
+_BACKWARD = register(
+    "token_logp_backward",
+    f"({_HEAD}, {_HOW}, Tensor sums, Tensor? of_logp, Tensor? of_entropy, bool needs_hidden, "
+    "bool needs_weight, bool needs_bias) -> (Tensor, Tensor, Tensor)",
+    _write,
+    _fake_write,
+)

@@ -1,7 +1,8 @@
 """The policy loss in plain PyTorch: from one advantage per step to one differentiable number.
 
 Only tokens inside steps are gathered; the others are never read, so a NaN there changes nothing,
-neither the loss nor a gradient. Every faster version of this file computes the same thing; nothing
+neither the loss nor a gradient. A NaN inside makes the loss NaN, and the gradients of its token and
+of those that share its ratio. Every faster version of this file computes the same thing; nothing
 here checks its input. N is the number of policy tokens, t one of them, s(t) its step, r(t) its
 rollout.
 """
@@ -104,7 +105,7 @@ def policy_loss(
     logp_old = gathered(token_logp_old).detach()
     advantage = step_advantage.detach().to(dtype)[batch.step_of_policy_token]
 
-    log_ratio = (logp - logp_old).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    log_ratio = cut(logp - logp_old)
     ratio = RATIOS[loss.ratio](log_ratio, batch).exp()
     surrogate = KINDS[loss.kind](ratio, logp, advantage, loss)
     objective = surrogate.objective
@@ -118,10 +119,30 @@ def policy_loss(
     )
     if loss.kl is not None and token_logp_ref is not None:
         log_ratio_ref = gathered(token_logp_ref).detach() - logp
-        kl = KLS[loss.kl](log_ratio_ref.clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
+        kl = KLS[loss.kl](cut(log_ratio_ref))
         total = total + loss.kl_weight * (weight * kl).sum()
         metrics["reference_kl"] = kl.detach().sum() / max(batch.num_policy_tokens, 1)
     return LossOutput(total, metrics)
+
+
+def cut(log_ratio: Tensor) -> Tensor:
+    """Return log ratios cut to plus and minus `LOG_RATIO_LIMIT`, without gradient beyond.
+
+    NaN in, NaN out: a NaN stays one, and so does its gradient, whatever is made of it. `clamp`
+    would give it the gradient 0, and nobody would notice.
+
+    Source: ours.
+
+    Args:
+        log_ratio: [N] differences of log-probabilities.
+
+    Returns:
+        [N], all finite but for NaN.
+    """
+    raised = torch.where(log_ratio < -LOG_RATIO_LIMIT, -LOG_RATIO_LIMIT, log_ratio)
+    within = torch.where(log_ratio > LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, raised)
+    nothing = within.detach() - within.detach()  # 0, or NaN
+    return within * (1 + nothing)
 
 
 # The ratio: who shares one

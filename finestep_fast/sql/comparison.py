@@ -6,13 +6,12 @@ its consequences; `strict` is the one to recommend. The work is done by the comp
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args
 
 from finestep_fast import _core
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.outcome import Value
 
 Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
@@ -20,6 +19,7 @@ Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft
 # In the order of the core's enumeration.
 INDEX_OF_SEMANTICS = {name: index for index, name in enumerate(get_args(Semantics))}
 SEARCH_BUDGET = 500_000_000
+MOST_THREADS = 4096
 VERDICTS = (False, True, None)
 
 Rows = Iterable[Sequence[Value]]
@@ -27,9 +27,28 @@ Rows = Iterable[Sequence[Value]]
 
 def checked_semantics(semantics: str) -> None:
     """Raises InputError unless the name is one of `Semantics`."""
-    if semantics not in INDEX_OF_SEMANTICS:
+    if not isinstance(semantics, str) or semantics not in INDEX_OF_SEMANTICS:
         known = ", ".join(INDEX_OF_SEMANTICS)
-        raise InputError(f"semantics is {semantics!r}; expected one of {known}")
+        raise InputError(f"semantics is {shown(semantics)}; expected one of {known}")
+
+
+def checked_number(name: str, value: object, *, whole: bool) -> None:
+    """Raises InputError unless the value is a number that the core can count with."""
+    kind, rule = (int, "an integer of 64 bits") if whole else (int | float, "a finite number")
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or not -(2**63) <= value < 2**63:  # type: ignore[operator]
+        raise InputError(f"{name} is {shown(value)}; expected {rule} > 0")
+
+
+def listed(given: Any) -> list[Any] | None:
+    """The items of something iterable; None for text and anything else."""
+    if isinstance(given, str | bytes):
+        return None
+    try:
+        items = iter(given)
+    except TypeError:
+        return None
+    return list(items)
 
 
 def compare(
@@ -104,17 +123,36 @@ def compare_batch(
         InputError: As for `compare`, or the words on order are not as many as the pairs.
     """
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
-    if threads < 1:
-        raise InputError(f"threads is {threads}; expected at least 1")
-    listed = [(predicted, gold) for predicted, gold in pairs]
-    orders = [ordered] * len(listed) if isinstance(ordered, bool) else list(ordered)
-    if len(orders) != len(listed):
-        raise InputError(f"ordered has {len(orders)} values; expected {len(listed)}, one per pair")
+    checked_number("threads", threads, whole=True)
+    if not 1 <= threads <= MOST_THREADS:
+        raise InputError(f"threads is {threads}; expected at least 1 and at most {MOST_THREADS}")
+    both = listed(pairs)
+    if both is None:
+        raise InputError(f"pairs is {shown(pairs)}; expected pairs (predicted rows, gold rows)")
+    for place, pair in enumerate(both):
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise InputError(
+                f"pairs[{place}] is {shown(pair)}; expected (predicted rows, gold rows)"
+            )
+    orders = [ordered] * len(both) if isinstance(ordered, bool) else listed(ordered)
+    if orders is None or not all(isinstance(order, bool) for order in orders):
+        raise InputError(f"ordered is {shown(ordered)}; expected a bool, or one per pair")
+    if len(orders) != len(both):
+        raise InputError(f"ordered has {len(orders)} values; expected {len(both)}, one per pair")
     index, _, tolerance, budget = checked_settings(semantics, False, float_tolerance, search_budget)
     try:
-        outcomes = _core.compare_pairs(listed, orders, index, tolerance, budget, threads)
+        outcomes = _core.compare_pairs(
+            [(predicted, gold) for predicted, gold in both],
+            orders,
+            index,
+            tolerance,
+            budget,
+            threads,
+        )
     except ValueError as error:
         raise InputError(str(error)) from error
+    except TypeError as error:
+        raise InputError(f"pairs holds rows that are none: {error}") from error
     return [VERDICTS[verdict] for verdict, _ in outcomes]
 
 
@@ -156,14 +194,18 @@ def checked_settings(
     """
     checked_semantics(semantics)
     checked_tolerance(semantics, float_tolerance)
-    if not 0 <= search_budget < 2**63:
+    if not isinstance(ordered, bool):
+        raise InputError(f"ordered is {shown(ordered)}; expected a bool")
+    checked_number("search_budget", search_budget, whole=True)
+    if search_budget < 0:
         raise InputError(f"search_budget is {search_budget}; expected a number >= 0")
     return INDEX_OF_SEMANTICS[semantics], ordered, float_tolerance, search_budget
 
 
 def checked_tolerance(semantics: str, float_tolerance: float) -> None:
     """Raises InputError for a tolerance that is no size, or that the semantics does not have."""
-    if not (math.isfinite(float_tolerance) and float_tolerance >= 0):
+    checked_number("float_tolerance", float_tolerance, whole=False)
+    if not float_tolerance >= 0:
         raise InputError(f"float_tolerance is {float_tolerance}; expected a finite number >= 0")
     if float_tolerance and semantics != "strict":
         raise InputError(
@@ -178,7 +220,11 @@ def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core
     Raises:
         InputError: A row or value is not one that SQLite gives.
     """
+    if isinstance(rows, str | bytes):
+        raise InputError(f"{name} is {shown(rows)}; expected rows")
     try:
         return _core.ReadyResult(rows, name, *settings)
     except ValueError as error:
         raise InputError(str(error)) from error
+    except TypeError as error:
+        raise InputError(f"{name} is {shown(rows)}; expected rows: {error}") from error

@@ -6,15 +6,23 @@ goes wrong with it comes back as a status. Everything is run and compared by the
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 from finestep_fast import _core
-from finestep_fast.errors import InputError
-from finestep_fast.sql.comparison import SEARCH_BUDGET, Semantics, checked_settings
+from finestep_fast.config.check import check_flag
+from finestep_fast.errors import InputError, shown
+from finestep_fast.sql.comparison import (
+    MOST_THREADS,
+    SEARCH_BUDGET,
+    Semantics,
+    checked_number,
+    checked_settings,
+    listed,
+)
 from finestep_fast.sql.fence import FencedEngine, MatchReport, RunReport
 from finestep_fast.sql.library import open_library
 from finestep_fast.sql.outcome import Match, Result, Status
@@ -92,6 +100,7 @@ class Engine:
         fence: bool = False,
         grace_s: float = 0.25,
     ) -> None:
+        check_flag("fence", fence)
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.timeout_s = timeout_s
         self.max_rows = max_rows
@@ -159,8 +168,9 @@ class Engine:
             InputError: A limit is not positive, a query is no text, or the engine is closed.
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
-        listed = [(os.fsdecode(path), checked_sql(sql)) for path, sql in jobs]
-        results, _ = self._core.run(listed, *limits)
+        pairs = checked_tuples("jobs", jobs, "database, query")
+        queries = [(os.fsdecode(path), checked_sql(sql)) for path, sql in pairs]
+        results, _ = self._core.run(queries, *limits)
         return [result_of(report) for report in results]
 
     def match(
@@ -206,10 +216,14 @@ class Engine:
                 the engine is closed.
         """
         settings = checked_settings(semantics, False, float_tolerance, SEARCH_BUDGET)
+        check_flag("keep_distinct", keep_distinct)
+        check_flag("early_exit", early_exit)
         limits = self._limits(max_rows, max_bytes, timeout_s)
         pairs = [
             (os.fsdecode(path), checked_sql(predicted), checked_sql(gold))
-            for path, predicted, gold in triples
+            for path, predicted, gold in checked_tuples(
+                "triples", triples, "database, predicted, gold"
+            )
         ]
         ordered = None
         if semantics == "test_suite":
@@ -289,7 +303,25 @@ def checked_sql(sql: str) -> str:
 
 
 def checked_limits(**limits: float) -> None:
-    """Raises InputError for a limit that is not a positive number."""
+    """Raises InputError for a limit that is not a positive number; but for times, a whole one."""
     for name, value in limits.items():
-        if not value > 0 or math.isinf(value):
-            raise InputError(f"{name} is {value}; expected a finite number > 0")
+        checked_number(name, value, whole=not name.endswith("_s"))
+        if not value > 0 or (name == "threads" and value > MOST_THREADS):
+            rule = f"1 to {MOST_THREADS}" if name == "threads" else "a finite number > 0"
+            raise InputError(f"{name} is {value}; expected {rule}")
+
+
+def checked_tuples(name: str, given: Any, parts: str) -> list[Any]:
+    """The items of something iterable, unless one is no tuple of that many parts."""
+    size = parts.count(",") + 1
+    items = listed(given)
+    if items is None:
+        raise InputError(f"{name} is {shown(given)}; expected tuples of ({parts})")
+    for place, item in enumerate(items):
+        if not isinstance(item, tuple | list) or len(item) != size:
+            raise InputError(f"{name}[{place}] is {shown(item)}; expected ({parts})")
+        if not isinstance(item[0], str | bytes | os.PathLike):
+            raise InputError(
+                f"{name}[{place}] names the database {shown(item[0])}; expected a path"
+            )
+    return items
