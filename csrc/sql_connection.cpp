@@ -7,10 +7,12 @@
 #include <cerrno>
 #include <cstdio>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <string_view>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace finestep {
 namespace {
@@ -19,6 +21,12 @@ constexpr int kOpenReadOnly = 0x1;
 constexpr int kOpenUri = 0x40;
 constexpr int kOpenNoMutex = 0x8000;
 constexpr int kOpenPrivateCache = 0x40000;
+
+// With what the header of a journal begins while it holds changes to undo.
+constexpr std::string_view kJournalMagic = "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7";
+// Virtual tables that every database has, where SQLite was built with them.
+constexpr auto kTableFunctions = std::to_array<std::string_view>(
+    {"dbstat", "generate_series", "json_each", "json_tree", "jsonb_each", "jsonb_tree"});
 
 char hex_digit(unsigned value) { return std::string_view("0123456789abcdef").at(value & 15U); }
 
@@ -46,16 +54,29 @@ std::string read_only_uri(const std::string& path) {
   throw UnreadableDatabase("database " + quoted_path(path) + ": " + why);
 }
 
+bool has_content(const std::string& path) {
+  std::error_code error;
+  const auto size = std::filesystem::file_size(path, error);
+  return !error && size > 0;
+}
+
+// Whether a journal lacks what SQLite would play back; `journal_mode=PERSIST` leaves such ones.
+bool is_finished(const std::string& journal) {
+  std::string head(kJournalMagic.size(), '\0');
+  std::ifstream file(journal, std::ios::binary);
+  const bool is_open = file.is_open();
+  file.read(head.data(), std::ssize(head));
+  return is_open && head != kJournalMagic;
+}
+
 void refuse_unfinished_changes(const std::string& path) {
-  for (const char* const suffix : {"-wal", "-journal"}) {
-    std::error_code error;
-    const std::string log = path + suffix;
-    const auto size = std::filesystem::file_size(log, error);
-    if (!error && size > 0) {
-      unreadable(path, quoted_path(log) +
-                           " holds unfinished changes; open the database once with a program that "
-                           "may write to it");
-    }
+  const std::string wal = path + "-wal";
+  const std::string journal = path + "-journal";
+  const bool has_wal = has_content(wal);
+  if (has_wal || (has_content(journal) && !is_finished(journal))) {
+    unreadable(path, quoted_path(has_wal ? wal : journal) +
+                         " holds unfinished changes; open the database once with a program that "
+                         "may write to it");
   }
 }
 
@@ -147,12 +168,33 @@ std::string Connection::first_text(const char* sql) const {
 void Connection::fence() {
   first_text("PRAGMA query_only=1");
   first_text("PRAGMA temp_store=2");
-  // Declaring a table-valued function writes to the schema in memory: done before the wall.
-  SqliteStatement* statement = nullptr;
-  api_->prepare_v2(connection_, "SELECT 1 FROM json_each('[]'), json_tree('[]')", -1, &statement,
-                   nullptr);
-  api_->finalize(statement);
+  open_virtual_tables();
   guard_.fence(*api_, connection_);
+}
+
+// SQLite declares a virtual table when it is first named, for which it writes to the schema in
+// memory and prepares whatever the table may need later. All of that asks the wall, as a query
+// would: done before it stands. One that cannot be opened is told to the query that names it.
+void Connection::open_virtual_tables() const {
+  std::vector<std::string> names(kTableFunctions.begin(), kTableFunctions.end());
+  SqliteStatement* statement = nullptr;
+  api_->prepare_v2(connection_,
+                   "SELECT replace(name, '\"', '\"\"') FROM sqlite_master "
+                   "WHERE type = 'table' AND rootpage = 0",
+                   -1, &statement, nullptr);
+  while (statement != nullptr && api_->step(statement) == kSqliteRow) {
+    if (const auto* name = api_->column_text(statement, 0)) {
+      // NOLINTNEXTLINE(cppcoreguidelines-pro-type-reinterpret-cast): SQLite's text is unsigned.
+      names.emplace_back(reinterpret_cast<const char*>(name));
+    }
+  }
+  api_->finalize(statement);
+  for (const std::string& name : names) {
+    const std::string sql = "SELECT 1 FROM \"" + name + '"';
+    statement = nullptr;
+    api_->prepare_v2(connection_, sql.c_str(), -1, &statement, nullptr);
+    api_->finalize(statement);
+  }
 }
 
 std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity) {

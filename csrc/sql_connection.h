@@ -56,6 +56,7 @@ class Connection {
 
  private:
   std::string first_text(const char* sql) const;
+  void open_virtual_tables() const;
 
   const SqliteApi* api_;
   SqliteConnection* connection_ = nullptr;

@@ -21,11 +21,12 @@ constexpr int kInstructionsPerTick = 1000;
 constexpr std::array<std::pair<int, int>, 6> kLimits{
     {{0, 16 * 1024 * 1024}, {1, kMaxSqlBytes}, {4, 100}, {5, 250'000}, {7, 0}, {11, 0}}};
 
-// SQLITE_DBCONFIG_...: fts3_tokenizer, load_extension, writable_schema, trusted_schema,
-// ATTACH that creates, ATTACH that writes: all off; defensive: on. Unknown ones are refused by
-// older versions, which do not have the feature either.
+// SQLITE_DBCONFIG_...: fts3_tokenizer, load_extension, writable_schema, ATTACH that creates, ATTACH
+// that writes: all off; defensive, trusted_schema: on. Unknown ones are refused by older versions,
+// which do not have the feature either. Without trust in the schema a view could not read FTS or
+// R-Tree tables; what SQLite marks as not for views it still refuses.
 constexpr std::array<std::pair<int, int>, 7> kSettings{
-    {{1004, 0}, {1005, 0}, {1011, 0}, {1017, 0}, {1020, 0}, {1021, 0}, {1010, 1}}};
+    {{1004, 0}, {1005, 0}, {1011, 0}, {1020, 0}, {1021, 0}, {1010, 1}, {1017, 1}}};
 
 // By SQLite's number of the action, from 1; empty: reading, which is allowed.
 constexpr std::array<std::string_view, 34> kActions{"",
@@ -62,10 +63,14 @@ constexpr std::array<std::string_view, 34> kActions{"",
                                                     "",
                                                     "SAVEPOINT",
                                                     ""};
+constexpr int kPragma = 19;
 constexpr int kRead = 20;
 constexpr int kSelect = 21;
 constexpr int kFunction = 31;
 constexpr int kRecursive = 33;
+
+// What SQLite has prepared on this connection: that tells of the engine, not of the database.
+constexpr std::string_view kStatementTable = "sqlite_stmt";
 
 // Functions that only compute. Not here: load_extension, fts3_tokenizer, edit, readfile,
 // writefile, sqlite_log, compile options, and whatever an unknown build adds.
@@ -104,6 +109,22 @@ constexpr auto kFunctions = std::to_array<std::string_view>({
     "first_value",
     "floor",
     "format",
+    "fts5_get_locale",
+    "fts5_insttoken",
+    "fts5_locale",
+    "fts5_source_id",
+    "geopoly_area",
+    "geopoly_bbox",
+    "geopoly_blob",
+    "geopoly_ccw",
+    "geopoly_contains_point",
+    "geopoly_group_bbox",
+    "geopoly_json",
+    "geopoly_overlap",
+    "geopoly_regular",
+    "geopoly_svg",
+    "geopoly_within",
+    "geopoly_xform",
     "glob",
     "group_concat",
     "hex",
@@ -265,6 +286,7 @@ bool Guard::begin(std::string_view sql, Clock::time_point deadline,
   deadline_ = deadline;
   cancelled_ = &cancelled;
   refusal_.clear();
+  is_running_ = false;
   calls_random_ = false;
   calls_date_ = false;
   // A longer query SQLite itself refuses.
@@ -283,12 +305,21 @@ bool Guard::is_volatile() const {
   return calls_random_ || (calls_date_ && reads_clock(sql_, &is_date_function));
 }
 
-int Guard::authorize(void* guard, int action, const char* /*first*/, const char* second,
-                     const char* /*database*/, const char* view) {
+int Guard::authorize(void* guard, int action, const char* first, const char* second,
+                     const char* database, const char* view) {
+  auto& self = *static_cast<Guard*>(guard);
+  if (action == kRead && first != nullptr && lower(first) == kStatementTable) {
+    self.refuse(kStatementTable);
+    return kSqliteDeny;
+  }
   if (action == kSelect || action == kRead || action == kRecursive) {
     return kSqliteOk;
   }
-  auto& self = *static_cast<Guard*>(guard);
+  // FTS5 asks whether its file has changed, whenever it reads.
+  if (action == kPragma && self.is_running_ && first != nullptr && second == nullptr &&
+      database != nullptr && std::string_view(first) == "data_version") {
+    return kSqliteOk;
+  }
   if (action == kFunction && second != nullptr) {
     return self.authorize_function(lower(second), view != nullptr);
   }

@@ -29,6 +29,8 @@ class Guard {
   // Starts the clock for one query; false if it may not even be prepared (see refusal()). `sql`
   // and `cancelled` must outlive the query.
   bool begin(std::string_view sql, Clock::time_point deadline, const std::atomic<bool>& cancelled);
+  // Tells that the query is prepared: what is asked for from now on is asked by SQLite itself.
+  void start() { is_running_ = true; }
   void end() { cancelled_ = nullptr; }
 
   // Why the running query was refused; empty while it was not.
@@ -50,6 +52,7 @@ class Guard {
   Clock::time_point deadline_;
   const std::atomic<bool>* cancelled_ = nullptr;
   std::string refusal_;
+  bool is_running_ = false;
   bool calls_random_ = false;
   bool calls_date_ = false;
 };

@@ -134,6 +134,7 @@ class Run {
 
   void go(std::string_view sql, RowSink& sink) {
     if (prepare(sql)) {
+      connection_->guard().start();
       take_rows(sink);
     }
     report_->is_volatile = connection_->guard().is_volatile();

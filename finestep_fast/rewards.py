@@ -31,7 +31,9 @@ class RewardConfig:
     executes_weight: float = 1.0
     """Weight of: the call ran without error or timeout."""
     novel_weight: float = 1.0
-    """Weight of: neither the call nor its result repeats an earlier one of the rollout."""
+    """Weight of: the call repeats no earlier one of the rollout."""
+    novel_by_result: bool = False
+    """Whether a different call with the same rows as an earlier one is a repeat too."""
     grounded_weight: float = 1.0
     """Weight of: the share of the named tables and columns that exist."""
 
@@ -44,6 +46,8 @@ class RewardConfig:
             raise InputError(
                 f"match_timeout_s is {self.match_timeout_s}; expected a finite number > 0"
             )
+        if not isinstance(self.novel_by_result, bool):
+            raise InputError(f"novel_by_result is {self.novel_by_result!r}; expected true or false")
         for name, weight in self.weights.items():
             if not 0 <= weight < float("inf"):
                 raise InputError(f"{name}_weight is {weight:g}; expected a finite number >= 0")
@@ -66,8 +70,8 @@ class StepFacts:
         executed: Whether the call ran without error and in time.
         call_key: The call in a normal form: equal for calls that ask for the same. Empty for a
             malformed step.
-        result_digest: Stands for the rows that an executed query returned; empty if there are none
-            to compare.
+        result_digest: Stands for the rows that an executed query returned; empty if it returned
+            none.
         named: The tables and columns the call names.
         existing: Those of them that exist.
     """
@@ -96,10 +100,12 @@ def executes(step: StepFacts) -> float:
     return float(step.executed)
 
 
-def novel(step: StepFacts, earlier: Sequence[StepFacts]) -> float:
-    """1 if neither the call nor its result repeats one of the earlier steps, else 0.
+def novel(step: StepFacts, earlier: Sequence[StepFacts], *, by_result: bool = False) -> float:
+    """1 if the call repeats none of the earlier steps, else 0.
 
-    A malformed step asks for nothing, so there is nothing new in it: 0.
+    A malformed step asks for nothing, so there is nothing new in it: 0. With `by_result` a
+    different call is a repeat too if it returned the same rows, but never if it returned none: that
+    two different filters find nothing are two findings.
 
     Source: ours, one of the process rewards that the paper's abstract asks for.
     """
@@ -107,7 +113,7 @@ def novel(step: StepFacts, earlier: Sequence[StepFacts]) -> float:
         return 0.0
     repeats = any(
         step.call_key == before.call_key
-        or (step.result_digest != "" and step.result_digest == before.result_digest)
+        or (by_result and step.result_digest != "" and step.result_digest == before.result_digest)
         for before in earlier
     )
     return float(not repeats)
@@ -125,12 +131,15 @@ def grounded(step: StepFacts) -> float:
     return len(step.existing) / len(step.named) if step.named else 1.0
 
 
-def validators(step: StepFacts, earlier: Sequence[StepFacts]) -> dict[str, float]:
+def validators(
+    step: StepFacts, earlier: Sequence[StepFacts], *, novel_by_result: bool = False
+) -> dict[str, float]:
     """Every validator of one step by its name.
 
     Args:
         step: The step.
         earlier: The steps before it in the same rollout.
+        novel_by_result: See `RewardConfig`.
 
     Returns:
         Values in [0, 1].
@@ -138,7 +147,7 @@ def validators(step: StepFacts, earlier: Sequence[StepFacts]) -> dict[str, float
     return {
         "format": well_formed(step),
         "executes": executes(step),
-        "novel": novel(step, earlier),
+        "novel": novel(step, earlier, by_result=novel_by_result),
         "grounded": grounded(step),
     }
 

@@ -211,7 +211,9 @@ def test_text_that_is_no_utf8_can_be_read_and_encoded(tmp_path: Path, engine: En
     lone = (
         '<tool_call>{"name": "execute_sql", "arguments": {"sql": "SELECT \'\\ud800\'"}}</tool_call>'
     )
-    assert episode.step(lone).observation.encode().startswith(b"error: ")
+    assert episode.step(lone).observation == (
+        "error: the query is no valid Unicode: surrogates not allowed"
+    )
 
 
 def test_a_search_is_bounded_in_values_and_time(tmp_path: Path, engine: Engine) -> None:
@@ -237,6 +239,66 @@ def test_what_a_search_looks_for_is_no_pattern(start: Start) -> None:
     assert use(episode, "search_values", text="4", column="unit price") == (
         '"Order Item"."unit price": 4.0'
     )
+
+
+def test_a_search_finds_text_whatever_its_column_is_declared_as(
+    tmp_path: Path, engine: Engine
+) -> None:
+    types = ("BOOL", "BOOLEAN", "NUMERIC", "DECIMAL(10, 2)", "DATE", "", "VARCHAR(9)", "BLOB")
+    columns = ", ".join(f"c{i} {declared}" for i, declared in enumerate(types))
+    script = f"""
+        CREATE TABLE t({columns}, n INTEGER, r REAL);
+        INSERT INTO t VALUES ('Tea', 'Tea', 'Tea', 'Tea', 'Tea', 'Tea', 'Tea', 'Tea', 7, 7.5);
+        INSERT INTO t VALUES (7, 7, 7, 7.5, 7, 7, 7, 7, 7, 7);
+        CREATE TABLE b(x BLOB, y TEXT);
+        INSERT INTO b VALUES (CAST('Black tea' AS BLOB), CAST('Green tea' AS BLOB));
+    """
+    question = Question("1", "?", "SELECT 1", "b", written(tmp_path / "t.sqlite", script))
+    episode = Episode(question, engine, EnvConfig(max_found_values=99, max_steps=9))
+    found = use(episode, "search_values", text="tea").splitlines()
+    assert found == [
+        *[f"t.c{i}: 'Tea'" for i in range(len(types))],
+        f"b.x: x'{b'Black tea'.hex()}'",
+        f"b.y: x'{b'Green tea'.hex()}'",
+    ]
+    # Numbers are found where a column is named, or where text is expected.
+    numbers = use(episode, "search_values", text="7", table="t")
+    assert numbers.splitlines() == ["t.c4: 7", "t.c5: 7", "t.c6: '7'", "t.c7: 7"]
+    assert use(episode, "search_values", text="7.5", column="c3") == "t.c3: 7.5"
+
+
+def test_a_search_goes_on_after_a_table_that_cannot_be_read(tmp_path: Path, engine: Engine) -> None:
+    script = """
+        CREATE TABLE a(x TEXT, y TEXT);
+        CREATE VIEW broken AS SELECT x, y, gone FROM a;
+        CREATE VIEW asking AS SELECT sqlite_compileoption_get(1) AS x, x AS y FROM a;
+        CREATE VIRTUAL TABLE f4 USING fts4(x, y); INSERT INTO f4 VALUES ('green tea', 'a');
+        CREATE VIRTUAL TABLE f5 USING fts5(x, y); INSERT INTO f5 VALUES ('black tea', 'a');
+        CREATE TABLE z(x TEXT); INSERT INTO z VALUES ('tea');
+        PRAGMA writable_schema = 1;
+        INSERT INTO sqlite_master VALUES
+            ('table', 'm', 'm', 0, 'CREATE VIRTUAL TABLE m USING absent(x)');
+    """
+    question = Question("1", "?", "SELECT 1", "b", written(tmp_path / "t.sqlite", script))
+    episode = Episode(question, engine, EnvConfig(max_steps=9))
+    *found, last = use(episode, "search_values", text="tea").splitlines()
+    assert found == ["f4.x: 'green tea'", "f5.x: 'black tea'", "z.x: 'tea'"]
+    assert last.startswith("(asking cannot be searched: ")
+    assert episode.steps[0].status is Status.OK
+    # Where nothing could be searched, that is all there is to say.
+    assert use(episode, "search_values", text="tea", table="asking").startswith("error: ")
+    assert episode.steps[1].status is not Status.OK
+    assert "f4(x, y)\nf5(x, y)\nz(x TEXT)" in episode.messages()[1]["content"]
+    assert use(episode, "search_values", text="coffee").startswith("(no value found)\n(asking ")
+
+
+@pytest.mark.parametrize(
+    "text", ["0.1 + 0.2", "1e21", "1e300 * 10", "-1e999", "1e999", "2.0", "-7"]
+)
+def test_a_number_is_shown_so_that_a_query_finds_it(start: Start, text: str) -> None:
+    _, shown, _ = use(start(), "execute_sql", sql=f"SELECT {text}").splitlines()
+    same = use(start(), "execute_sql", sql=f"SELECT {text} = {shown} AS same")
+    assert same == "same\n1\n(1 row)"
 
 
 def test_a_missing_database_fails_the_episode_and_nothing_else(

@@ -39,7 +39,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     question = Question("1", "Who lives in London?", GOLD, "shop", path)
     with Engine(threads=1) as engine:
 
-        def play(*turns: str | tuple[str, dict[str, str]], **rewards: float) -> RolloutScore:
+        def play(*turns: str | tuple[str, dict[str, str]], **rewards: float | bool) -> RolloutScore:
             episode = Episode(question, engine, EnvConfig(query_timeout_s=0.1))
             for turn in turns:
                 text = turn if isinstance(turn, str) else render_call(ToolCall(*turn))
@@ -115,15 +115,25 @@ def test_a_repeated_look_in_other_letters_is_not_novel(played: Played) -> None:
     assert column(score, "novel") == [1, 0, 1, 0, 1]
 
 
-def test_another_query_with_the_same_rows_is_not_novel(played: Played) -> None:
-    score = played(
+def test_another_query_with_the_same_rows_is_a_repeat_only_if_asked_for(played: Played) -> None:
+    turns = (
         run(GOLD),
         run("SELECT name FROM customer WHERE id IN (1, 3)"),
         run("SELECT name FROM londoner ORDER BY name DESC"),
         run("SELECT id FROM customer WHERE city = 'London'"),
         submit(GOLD),
     )
-    assert column(score, "novel") == [1, 0, 1, 1, 1]
+    assert column(played(*turns), "novel") == [1, 1, 1, 1, 1]
+    assert column(played(*turns, novel_by_result=True), "novel") == [1, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize("by_result", [False, True])
+def test_two_filters_that_find_nothing_are_no_repeat(played: Played, by_result: bool) -> None:
+    nothing = "SELECT name FROM customer WHERE city = '{}'"
+    turns = (run(nothing.format("Rome")), run(nothing.format("Oslo")), run(nothing.format("Rome")))
+    score = played(*turns, novel_by_result=by_result)
+    assert column(score, "novel") == [1, 1, 0]
+    assert score.process == (1.0, 1.0, 0.75)
 
 
 def test_a_failing_query_does_not_execute(played: Played) -> None:
@@ -190,7 +200,8 @@ def test_validators_of_plain_facts() -> None:
     other = StepFacts(True, True, "b", "d")
     assert [well_formed(step), executes(step), novel(step, []), grounded(step)] == [1, 1, 1, 2 / 3]
     assert novel(step, [StepFacts(True, True, "b", "e")]) == 1
-    assert novel(step, [other]) == 0
+    assert [novel(step, [other]), novel(step, [other], by_result=True)] == [1, 0]
+    assert validators(step, [other], novel_by_result=True)["novel"] == 0
     assert novel(step, [StepFacts(False), StepFacts(True, False, "a")]) == 0
     assert novel(StepFacts(True, False, "c"), [StepFacts(True, False, "b")]) == 1
     assert grounded(StepFacts(True, True, "a")) == 1
@@ -222,6 +233,8 @@ def test_every_reward_is_a_mean_in_the_unit_interval(
 def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(InputError, match="novel_weight is -1; expected a finite number >= 0"):
         RewardConfig(novel_weight=-1)
+    with pytest.raises(InputError, match="novel_by_result is 'no'; expected true or false"):
+        RewardConfig(novel_by_result="no")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="all validator weights are 0"):
         RewardConfig(format_weight=0, executes_weight=0, novel_weight=0, grounded_weight=0)
     with pytest.raises(InputError, match="match_timeout_s is 0"):

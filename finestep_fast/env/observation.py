@@ -26,13 +26,17 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def value_text(value: Value, max_chars: int) -> str:
-    """One value on one line: NULL, numbers as SQLite prints them, bytes in hexadecimal."""
+    """One value on one line: NULL, numbers, text, bytes in hexadecimal.
+
+    A number is written with as many digits as a query needs to mean this very number, which
+    SQLite's own 15 are too few for: a value that is read here can be searched for.
+    """
     if value is None:
         return "NULL"
     if isinstance(value, bytes):
         shown = value[: max_chars // 2].hex()
         return f"x'{shown}'" + ("..." if 2 * len(value) > len(shown) else "")
-    text = value if isinstance(value, str) else repr(value)
+    text = value if isinstance(value, str) else repr(value).replace("inf", "9e999")
     if len(text) > max_chars:
         text = text[:max_chars] + "..."
     if "\n" in text or "\r" in text:

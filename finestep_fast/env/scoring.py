@@ -67,7 +67,7 @@ def score_episodes(
 
 def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> RolloutScore:
     """The score of one episode whose final query was compared."""
-    values = step_validators(episode, match.status)
+    values = step_validators(episode, match.status, novel_by_result=rewards.novel_by_result)
     failed = episode.status is EpisodeStatus.FAILED
     counted = not failed and not match.status.is_infrastructure
     if failed:
@@ -86,7 +86,9 @@ def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> Roll
     )
 
 
-def step_validators(episode: Episode, final_status: Status) -> tuple[dict[str, float], ...]:
+def step_validators(
+    episode: Episode, final_status: Status, *, novel_by_result: bool = False
+) -> tuple[dict[str, float], ...]:
     """The validators of every step of an episode."""
     if episode.schema is None:
         return ()
@@ -94,6 +96,6 @@ def step_validators(episode: Episode, final_status: Status) -> tuple[dict[str, f
     values = []
     for step in episode.steps:
         facts = step_facts(step, episode.schema, final_status=final_status)
-        values.append(validators(facts, earlier))
+        values.append(validators(facts, earlier, novel_by_result=novel_by_result))
         earlier.append(facts)
     return tuple(values)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finestep_fast.env.calls import ToolCall
@@ -55,7 +55,8 @@ class Desk:
             max_bytes=self.config.max_result_bytes,
             timeout_s=timeout_s,
         )
-        return result
+        # An agent knows of no batch.
+        return replace(result, message=result.message.removeprefix("jobs[0]: "))
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Answer:
     Attributes:
         text: For the agent.
         status: OK if the tool did what it was asked.
-        digest: Of the rows, if a query was run.
+        digest: Of the rows, if a query was run and found some.
     """
 
     text: str
@@ -134,7 +135,7 @@ def execute_sql(desk: Desk, arguments: dict[str, str]) -> Answer:
     if result.status is not Status.OK:
         return Answer(error_text(result, desk), result.status)
     text = result_text(result, max_chars=desk.max_chars, max_value_chars=config.max_value_chars)
-    return Answer(text, Status.OK, result.digest)
+    return Answer(text, Status.OK, result.digest if result.rows else "")
 
 
 def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
@@ -154,18 +155,28 @@ def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
     deadline = time.monotonic() + config.query_timeout_s
     lines: list[str] = []
     left = config.max_found_values
+    failed: dict[str, Result] = {}
     for table, column in places:
+        if table.name in failed:
+            continue
         name = always_quoted_name(column.name)
+        # Numbers of a column of numbers are not what is looked for, unless it is named.
+        only_text = column_name is None and not column.holds_text
         rest_s = deadline - time.monotonic()
         result = desk.run(
-            f"SELECT DISTINCT {name} FROM {always_quoted_name(table.name)} "
-            f"WHERE {name} LIKE {pattern} ESCAPE '\\'",
+            f"SELECT DISTINCT {name} FROM {always_quoted_name(table.name)} WHERE "
+            + (f"typeof({name}) IN ('text', 'blob') AND " if only_text else "")
+            # Whether LIKE looks into a BLOB is a matter of how SQLite was built.
+            + f"CAST({name} AS TEXT) LIKE {pattern} ESCAPE '\\'",
             max_rows=left,
             timeout_s=max(rest_s, 1e-3),
         )
-        if result.status is not Status.OK:
+        if result.status is Status.TIMEOUT:
             lines.append(error_text(result, desk))
             return Answer("\n".join(lines), result.status)
+        if result.status is not Status.OK:
+            failed[table.name] = result
+            continue
         if result.rows:
             values = [literal_text(row[0], config.max_value_chars) for row in result.rows]
             place = f"{quoted_name(table.name)}.{quoted_name(column.name)}"
@@ -174,7 +185,14 @@ def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
         if result.truncated or left < 1:
             lines.append("(more may exist)")
             break
-    return Answer("\n".join(lines) or "(no value found)")
+    if failed and failed.keys() == {table.name for table, _ in places}:
+        result = next(iter(failed.values()))
+        return Answer(error_text(result, desk), result.status)
+    if not lines:
+        lines.append("(no value found)")
+    for unread, result in failed.items():
+        lines.append(f"({quoted_name(unread)} cannot be searched: {result.message})")
+    return Answer("\n".join(lines))
 
 
 def searched_columns(
@@ -185,7 +203,7 @@ def searched_columns(
     for table in schema.tables if only is None else (only,):
         for column in table.columns:
             if column_name is None:
-                if column.holds_text:
+                if column.holds_text or column.may_hold_text:
                     yield table, column
             elif column.name.lower() in spellings(column_name):
                 yield table, column

@@ -6,11 +6,15 @@ equivalent. It never fails: a query that cannot be parsed has a cruder normal fo
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
 
-import sqlglot
 from sqlglot import exp
+from sqlglot.dialects.sqlite import SQLite
 from sqlglot.errors import SqlglotError
 
 from finestep_fast.sql import lexer
@@ -19,7 +23,17 @@ from finestep_fast.sql.schema import DatabaseSchema
 
 MAX_PARSED_CHARS = 20_000
 MAX_REMEMBERED = 16_384
-DIALECT = sqlglot.Dialect.get_or_raise("sqlite")
+
+
+class AsWritten(SQLite):
+    """SQLite, with paths into JSON as they are written: sqlglot reads them in ways of its own."""
+
+    def to_json_path(self, path: exp.Expr | None) -> exp.Expr | None:
+        """The path as it is."""
+        return path
+
+
+DIALECT = AsWritten()
 # What sqlglot and a walk over its trees raise on text that is no SQL, besides sqlglot's own errors.
 PARSING_ERRORS = (
     SqlglotError,
@@ -32,6 +46,20 @@ PARSING_ERRORS = (
 )
 
 
+_is_ours: ContextVar[bool] = ContextVar("_is_ours", default=False)
+logging.getLogger("sqlglot").addFilter(lambda record: not _is_ours.get())
+
+
+@contextmanager
+def quiet_sqlglot() -> Iterator[None]:
+    """A block in which sqlglot logs nothing: what it cannot read is none of the user's making."""
+    token = _is_ours.set(True)
+    try:
+        yield
+    finally:
+        _is_ours.reset(token)
+
+
 @dataclass(frozen=True, slots=True)
 class QueryFacts:
     """What a query says.
@@ -39,11 +67,12 @@ class QueryFacts:
     Attributes:
         normal_form: Equal for queries that differ only in white space, comments, letter case of
             keywords and names, quotes around names, redundant parentheses, and aliases.
+            Without a parse it keeps parentheses and aliases.
         tables: Tables of the database that the query names, as the query spells them, folded.
         columns: Columns it names: `table.column` where the table is known, else as written. Names
             that the query gives itself are not among them.
         missing: Those of `tables` and `columns` that do not exist.
-        parsed: Whether the query could be parsed; if not, there are no names.
+        parsed: Whether the query could be parsed as SQLite does; if not, there are no names.
     """
 
     normal_form: str
@@ -74,7 +103,8 @@ def analyse(sql: str, schema: DatabaseSchema) -> QueryFacts:
     if query is not None:
         reading = Reading(schema.columns_by_table)
         try:
-            normal_form = reading.text_of_query(query)
+            with quiet_sqlglot():
+                normal_form = reading.text_of_query(query)
         except PARSING_ERRORS:
             pass
         else:
@@ -104,7 +134,8 @@ def parsed_query(sql: str) -> exp.Expr | None:
     if len(sql) > MAX_PARSED_CHARS:
         return None
     try:
-        statements = [tree for tree in DIALECT.parse(sql) if tree is not None]
+        with quiet_sqlglot():
+            statements = [tree for tree in DIALECT.parse(sql) if tree is not None]
     except PARSING_ERRORS:
         return None
     if len(statements) != 1 or not isinstance(statements[0], (exp.Query, exp.Values)):

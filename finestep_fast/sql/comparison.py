@@ -7,7 +7,8 @@ its consequences; `strict` is the one to recommend. The work is done by the comp
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, get_args
 
 from finestep_fast import _core
@@ -117,23 +118,29 @@ def compare_batch(
         threads: Threads that work at the same time; by default one per available core.
 
     Returns:
-        One verdict per pair, in their order.
+        One verdict per pair, in their order. Rows that `compare` would refuse, such as None where a
+        query failed, cost one verdict and not the batch: the prediction's make it False, the gold's
+        None. A warning names their place.
 
     Raises:
-        InputError: As for `compare`, or the words on order are not as many as the pairs.
+        InputError: The settings are as `compare` refuses them, an entry is no pair, or the words on
+            order are not as many as the pairs.
     """
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     checked_number("threads", threads, whole=True)
     if not 1 <= threads <= MOST_THREADS:
         raise InputError(f"threads is {threads}; expected at least 1 and at most {MOST_THREADS}")
-    both = listed(pairs)
-    if both is None:
+    given = listed(pairs)
+    if given is None:
         raise InputError(f"pairs is {shown(pairs)}; expected pairs (predicted rows, gold rows)")
-    for place, pair in enumerate(both):
+    both = []
+    for place, pair in enumerate(given):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise InputError(
                 f"pairs[{place}] is {shown(pair)}; expected (predicted rows, gold rows)"
             )
+        # Rows that can be read once only are read once only.
+        both.append((rereadable(pair[0]), rereadable(pair[1])))
     orders = [ordered] * len(both) if isinstance(ordered, bool) else listed(ordered)
     if orders is None or not all(isinstance(order, bool) for order in orders):
         raise InputError(f"ordered is {shown(ordered)}; expected a bool, or one per pair")
@@ -141,19 +148,42 @@ def compare_batch(
         raise InputError(f"ordered has {len(orders)} values; expected {len(both)}, one per pair")
     index, _, tolerance, budget = checked_settings(semantics, False, float_tolerance, search_budget)
     try:
-        outcomes = _core.compare_pairs(
-            [(predicted, gold) for predicted, gold in both],
-            orders,
-            index,
-            tolerance,
-            budget,
-            threads,
-        )
-    except ValueError as error:
-        raise InputError(str(error)) from error
-    except TypeError as error:
-        raise InputError(f"pairs holds rows that are none: {error}") from error
+        outcomes = _core.compare_pairs(both, orders, index, tolerance, budget, threads)
+    except (TypeError, ValueError):
+        settings = [(index, order, tolerance, budget) for order in orders]
+        return [
+            verdict_of_pair(pair, f"pairs[{place}]", how)
+            for place, (pair, how) in enumerate(zip(both, settings, strict=True))
+        ]
     return [VERDICTS[verdict] for verdict, _ in outcomes]
+
+
+def rereadable(rows: Any) -> Any:
+    """The rows as a list, if they are some that might be gone after they were read."""
+    return list(rows) if isinstance(rows, Iterator) else rows
+
+
+def verdict_of_pair(
+    pair: tuple[Any, Any], place: str, settings: tuple[int, bool, float, int]
+) -> bool | None:
+    """The verdict on one pair of which a side may be no rows; told in a warning."""
+    sides: list[_core.ReadyResult | None] = []
+    for side, rows in enumerate(pair):
+        try:
+            if not isinstance(rows, Iterable):
+                raise InputError(f"{place}[{side}] is {shown(rows)}; expected rows")
+            sides.append(ready(rows, f"{place}[{side}]", settings))
+        except InputError as error:
+            # The gold's failure goes before the prediction's: nothing can be said then.
+            warnings.warn(str(error), stacklevel=3)
+            sides.append(None)
+    predicted, gold = sides
+    if gold is None:
+        return None
+    if predicted is None:
+        return False
+    verdict, _ = predicted.outcome(gold)
+    return VERDICTS[verdict]
 
 
 def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any
 
 from finestep_fast import _core
 from finestep_fast.config.check import check_flag
@@ -41,6 +40,14 @@ QUERY_STATUSES = (
 )
 EQUAL, UNDECIDED = 1, 2
 CALLED_OFF = "stopped because the work was called off"
+
+# What an entry of a batch is made of, and the status of one in which that part is no good.
+JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
+TRIPLE_PARTS = (
+    ("database", Status.DATABASE_UNREADABLE),
+    ("predicted query", Status.PREDICTED_ERROR),
+    ("gold query", Status.GOLD_ERROR),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +169,20 @@ class Engine:
             timeout_s: Deadline of each query, from its own start.
 
         Returns:
-            One result per job, in the order of the jobs.
+            One result per job, in the order of the jobs. A query that is no text, or a database
+            that is no path, is a failed job with a message that names its place.
 
         Raises:
-            InputError: A limit is not positive, a query is no text, or the engine is closed.
+            InputError: A limit is not positive, a job is no pair, or the engine is closed.
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
-        pairs = checked_tuples("jobs", jobs, "database, query")
-        queries = [(os.fsdecode(path), checked_sql(sql)) for path, sql in pairs]
-        results, _ = self._core.run(queries, *limits)
-        return [result_of(report) for report in results]
+        queries, complaints = fit_to_run(jobs, "jobs", JOB_PARTS)
+        reports, _ = self._core.run(queries, *limits)  # type: ignore[arg-type]
+        results = [result_of(report) for report in reports]
+        for (i, status), complaint in complaints.items():
+            if results[i].status is status:
+                results[i] = replace(results[i], message=complaint)
+        return results
 
     def match(
         self,
@@ -209,22 +220,19 @@ class Engine:
             timeout_s: Deadline of each query, from its own start.
 
         Returns:
-            One verdict per triple, in their order.
+            One verdict per triple, in their order. A query that is no text is one that failed,
+            with a message that names its place; likewise a database that is no path.
 
         Raises:
-            InputError: A limit is not positive, the semantics is unknown, a query is no text, or
-                the engine is closed.
+            InputError: A limit is not positive, the semantics is unknown, an entry is no triple,
+                or the engine is closed.
         """
         settings = checked_settings(semantics, False, float_tolerance, SEARCH_BUDGET)
         check_flag("keep_distinct", keep_distinct)
         check_flag("early_exit", early_exit)
         limits = self._limits(max_rows, max_bytes, timeout_s)
-        pairs = [
-            (os.fsdecode(path), checked_sql(predicted), checked_sql(gold))
-            for path, predicted, gold in checked_tuples(
-                "triples", triples, "database, predicted, gold"
-            )
-        ]
+        fit, complaints = fit_to_run(triples, "triples", TRIPLE_PARTS)
+        pairs: list[Pair] = fit  # type: ignore[assignment]
         ordered = None
         if semantics == "test_suite":
             pairs = [test_suite_pair(pair, keep_distinct) for pair in pairs]
@@ -236,8 +244,12 @@ class Engine:
         reports, unit_of_pair, _ = self._core.match(
             pairs, ordered, settings, early_exit, utf8_only, *limits
         )
-        matches = [match_of(report) for report in reports]
-        return [matches[unit] for unit in unit_of_pair]
+        by_unit = [match_of(report) for report in reports]
+        matches = [by_unit[unit] for unit in unit_of_pair]
+        for (i, status), complaint in complaints.items():
+            if matches[i].status is status:
+                matches[i] = replace(matches[i], message=complaint)
+        return matches
 
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
@@ -295,11 +307,63 @@ def orders_rows(sql: str) -> bool:
     return outermost_order(sql)
 
 
-def checked_sql(sql: str) -> str:
-    """The query, unless it is no text."""
+def fit_to_run(
+    entries: Iterable[tuple[object, ...]], name: str, parts: tuple[tuple[str, Status], ...]
+) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
+    """The entries of a batch as texts, and what is wrong with some of them.
+
+    An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
+
+    Returns:
+        One tuple of texts per entry, and messages by the entry's place and the status it should
+        end with.
+
+    Raises:
+        InputError: An entry has not as many parts as it must have.
+    """
+    expected = ", ".join(part for part, _ in parts)
+    given = listed(entries)
+    if given is None:
+        raise InputError(f"{name} is {shown(entries)}; expected tuples of ({expected})")
+    fit = []
+    complaints = {}
+    for i, entry in enumerate(given):
+        if not isinstance(entry, tuple | list) or len(entry) != len(parts):
+            raise InputError(f"{name}[{i}] is {shown(entry)}; expected ({expected})")
+        texts = []
+        for value, (part, status) in zip(entry, parts, strict=True):
+            text, complaint = path_text(value) if part == "database" else query_text(value)
+            texts.append(text)
+            if complaint:
+                complaints[i, status] = f"{name}[{i}]: the {part} {complaint}"
+        fit.append(tuple(texts))
+    return fit, complaints
+
+
+def query_text(sql: object) -> tuple[str, str]:
+    """The query and "", or "" and why it cannot be run at all."""
     if not isinstance(sql, str):
-        raise InputError(f"a query is {sql!r}; expected text")
-    return sql
+        return "", f"is {shown(sql)}; expected text"
+    if "\0" in sql:
+        return "", "contains a null character"
+    if not sql.isascii():
+        try:
+            sql.encode()
+        except UnicodeEncodeError:
+            return "", "is no valid Unicode: surrogates not allowed"
+    return sql, ""
+
+
+def path_text(path: object) -> tuple[str, str]:
+    """The path as text and "", or "" and why it is none."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        return "", f"is {shown(path)}; expected a path"
+    text = os.fsdecode(path)
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return "", f"is {shown(text)}, which is no valid Unicode"
+    return text, ""
 
 
 def checked_limits(**limits: float) -> None:
@@ -309,19 +373,3 @@ def checked_limits(**limits: float) -> None:
         if not value > 0 or (name == "threads" and value > MOST_THREADS):
             rule = f"1 to {MOST_THREADS}" if name == "threads" else "a finite number > 0"
             raise InputError(f"{name} is {value}; expected {rule}")
-
-
-def checked_tuples(name: str, given: Any, parts: str) -> list[Any]:
-    """The items of something iterable, unless one is no tuple of that many parts."""
-    size = parts.count(",") + 1
-    items = listed(given)
-    if items is None:
-        raise InputError(f"{name} is {shown(given)}; expected tuples of ({parts})")
-    for place, item in enumerate(items):
-        if not isinstance(item, tuple | list) or len(item) != size:
-            raise InputError(f"{name}[{place}] is {shown(item)}; expected ({parts})")
-        if not isinstance(item[0], str | bytes | os.PathLike):
-            raise InputError(
-                f"{name}[{place}] names the database {shown(item[0])}; expected a path"
-            )
-    return items

@@ -19,6 +19,13 @@ VALUE_ARGS = frozenset({"expression", "low", "high", "true", "false", "default"}
 CLAUSE_ARGS = frozenset(
     {"from_", "joins", "with_", "expressions", "group", "order", "limit", "offset"}
 )
+# SQLite gives LIKE, IN, BETWEEN and IS the rank of `=`, from left to right, below `<`. sqlglot lets
+# the first three bind more tightly than both, some of its versions IS too.
+ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE)
+KINDS_OF_IS = (exp.Is, exp.NullSafeEQ, exp.NullSafeNEQ)
+EQUALITIES = (exp.EQ, exp.NEQ, *KINDS_OF_IS)
+KINDS_OF_LIKE = (exp.Like, exp.Glob, exp.Match, exp.RegexpLike, exp.Escape)
+TIGHT = (*KINDS_OF_LIKE, exp.In, exp.Between, *KINDS_OF_IS)
 
 
 class Reading:
@@ -197,6 +204,8 @@ class Reading:
         """The normal form of any node inside a SELECT."""
         if not isinstance(node, exp.Expr):
             return str(node)
+        if is_misgrouped(node):
+            raise ValueError("sqlglot groups this otherwise than SQLite does")
         if isinstance(node, exp.Column):
             return self._column_node(node, scope, as_value)
         if isinstance(node, exp.Literal):
@@ -284,6 +293,18 @@ class Reading:
         self.columns.setdefault(shown)
         self.missing.setdefault(shown)
         return text
+
+
+def is_misgrouped(node: exp.Expr) -> bool:
+    """Whether an operand without parentheses is one that SQLite would not read as one."""
+    if isinstance(node, ORDERINGS):
+        return binds_too_tightly(node.this) or binds_too_tightly(node.expression)
+    return isinstance(node, EQUALITIES) and binds_too_tightly(node.expression)
+
+
+def binds_too_tightly(operand: Any) -> bool:
+    """Whether an operand is LIKE, IN, BETWEEN or IS, or the negation of one."""
+    return isinstance(operand.this if isinstance(operand, exp.Not) else operand, TIGHT)
 
 
 def folded(node: Any) -> str:

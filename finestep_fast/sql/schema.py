@@ -6,6 +6,7 @@ Not an analysis of queries, and not for untrusted SQL: the queries in here are o
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -20,6 +21,19 @@ from finestep_fast.sql.outcome import Row, Value
 MAX_REMEMBERED = 1024
 MAX_INSTRUCTIONS = 20_000_000
 ROWID_NAMES = frozenset({"rowid", "oid", "_rowid_"})
+# The tables in which virtual tables keep their data, for a SQLite before 3.37, which does not list
+# them, or without the module.
+OF_FTS3 = ("content", "segments", "segdir", "docsize", "stat")
+OF_RTREE = ("node", "rowid", "parent")
+SHADOW_SUFFIXES = {
+    "fts3": OF_FTS3,
+    "fts4": OF_FTS3,
+    "fts5": ("data", "idx", "content", "docsize", "config"),
+    "rtree": OF_RTREE,
+    "rtree_i32": OF_RTREE,
+    "geopoly": OF_RTREE,
+}
+MODULE = re.compile(r"\bUSING\s+[\"'`\[]?(\w+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +74,15 @@ class Column:
             return True
         return declared in ("", "BLOB") or any(w in declared for w in ("DATE", "TIME", "STRING"))
 
+    @property
+    def may_hold_text(self) -> bool:
+        """Whether SQLite's rules give the column neither INTEGER nor REAL affinity.
+
+        To SQLite, BOOL, NUMERIC and DECIMAL are like any other word: 'T' is no odd value there.
+        """
+        declared = self.type.upper()
+        return not any(word in declared for word in ("INT", "REAL", "FLOA", "DOUB"))
+
 
 @dataclass(frozen=True, slots=True)
 class Table:
@@ -81,8 +104,10 @@ class DatabaseSchema:
 
     Attributes:
         identity: The file.
-        tables: Tables and views in the order of their creation, without SQLite's own.
-        columns_by_table: Folded column names by folded table name, for quick look-ups.
+        tables: Tables and views in the order of their creation, without SQLite's own and those in
+            which virtual tables keep their data.
+        columns_by_table: Folded column names by folded table name, for quick look-ups; all that a
+            query can name, hidden columns and the tables behind virtual ones too.
     """
 
     identity: FileIdentity
@@ -183,13 +208,18 @@ def read_schema(identity: FileIdentity) -> DatabaseSchema:
         InputError: The file is no SQLite database that can be read.
     """
     listing = (
-        "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') "
+        "SELECT name, type, CASE WHEN type = 'table' AND rootpage = 0 THEN sql END "
+        "FROM sqlite_master WHERE type IN ('table', 'view') "
         "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY rowid"
     )
-    (listed,) = own_rows(identity.path, [listing])
+    shadows = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'"
+    listed, shadowed = own_rows(identity.path, [listing, shadows])
     if listed is None:
         raise InputError(f"database {identity.path!r}: its schema cannot be read")
-    names = [str(name) for name, _ in listed]
+    names = [str(name) for name, *_ in listed]
+    hidden = {str(name).lower() for (name,) in shadowed or ()}
+    for name, _, virtual in listed:
+        hidden.update(shadow_names(str(name), str(virtual)) if virtual else ())
     described = own_rows(
         identity.path,
         [
@@ -200,16 +230,24 @@ def read_schema(identity: FileIdentity) -> DatabaseSchema:
     )
     tables = tuple(
         table_of(name, kind == "view", keys or (), columns or ())
-        for name, (_, kind), keys, columns in zip(
+        for name, (_, kind, _), keys, columns in zip(
             names, listed, described[::2], described[1::2], strict=True
         )
+        if name.lower() not in hidden
     )
     tables = tuple(with_implied_targets(table, tables) for table in tables)
     columns_by_table = {
-        table.name.lower(): frozenset(column.name.lower() for column in table.columns)
-        for table in tables
+        name.lower(): frozenset(str(column).lower() for _, column, *_ in columns or ())
+        for name, columns in zip(names, described[1::2], strict=True)
     }
     return DatabaseSchema(identity, tables, columns_by_table)
+
+
+def shadow_names(name: str, statement: str) -> list[str]:
+    """The folded names of the tables in which a virtual table of a known module keeps its data."""
+    module = MODULE.search(statement)
+    suffixes = SHADOW_SUFFIXES.get(module[1].lower(), ()) if module else ()
+    return [f"{name}_{suffix}".lower() for suffix in suffixes]
 
 
 def table_of(name: str, is_view: bool, keys: Sequence[Row], columns: Sequence[Row]) -> Table:

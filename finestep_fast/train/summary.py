@@ -22,7 +22,7 @@ class Tally:
         silent: rollouts that looked at nothing before they answered.
         steps: assistant turns.
         malformed: of these, not exactly one well-formed call.
-        redundant: of these, a repeat of an earlier call or result.
+        redundant: of these, a repeat of an earlier call, as `novel` tells.
         policy_tokens: written by the policy.
         tokens: of whole rollouts.
     """

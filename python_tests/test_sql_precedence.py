@@ -1,0 +1,179 @@
+"""Two texts with one normal form mean the same to SQLite, however operators are put together."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finestep_fast.sql import DatabaseSchema, database_schema
+from finestep_fast.sql.analysis import analyse
+from finestep_fast.sql.lexer import folded_text
+from support.databases import written
+
+# SQLite's binary operators, those of one rank on one line.
+RANKS = (
+    ("||", "->", "->>"),
+    ("*", "/", "%"),
+    ("+", "-"),
+    ("&", "|", "<<", ">>"),
+    ("<", "<=", ">", ">="),
+    ("=", "==", "<>", "!=", "IS", "IS NOT", "IS DISTINCT FROM", "IS NOT DISTINCT FROM"),
+    ("LIKE", "NOT LIKE", "GLOB", "NOT GLOB"),  # of the same rank as those above
+    ("AND",),
+    ("OR",),
+)
+BINARY = tuple(operator for rank in RANKS for operator in rank)
+SOME = ("||", "%", "*", "-", "<", "IS", "LIKE")
+BEFORE = ("-", "+", "~", "NOT ")
+AFTER = (
+    " COLLATE NOCASE",
+    " ISNULL",
+    " NOTNULL",
+    " NOT NULL",
+    " IS NULL",
+    " IS NOT NULL",
+    " IN (1, 2)",
+    " NOT IN (1, 0)",
+    " BETWEEN 0 AND 1",
+    " NOT BETWEEN 0 AND 1",
+    " LIKE '1' ESCAPE '/'",
+    " NOT LIKE '1' ESCAPE '/'",
+)
+VALUES = """
+    (1, 2, 3), ('2', '1', 0), (3, 2, 1), (0, 1, 1), ('a', 'A', 'b'), (NULL, 1, 0), (5, 3, 2),
+    ('1', 1, '1'), (7, 2, 3), (0, 0, 0), ('{"a": [5, 6]}', '$.a', 1), (1, '[1, 2]', 1),
+    ('a', 'b', 'A'), (2, 0, NULL), ('x', NULL, 'x'), (6, 4, 1), (-7, 2, 3), ('[4, 1]', 1, 2)
+"""
+
+
+def pairs(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The ways to read any two binary operators."""
+    for x in operators:
+        for y in operators:
+            yield f"a {x} b {y} c", f"(a {x} b) {y} c", f"a {x} (b {y} c)"
+
+
+def pairs_with_others(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The ways to read a binary operator beside one with one operand, and two of the latter."""
+    for x in operators:
+        for f in BEFORE:
+            yield f"{f}a {x} b", f"({f}a) {x} b", f"{f}(a {x} b)"
+            yield f"a {x} {f}b", f"a {x} ({f}b)"
+        for f in AFTER:
+            head, _, last = f.rpartition(" ")
+            inside = (f"a{head} ({last} {x} b)",) if "BETWEEN" in f or "ESCAPE" in f else ()
+            yield f"a{f} {x} b", f"(a{f}) {x} b", *inside
+            yield f"a {x} b{f}", f"a {x} (b{f})", f"(a {x} b){f}"
+        yield f"a BETWEEN b {x} 0 AND c", f"a BETWEEN (b {x} 0) AND c", f"(a BETWEEN b) {x} 0 AND c"
+        yield f"a BETWEEN 0 AND b {x} c", f"a BETWEEN 0 AND (b {x} c)", f"(a BETWEEN 0 AND b) {x} c"
+    for f in BEFORE:
+        for g in AFTER:
+            yield f"{f}a{g}", f"({f}a){g}", f"{f}(a{g})"
+    for f in AFTER:
+        for g in AFTER:
+            yield f"a{f}{g}", f"(a{f}){g}"
+
+
+def pairs_with_signs_inside(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    """The ways to read two operators of which the second operand has one of its own before it."""
+    for x in operators:
+        for f in BEFORE:
+            for y in operators:
+                readings = [f"(a {x} {f}b) {y} c", f"a {x} {f}(b {y} c)", f"a {x} ({f}b) {y} c"]
+                readings += [f"a {x} ({f}b {y} c)", f"a {x} (({f}b) {y} c)"]
+                yield f"a {x} {f}b {y} c", *readings
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    script = f"CREATE TABLE v(a, b, c); INSERT INTO v VALUES {VALUES}"
+    return written(tmp_path_factory.mktemp("precedence") / "v.sqlite", script)
+
+
+@pytest.fixture(scope="module")
+def schema(database: Path) -> DatabaseSchema:
+    return database_schema(database)
+
+
+def differences(
+    rows: Iterator[tuple[str, ...]], database: Path, schema: DatabaseSchema
+) -> tuple[list[str], float]:
+    """Texts with one normal form and other values, and the share of texts that were parsed."""
+    connection = sqlite3.connect(database)
+    rowids = [rowid for (rowid,) in connection.execute("SELECT rowid FROM v")]
+
+    def values(text: str) -> list[object]:
+        found: list[object] = []
+        for rowid in rowids:
+            try:
+                query = f"SELECT {text} FROM v WHERE rowid = ?"
+                found.append(connection.execute(query, (rowid,)).fetchone()[0])
+            except sqlite3.OperationalError:  # such as malformed JSON
+                found.append("error")
+        return found
+
+    different = []
+    num_parsed = num_texts = 0
+    for texts in rows:
+        by_form = defaultdict(list)
+        for text in texts:
+            facts = analyse.__wrapped__(f"SELECT {text} FROM v", schema)
+            by_form[facts.normal_form].append(text)
+            num_parsed += facts.parsed
+            num_texts += 1
+        for first, *others in by_form.values():
+            expected = values(first) if others else None
+            different += [f"{first} and {x}" for x in others if values(x) != expected]
+    connection.close()
+    return different, num_parsed / num_texts
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(pairs(BINARY[::2]), id="some binary"),
+        pytest.param(pairs_with_others(SOME), id="some with others"),
+        pytest.param(pairs_with_signs_inside(SOME[:5]), id="some with signs"),
+        pytest.param(pairs(BINARY), id="binary", marks=pytest.mark.slow),
+        pytest.param(pairs_with_others(BINARY), id="with others", marks=pytest.mark.slow),
+        pytest.param(pairs_with_signs_inside(BINARY), id="with signs", marks=pytest.mark.slow),
+    ],
+)
+def test_one_normal_form_of_two_operators_is_one_value(
+    database: Path, schema: DatabaseSchema, rows: Iterator[tuple[str, ...]]
+) -> None:
+    different, parsed = differences(rows, database, schema)
+    assert not different
+    assert parsed > 0.8
+
+
+@pytest.mark.parametrize(
+    ("text", "grouped", "other"),
+    [
+        ("2 * '1' || '2'", "2 * ('1' || '2')", "(2 * '1') || '2'"),
+        ("a - -b % c", "a - ((-b) % c)", "(a - -b) % c"),
+        ("a = b IS NULL", "(a = b) IS NULL", "a = (b IS NULL)"),
+        ("a & b + c", "a & (b + c)", "(a & b) + c"),
+        ("NOT a = b", "NOT (a = b)", "(NOT a) = b"),
+        ("a -> '$.x'", "(a -> '$.x')", "a -> ' $.x'"),
+    ],
+)
+def test_operators_group_as_sqlite_groups_them(
+    schema: DatabaseSchema, text: str, grouped: str, other: str
+) -> None:
+    forms = [analyse(f"SELECT {t} FROM v", schema).normal_form for t in (text, grouped, other)]
+    assert forms[0] == forms[1] != forms[2]
+
+
+@pytest.mark.parametrize("text", ["a = b LIKE c", "a < b IN (1, 2)", "a BETWEEN 0 AND b > c"])
+def test_what_sqlglot_would_group_otherwise_keeps_its_words(
+    schema: DatabaseSchema, text: str
+) -> None:
+    facts = analyse(f"SELECT {text} FROM v", schema)
+    assert not facts.parsed
+    assert facts.normal_form == folded_text(f"SELECT {text} FROM v")
+    assert analyse(f"SELECT ({text}) FROM v", schema).normal_form != facts.normal_form
