@@ -8,6 +8,9 @@ from collections.abc import Iterable
 
 from finestep_fast.errors import InputError
 
+MAX_WHOLE = 2**63 - 1
+"""The largest integer that compiled code can take."""
+
 
 def check_number(
     name: str,
@@ -29,25 +32,36 @@ def check_number(
     ]
     rule = " and ".join(rules) or "finite"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InputError(f"{name} is {value!r}; it must be a number {rule}")
+        raise InputError(f"{name} is {shortened(value)}; it must be a number {rule}")
     inside = (
-        math.isfinite(value)
+        is_finite(value)
         and (low is None or value >= low)
         and (above is None or value > above)
         and (high is None or value <= high)
     )
     if not inside:
-        raise InputError(f"{name} is {value:g}; it must be {rule}")
+        raise InputError(f"{name} is {_plain_number(value)}; it must be {rule}")
 
 
-def check_whole(name: str, value: object, *, low: int) -> None:
-    """Refuse what is not an integer of at least `low`.
+def is_finite(value: float) -> bool:
+    """Whether a number is finite, and not too large for a float."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def check_whole(name: str, value: object, *, low: int, high: int = MAX_WHOLE) -> None:
+    """Refuse what is not an integer of at least `low` and at most `high`.
 
     Raises:
         InputError: The value breaks the rule.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < low:
-        raise InputError(f"{name} is {value!r}; it must be an integer >= {low}")
+    rule = f"an integer >= {low}"
+    if isinstance(value, int) and value > high:
+        rule += f" and <= {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} is {shortened(value)}; it must be {rule}")
 
 
 def check_flag(name: str, value: object) -> None:
@@ -57,7 +71,7 @@ def check_flag(name: str, value: object) -> None:
         InputError: The value is something else.
     """
     if not isinstance(value, bool):
-        raise InputError(f"{name} is {value!r}; it must be true or false")
+        raise InputError(f"{name} is {shortened(value)}; it must be true or false")
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -68,7 +82,25 @@ def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
     """
     known = list(choices)
     if value not in known:
-        raise InputError(f"{name} is {value!r}; it must be {listing(known)}{nearest(value, known)}")
+        raise InputError(
+            f"{name} is {shortened(value)}; it must be {listing(known)}{nearest(value, known)}"
+        )
+
+
+def shortened(value: object, most: int = 80) -> str:
+    """The value as a message shows it: `repr`, cut in the middle where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; endless nesting
+        return f"a {type(value).__name__} too large to show"
+    if len(text) <= most:
+        return text
+    part = (most - 20) // 2
+    return f"{text[:part]}...{text[-part:]} ({len(text)} characters)"
+
+
+def _plain_number(value: float) -> str:
+    return f"{value:g}" if is_finite(value) or isinstance(value, float) else shortened(value)
 
 
 def listing(names: Iterable[str]) -> str:
@@ -79,7 +111,7 @@ def listing(names: Iterable[str]) -> str:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name that is most like the given one, or ''."""
-    close = difflib.get_close_matches(str(name), list(known), n=1)
+    close = difflib.get_close_matches(shortened(name).strip("'"), list(known), n=1)
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
@@ -87,7 +119,7 @@ def unknown_name(where: str, kind: str, name: object, known: Iterable[str]) -> s
     """Return `where: unknown kind 'name'; did you mean 'x'?`, or the list of what is known."""
     known = list(known)
     guess = nearest(name, known) or f"; it must be {listing(known)}"
-    return placed(where, f"unknown {kind} {name!r}{guess}")
+    return placed(where, f"unknown {kind} {shortened(name)}{guess}")
 
 
 def placed(where: str, text: str) -> str:
