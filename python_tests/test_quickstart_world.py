@@ -178,7 +178,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"main_rows": 41}, r"main_rows is 41; it must be in \[20, 40\]"),
+        ({"main_rows": 41}, r"main_rows is 41; it must be an integer >= 20 and <= 40"),
         ({"child_rows": 3}, "child_rows is 3; it must be an integer >= 20"),
         ({"train_questions": 0}, "train_questions is 0; it must be an integer >= 1"),
         ({"null_share": 0.9}, r"null_share is 0.9; it must be in \(0, 0.5\]"),

@@ -110,7 +110,7 @@ def all_keys(cls: type, above: tuple[str, ...] = ()) -> Iterator[str]:
                 yield from all_keys(option, path)
 
 
-MUST = ("it must be", "expected", "which must stay below")
+MUST = ("it must be", "expected", "which must stay below", "set kl or drop it")
 FAULTY: dict[
     str, tuple[str, str | tuple[str, ...]]
 ] = {  # what nobody can mean, for any key: the value, and a part of the rule that is told
