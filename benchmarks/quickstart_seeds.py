@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -86,14 +87,20 @@ def _table(runs: dict[tuple[str, int], Path]) -> Table:
             table.add_row(preset, str(seed), *_cells(before, after))
         befores, afters = zip(*reports.values(), strict=True)
         means = [
-            {key: mean(part[key] for part in parts) for key in befores[0]}
+            {key: _mean([part[key] for part in parts]) for key in befores[0]}
             for parts in (befores, afters)
         ]
         table.add_row(preset, "mean", *_cells(*means), style="bold", end_section=True)
     return table
 
 
-def _cells(before: dict[str, float], after: dict[str, float]) -> list[str]:
+def _mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the rates that were over something; None if there are none."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
+
+
+def _cells(before: dict[str, float | None], after: dict[str, float | None]) -> list[str]:
     columns = (
         ("ex", 100, 1),
         ("calls", 1, 2),
@@ -101,13 +108,17 @@ def _cells(before: dict[str, float], after: dict[str, float]) -> list[str]:
         ("malformed_rate", 100, 1),
         ("policy_tokens", 1, 1),
     )
+
+    def shown(value: float | None, scale: int, digits: int) -> str:
+        return "-" if value is None else f"{scale * value:.{digits}f}"
+
     return [
-        f"{scale * before[key]:.{digits}f} -> {scale * after[key]:.{digits}f}"
+        f"{shown(before[key], scale, digits)} -> {shown(after[key], scale, digits)}"
         for key, scale, digits in columns
     ]
 
 
-def _evaluations(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
+def _evaluations(folder: Path) -> tuple[dict[str, float | None], dict[str, float | None]]:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     return report["evaluations"]["before"], report["evaluations"]["final"]
 
@@ -141,7 +152,7 @@ def _metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def _smoothed(records: Sequence[dict[str, Any]], key: str) -> list[float]:
-    values = [float(record[key]) for record in records]
+    values = [nan if record[key] is None else float(record[key]) for record in records]
     return [mean(values[max(0, index + 1 - _WINDOW) : index + 1]) for index in range(len(values))]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_MOST_CHARS = 200
+_MOST_CHARS = 120
 
 
 class FinestepError(Exception):
@@ -18,11 +18,14 @@ class BuildError(FinestepError, ImportError):
 
 
 def shown(value: object) -> str:
-    """Return how a value is written in a message: numbers shortly, nothing at length."""
+    """Return how a value is written in a message: numbers shortly, long text cut in the middle."""
     if isinstance(value, float):
         return f"{value:g}"
     try:
         text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        return f"a {type(value).__name__} too long to be written out"
-    return text if len(text) <= _MOST_CHARS else f"{text[:_MOST_CHARS]}..."
+    except (ValueError, RecursionError):  # an integer of thousands of digits; endless nesting
+        return f"a {type(value).__name__} too large to be written out"
+    if len(text) <= _MOST_CHARS:
+        return text
+    part = _MOST_CHARS // 2 - 10
+    return f"{text[:part]}...{text[-part:]} ({len(text)} characters)"

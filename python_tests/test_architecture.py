@@ -19,7 +19,7 @@ KNOWN_BY = {
     "finestep_fast._core": {"batch", "ops", "sql"},
     "matplotlib": {"train", "eval"},
     "pydantic": {"config"},
-    "rich": {"train", "eval"},
+    "rich": {"output", "train", "eval"},
     "sqlglot": {"sql"},
     "transformers": {"train", "eval", "adapters"},
     "triton": {"kernels"},

@@ -44,7 +44,7 @@ def test_birds_format_is_read(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("key", ["SQL", "gold", "query"])
+@pytest.mark.parametrize("key", ["SQL", "gold", "query", "sql"])
 def test_json_lines_and_other_names_of_the_query_are_read(tmp_path: Path, key: str) -> None:
     entries = [
         {"db_id": "a", "question": "ä?", key: "SELECT 1"},
@@ -53,6 +53,13 @@ def test_json_lines_and_other_names_of_the_query_are_read(tmp_path: Path, key: s
     first, second = load_questions(saved(tmp_path / "q.jsonl", entries, lines=True), tmp_path)
     assert (first.question_id, first.text, first.gold_sql) == ("0", "ä?", "SELECT 1")
     assert (second.question_id, second.gold_sql, second.kind) == ("x", "SELECT 2", "k")
+
+
+def test_synsql_is_read_and_spiders_parsed_query_is_not_taken_for_one(tmp_path: Path) -> None:
+    synsql = {"db_id": "a", "question": "?", "sql": "SELECT 1", "external_knowledge": "hint"}
+    spider = {"db_id": "b", "question": "?", "query": "SELECT 2", "sql": {"select": [False, []]}}
+    first, second = load_questions(saved(tmp_path / "q.json", [synsql, spider]), tmp_path)
+    assert (first.gold_sql, first.evidence, second.gold_sql) == ("SELECT 1", "hint", "SELECT 2")
 
 
 def test_null_stands_for_a_label_that_is_missing(tmp_path: Path) -> None:

@@ -191,9 +191,115 @@ def test_a_query_out_of_time_or_of_bounds_is_wrong_and_runs_once(
 
 def test_a_missing_database_is_a_status(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     (world.databases / "zoo" / "zoo.sqlite").unlink()
-    printed = found(capsys, world.words())
+    printed = found(capsys, world.words("--max-unusable", "0.5"))
     assert printed["by_database"]["zoo"]["gold_failed"] == 1  # the other has no prediction
     assert printed["statuses"]["bird"]["database_unreadable"] == 1
+
+
+def test_missing_databases_refuse_the_evaluation_by_name(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.databases / "zoo" / "zoo.sqlite").unlink()
+    assert main(world.words()) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert "1 of 2 databases cannot be read: No such file or directory: 'zoo'" in printed.err
+    assert "2 of 6 questions cannot be used, and --max-unusable is 0.1" in printed.err
+    (world.databases / "shop" / "shop.sqlite").unlink()
+    assert main(world.words("--max-unusable", "1")) == 2
+    assert "'shop', 'zoo'; expected <db_id>/<db_id>.sqlite" in capsys.readouterr().err
+
+
+def test_a_missing_database_that_is_allowed_is_told(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (world.databases / "zoo" / "zoo.sqlite").unlink()
+    assert main(world.words("--max-unusable", "0.4")) == 0
+    printed = capsys.readouterr()
+    assert "warning: databases '" in printed.err
+    assert "note: databases '" in printed.out
+    assert "No such file or directory: 'zoo'" in printed.out
+
+
+@pytest.mark.parametrize("extension", ["db", "sqlite3"])
+def test_databases_of_other_extensions_are_read(
+    world: World, capsys: pytest.CaptureFixture[str], extension: str
+) -> None:
+    for name in ("shop", "zoo"):
+        path = world.databases / name / f"{name}.sqlite"
+        path.rename(path.with_suffix(f".{extension}"))
+    assert found(capsys, world.words())["overall"]["ex"] == {"bird": pytest.approx(2 / 6)}
+
+
+def test_where_no_gold_query_ran_there_is_a_dash_and_null_and_no_zero(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions = json.loads(world.questions.read_text(encoding="utf-8"))
+    for question in questions:
+        if question["db_id"] == "zoo":
+            question["SQL"] = "SELECT none"
+    world.questions.write_text(json.dumps(questions))
+    world.with_predictions([*PREDICTED[:5], "SELECT 1"])
+    assert found(capsys, world.words())["by_database"]["zoo"]["ex"] == {"bird": None}
+    assert main(world.words("--efficiency", "1")) == 0
+    rows = [line.split() for line in capsys.readouterr().out.replace("│", " ").splitlines()]
+    assert ["zoo", "2", *3 * ["\N{EN DASH}"]] in rows
+
+    world.questions.write_text(json.dumps([q | {"SQL": "SELECT none"} for q in questions]))
+    assert main(world.words("--json")) == 2
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["overall"]["ex"] == {"bird": None}
+    assert json.loads(printed.out)["overall"]["ex_where_gold_ran"] == {"bird": None}
+    assert "every gold query failed, nothing was measured; the first failed" in printed.err
+    assert "no such column: none" in printed.err
+
+
+def test_an_entry_that_is_no_query_fails_its_question_and_says_so(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    entries = dict(enumerate(PREDICTED)) | {2: 0}
+    (world.folder / "predictions.json").write_text(json.dumps(entries))
+    output = world.folder / "out.jsonl"
+    printed = found(capsys, world.words("--output", output))
+    assert printed["overall"]["ex"] == {"bird": pytest.approx(2 / 6)}
+    assert records(output)[2]["status"] == "no_prediction"
+    assert records(output)[2]["message"] == "is int 0, no query"
+    told = "2 predictions are no query and counted as wrong; the first, key '2': is int 0, no query"
+    assert told in printed["remarks"]
+
+
+LOST = {
+    "nobody reads": ("| true", "standard output cannot be written: Broken pipe"),
+    "full": ("> /dev/full", "standard output cannot be written: No space left on device"),
+    "closed": (">&-", "standard output is closed; send it to a file, or to /dev/null"),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "how"), [("nobody reads", ""), ("full", "--json"), ("closed", "")], ids=list(LOST)
+)
+def test_a_lost_standard_output_ends_with_one_sentence(world: World, case: str, how: str) -> None:
+    redirection, message = LOST[case]
+    words = " ".join(["-m", "finestep_fast.eval", *world.words(), how])
+    done = subprocess.run(
+        ["bash", "-c", f"(sleep 0.2; {sys.executable} {words}; echo $? >&2) {redirection}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    *said, status = done.stderr.splitlines()
+    assert said[-1] == f"error: {message}"
+    assert status == "2"
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_an_output_that_is_full_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(world.words("--output", "/dev/full")) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == "error: output '/dev/full': No space left on device"
 
 
 def test_results_that_python_cannot_decode_fail_where_they_fail_birds_evaluators(
@@ -205,7 +311,7 @@ def test_results_that_python_cannot_decode_fail_where_they_fail_birds_evaluators
     world.with_predictions([undecodable])
     output = world.folder / "out.jsonl"
     printed = found(capsys, world.words("--semantics", "bird,strict", "--output", output))
-    assert printed["overall"]["ex"] == {"bird": 0.0, "strict": 1.0}
+    assert printed["overall"]["ex"] == {"bird": None, "strict": 1.0}
     assert printed["overall"]["gold_failed"] == 1
     assert records(output)[0]["soft_f1"] == 0.0
 
@@ -235,6 +341,9 @@ def test_texts_that_are_no_utf8_leave_valid_json(
         (["--questions", "{folder}/bad.json"], "bad.json', line 2: db_id is missing"),
         (["--questions", "{folder}/predictions.json"], "line 1: "),
         (["--output", "{folder}/none/out.jsonl"], "output '{folder}/none/out.jsonl': No such"),
+        (["--output", "{folder}/" + "x" * 300], " characters): File name too long"),
+        (["--max-unusable", "2"], "--max-unusable is 2; it must be >= 0 and <= 1"),
+        (["--max-unusable", "nan"], "--max-unusable is nan; it must be"),
         (["--output", "{folder}/predictions.json"], "is one of the files to read"),
         (["--output", "{folder}/dev.json"], "is one of the files to read"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from finestep_fast.env.question import Question
+from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
 from finestep_fast.eval.predictions import BIRD_MARK, SQL_KEYS, load_predictions
 
@@ -32,7 +32,11 @@ def saved(path: Path, content: Any) -> Path:
 
 
 def loaded(tmp_path: Path, content: Any, name: str = "p.json") -> list[str | None]:
-    return load_predictions(saved(tmp_path / name, content), questions())
+    return queries(saved(tmp_path / name, content), questions())
+
+
+def queries(path: Path, asked: list[Question]) -> list[str | None]:
+    return [prediction.sql for prediction in load_predictions(path, asked)]
 
 
 def json_lines(entries: list[Any]) -> str:
@@ -97,7 +101,7 @@ def test_a_byte_order_mark_is_no_part_of_a_query(tmp_path: Path) -> None:
 
 def test_one_line_of_json_is_one_prediction(tmp_path: Path) -> None:
     path = saved(tmp_path / "p.jsonl", {"question_id": 1, "SQL": "SELECT 1"})
-    assert load_predictions(path, questions()) == [None, "SELECT 1", None]
+    assert queries(path, questions()) == [None, "SELECT 1", None]
 
 
 def test_null_and_a_question_left_out_are_no_prediction(tmp_path: Path) -> None:
@@ -107,10 +111,107 @@ def test_null_and_a_question_left_out_are_no_prediction(tmp_path: Path) -> None:
 
 def test_keys_are_question_ids_if_all_of_them_are_and_positions_otherwise(tmp_path: Path) -> None:
     path = saved(tmp_path / "p.json", {"0": "A", "2": "B"})
-    assert load_predictions(path, questions("7", "2", "0")) == [None, "B", "A"]
-    assert load_predictions(path, questions("7", "2", "9")) == ["A", None, "B"]
-    # An id that two questions share cannot say which one is meant.
-    assert load_predictions(path, questions("2", "2", "0")) == ["A", None, "B"]
+    assert queries(path, questions("7", "2", "0")) == [None, "B", "A"]
+    assert queries(path, questions("7", "2", "9")) == ["A", None, "B"]
+
+
+def test_a_db_id_with_a_space_is_no_part_of_the_query(tmp_path: Path) -> None:
+    asked = [
+        Question(str(i), "?", "SELECT 1", name, Path("x"))
+        for i, name in enumerate(("my shop", "zoo"))
+    ]
+    path = saved(tmp_path / "p.sql", "SELECT 1\tmy shop\nSELECT 2\tzoo \n")
+    assert queries(path, asked) == ["SELECT 1", "SELECT 2"]
+    path = saved(tmp_path / "p.sql", f"SELECT 1{BIRD_MARK}my shop\nSELECT\t2 FROM t\n")
+    assert queries(path, asked) == ["SELECT 1", "SELECT\t2 FROM t"]
+    path = saved(tmp_path / "p.sql", f"SELECT 1{BIRD_MARK}other shop\nSELECT 2\n")
+    with pytest.raises(
+        InputError, match="line 1: is for database 'other shop'; expected 'my shop'"
+    ):
+        queries(path, asked)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"0": 0, "1": "SELECT 2"},
+        {"0": ["SELECT 1"], "1": "SELECT 2"},
+        [False, "SELECT 2", None],
+        [{"qid": 0, "SQL": {"a": 1}}, {"qid": 1, "SQL": "SELECT 2"}],
+        [{"qid": 0, "error": "timeout"}, {"qid": 1, "SQL": "SELECT 2"}],
+    ],
+)
+def test_what_is_no_query_fails_its_question_and_no_other(tmp_path: Path, content: Any) -> None:
+    path = saved(tmp_path / "p.json", content)
+    first, second, third = load_predictions(path, questions())
+    assert (first.sql, second.sql, third.sql) == (None, "SELECT 2", None)
+    assert "no query" in first.problem
+    assert first.place.startswith(f"predictions {str(path)!r}, ")
+    assert second.problem == ""
+
+
+def test_an_id_that_questions_share_is_matched_only_where_it_is_clear(tmp_path: Path) -> None:
+    """As in BIRD's mini-dev: two questions on one database and one on another have the id 7."""
+    ids, db_ids = ("7", "7", "2", "7"), ("shop", "shop", "zoo", "zoo")
+    asked = [
+        Question(name, "?", "SELECT 1", db_id, Path("x"))
+        for name, db_id in zip(ids, db_ids, strict=True)
+    ]
+
+    def read(content: Any) -> list[str | None]:
+        return queries(saved(tmp_path / "p.json", content), asked)
+
+    in_order = [{"question_id": int(name), "SQL": str(i)} for i, name in enumerate(ids)]
+    assert read(in_order) == ["0", "1", "2", "3"]
+    assert read({str(i): f"at {i}" for i in (3, 2, 1, 0)}) == ["at 0", "at 1", "at 2", "at 3"]
+    by_database = [{"qid": 7, "SQL": "A", "db_id": "zoo"}, {"qid": 2, "SQL": "B"}]
+    assert read(by_database) == [None, None, "B", "A"]
+    assert read({"2": "B"}) == [None, None, "B", None]
+
+    shared = r"'7' is the question_id of 3 questions, at positions 0 and 1 and 3 from 0; expected"
+    for unclear in (
+        {"7": "A"},
+        {"2": "B", "7": "A"},
+        {"7": with_mark("A", "shop")},
+        list(reversed(in_order)),
+        in_order[:2],
+    ):
+        with pytest.raises(InputError, match=shared):
+            read(unclear)
+    with pytest.raises(
+        InputError, match="'7' is the question_id of a question, and '0' only a pos"
+    ):
+        read({"7": "A", "0": "B"})
+
+
+def test_birds_mini_dev_with_a_repeated_id_is_refused_or_read_right(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    folder = shared_data / "bird_minidev_text_only"
+    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
+    entries = [json.loads(line) for line in lines]
+    entries[100]["qid"] = entries[50]["qid"]
+    (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
+    asked = load_questions(tmp_path / "q.jsonl", tmp_path)
+    text = (folder / "predictions.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    system = next(iter(rows[0]["preds"]))
+    predicted = [row["preds"][system] for row in rows]
+    named = [
+        {"question_id": entry["qid"], "SQL": sql}
+        for entry, sql in zip(entries, predicted, strict=True)
+    ]
+    by_position = {str(i): sql for i, sql in enumerate(predicted)}
+    for content in (named, by_position, predicted):
+        assert queries(saved(tmp_path / "p.json", content), asked) == predicted
+    with pytest.raises(InputError, match="is the question_id of 2 questions, at positions 50 and"):
+        queries(saved(tmp_path / "p.json", named[::-1]), asked)
+
+
+def test_json_that_python_cannot_hold_is_named(tmp_path: Path) -> None:
+    for content in ("[" * 100_000, "{" + '"a":{' * 100_000, '{"0": ' + "9" * 5000 + "}"):
+        with pytest.raises(InputError, match="not JSON"):
+            loaded(tmp_path, content)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +224,9 @@ def test_keys_are_question_ids_if_all_of_them_are_and_positions_otherwise(tmp_pa
         ('{"qid": 0, "SQL": "A"}\n{"qid": 1, "SQL": }', "p.jsonl", r"line 2: not JSON"),
         ("SELECT 1", "p.json", "line 1: not JSON"),
         ('{"0": "A", "1": "B", "0": "C"}', "p.json", "key '0': comes twice"),
-        ({"0": ["SELECT 1"]}, "p.json", "key '0': is list .*; expected a query"),
-        ([1, 2, 3], "p.json", "entry 0: is int 1; expected a query"),
-        ([{"SQL": 5}], "p.json", "entry 0, key 'SQL': is int 5; expected a query"),
+        ({"0": ["SELECT 1"]}, "p.json", "key '0': is list .*, no query, and no other"),
+        ([1, 2, 3], "p.json", "entry 0: is int 1, no query, and no other"),
+        ([{"SQL": 5}], "p.json", "entry 0: SQL: is int 5, no query, and no other"),
         ([{"qid": 1, "text": "A"}], "p.json", "entry 0: has no query; expected it under .*SQL"),
         (["A", "B"], "p.json", "holds 2 predictions that do not name .*; expected 3"),
         ("A\nB\nC\nD\n", "p.sql", "holds 4 predictions that do not name .*; expected 3"),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
@@ -68,7 +71,7 @@ WRONG = [
     (["checkpoint.keep=0"], "checkpoint: keep is 0; it must be an integer >= 1"),
     (["data.questions=q.json"], "data: databases is missing; questions needs it"),
     (["data.databases=d"], "data: questions is missing; databases needs it"),
-    (["data.dev_questions=q.json"], "data: dev_questions is q.json; it needs questions"),
+    (["data.dev_questions=q.json"], "data: dev_questions is 'q.json'; it needs questions"),
     (list(OWN_DATA), "model is null; with data.questions it must be the folder of a causal"),
     (
         [*OWN_DATA, "model=m", "warm_start.tokens=5"],
@@ -94,6 +97,135 @@ def test_a_wrong_setting_is_refused_by_key_value_and_rule(
     shown = capsys.readouterr()
     assert shown.err == f"error: {caught.value}\n"
     assert shown.out == ""
+
+
+def all_keys(cls: type, above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Every key of the settings, sections too."""
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        path = (*above, field.name)
+        yield ".".join(path)
+        for option in (hints[field.name], *get_args(hints[field.name])):
+            if isinstance(option, type) and dataclasses.is_dataclass(option):
+                yield from all_keys(option, path)
+
+
+MUST = ("it must be", "expected", "which must stay below", "set kl or drop it")
+FAULTY: dict[
+    str, tuple[str, str | tuple[str, ...]]
+] = {  # what nobody can mean, for any key: the value, and a part of the rule that is told
+    "nested deeply": ("[" * 250, "is nested too deeply; it must have at most"),
+    "nested mappings": ("{a: " * 200, "is nested too deeply; it must have at most"),
+    "5000 digits": ("9" * 5000, "it must be a number of at most 300 digits"),
+    "300 digits": ("9" * 300, MUST),
+    "minus 250 digits": ("-" + "9" * 250, MUST),
+    "an infinite float": ("1e999", MUST),
+    "a lone surrogate": ('"\\ud800"', r"holds the character '\ud800'; it must be text"),
+    "a byte that is no UTF-8": ("\udcff", "is not YAML"),
+    "a NUL": ('"a\\0b"', r"holds the character '\x00'; it must be text"),
+    "a list in itself": ("&a [*a]", "holds itself through an alias; it must be finite"),
+    "a mapping in itself": ("&a {b: *a}", "holds itself through an alias; it must be finite"),
+    "a zero before digits": ("068", "is 068; it must be a number without a leading 0, or text in"),
+    "an octal of YAML 1.1": ("010", "is 010; it must be a number without a leading 0, or text in"),
+    "a sign and a zero": ("-007", "is -007; it must be a number without a leading 0, or text in"),
+    "a tag that lies": ("!!int x", "is x; it must be an integer"),
+    "another tag that lies": ("!!bool perhaps", "is perhaps; it must be true or false"),
+    "a date that is none": ("!!timestamp 2024-99-99", "is not YAML"),
+    "an object": ("!!python/name:os.system", "is not YAML"),
+    "two documents": ("--- 1\n--- 2", "is not YAML"),
+    "an unknown alias": ("*a", "is not YAML"),
+    "a list of lists": ("[1, [2]]", MUST),
+    "many values": (
+        "[&a [1,1,1,1,1,1,1,1,1,1], &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a], "
+        "&c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b], &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c], "
+        "[*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]]",
+        "holds more than 100000 values; drop some",
+    ),
+}
+# A number of 250 digits is finite: a rate or a weight of that size is a matter of taste.
+BOUNDLESS = {"300 digits"}
+
+
+@pytest.mark.parametrize("fault", FAULTY)
+def test_no_key_takes_what_nobody_can_mean(fault: str) -> None:
+    text, rule = FAULTY[fault]
+    for key in all_keys(TrainConfig):
+        word = f"{key}={text}"
+        try:
+            build(TrainConfig, apply_overrides({}, [word]))
+        except InputError as error:
+            told = str(error)
+            assert key.rpartition(".")[2] in told, word
+            assert any(part in told for part in ([rule] if isinstance(rule, str) else rule)), word
+            assert len(told) < 400, word
+        else:
+            number = fault in BOUNDLESS and isinstance(get_value(TrainConfig(), key), float | None)
+            assert number, f"{word[:80]} is accepted"
+
+
+def get_value(config: object, key: str) -> object:
+    for name in key.split("."):
+        config = getattr(config, name)
+    return config
+
+
+def test_a_fault_in_a_file_is_named_with_its_line_or_key(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    for text, message in (
+        ("seed: 1\nrollout:\n  prompts: 068\n", "run.yaml: line 3: is 068; it must be a number"),
+        ('data:\n  limit: 3\noutput: "a\\0b"\n', r"run.yaml: output: holds the character '\x00'"),
+        ("update: {optim: &a {b: *a}}", "run.yaml: update.optim.b: holds itself through an alias"),
+        ("[" * 400, "run.yaml: is nested too deeply"),
+    ):
+        path.write_text(text)
+        with pytest.raises(InputError) as caught:
+            load_config(path, [])
+        assert message in str(caught.value)
+
+
+def test_a_file_name_that_no_system_takes_is_refused() -> None:
+    for name in ("x" * 300, "x" * 300 + ".yaml", "a\0b.yaml"):
+        with pytest.raises(InputError):
+            load_config(Path(name), [])
+        with pytest.raises(InputError, match="resume is"):
+            load_config(None, [f"resume={name}"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["heads=3"], "small_model: heads is 3; it must divide half of hidden_size, 128 / 2"),
+        (["heads=128"], "small_model: heads is 128; it must divide half of hidden_size, 128 / 2"),
+        (["kv_heads=3"], "small_model: kv_heads is 3; it must divide heads, 4"),
+        (["kv_heads=0"], "small_model: kv_heads is 0; it must be an integer >= 1"),
+        (["heads=0"], "small_model: heads is 0; it must be an integer >= 1"),
+        (["layers=0"], "small_model: layers is 0; it must be an integer >= 1"),
+        (["hidden_size=-64"], "small_model: hidden_size is -64; it must be an integer >= 1"),
+        (["vocab_size=266"], "small_model: vocab_size is 266; it must be an integer >= 267"),
+    ],
+)
+def test_a_small_model_that_cannot_be_made_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        load_config(None, [f"small_model.{word}" for word in words])
+    assert str(caught.value) == message
+
+
+def test_an_output_that_can_be_no_folder_is_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for output, reason in (
+        (tmp_path / "file", "File exists"),
+        (tmp_path / "file" / "run", "Not a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (Path("/dev/null/run"), "Not a directory"),
+        (Path("/proc/none/run"), "No such file or directory"),
+    ):
+        assert main([f"output={output}"]) == 2
+        shown = capsys.readouterr().err
+        assert shown.startswith("error: output is '")
+        assert f"it must be a folder, there or to be made: {reason}" in shown
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_an_imbalance_that_is_asked_for_is_allowed() -> None:
@@ -136,7 +268,7 @@ def test_a_resumed_run_keeps_its_settings_and_takes_the_ones_that_may_change(
     "word", ["seed=6", "update.minibatches=1", "credit.preset=grpo", "model=m"]
 )
 def test_other_settings_of_a_resumed_run_are_refused(run_folder: Path, word: str) -> None:
-    rule = r"only update\.updates=, eval\., checkpoint\. may change"
+    rule = r"only update\.updates=, eval\., checkpoint\., data\.max_unusable_share= may change"
     with pytest.raises(InputError, match=rf"'{word}': a resumed run keeps its settings; {rule}"):
         load_config(None, [f"resume={run_folder}", word])
 

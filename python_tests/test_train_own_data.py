@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
 from finestep_fast.train.run import Run
-from finestep_fast.train.stop import Stopped, StopRequest
+from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
 from support.tiny import Tiny
 
@@ -33,6 +35,7 @@ SMALL = (
     "update.optim.learning_rate=1e-3",
     "update.optim.rise_steps=0",
     "eval.questions=4",
+    "data.max_unusable_share=0.2",
 )
 
 
@@ -110,6 +113,7 @@ def test_demonstrations_warm_up_a_given_model(own: Path, tiny: Tiny) -> None:
             *given,
             f"data.demonstrations={own / 'demonstrations.jsonl'}",
             "data.dev_share=0.3",
+            "data.max_unusable_share=0.5",
             "warm_start.tokens=6000",
             "warm_start.batch_rollouts=2",
             "update.updates=0",
@@ -220,6 +224,140 @@ def test_data_that_cannot_be_used_is_refused_by_name(
     )
     (own / "empty.json").write_text("[]")
     assert "leaves no question to train on" in refusal(f"data.questions={own / 'empty.json'}")
+    assert "empty.json holds no question" in refusal(f"data.dev_questions={own / 'empty.json'}")
+    assert "none.jsonl cannot be read: " in refusal(f"data.demonstrations={own / 'none.jsonl'}")
+    hub = refusal("model=Qwen/Qwen3-4B")
+    assert "model is 'Qwen/Qwen3-4B', which is not there; it must be a local folder" in hub
+    assert "nothing is downloaded here" in hub
+    assert "run `hf download OWNER/NAME --local-dir DIR` and set model=DIR" in hub
+
+
+def test_unusable_questions_refuse_the_run_before_anything_is_trained(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refusal(*changes: str) -> str:
+        assert main([*words(own, tiny), *changes]) == 2
+        assert not list((own / "run").iterdir())
+        return capsys.readouterr().err
+
+    told = refusal("data.max_unusable_share=0.1")
+    assert "No such file or directory: 'nowhere'; expected <db_id>/<db_id>.sqlite, .db or" in told
+    assert "1 of 6 questions cannot be used, and data.max_unusable_share is 0.1" in told
+    told = refusal(f"data.databases={own / 'empty'}", "data.max_unusable_share=1")
+    assert "'nowhere'" in told
+    assert "6 of 6 questions cannot be used: none is left" in told
+    told = refusal(f"data.dev_databases={own / 'empty'}")
+    assert f"error: data.dev_databases '{own / 'empty'}': " in told
+    assert "questions cannot be used: none is left" in told
+    told = refusal("rollout.max_rollout_tokens=50")
+    assert "rollout.max_rollout_tokens is 50; it must be more than the training prompts" in told
+    assert "5 of 5 questions cannot be used: none is left" in told
+
+
+def test_a_few_unusable_questions_are_told(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    entries = json.loads((own / "questions.json").read_text())
+    entries[0]["evidence"] = "word " * 900
+    (own / "questions.json").write_text(json.dumps(entries))
+    given = [*words(own, tiny), "eval.questions=1", "update.updates=0"]
+    assert main(given) == 0
+    missing, long = [
+        record.getMessage() for record in caplog.records if record.name.startswith("finestep_fast")
+    ]
+    assert "1 of 4 databases cannot be read: No such file or directory: 'nowhere'" in missing
+    assert "rollout.max_rollout_tokens is 900; it must be more than the training prompts" in long
+    assert "1 of 5 questions cannot be used" in long
+
+
+def test_databases_of_another_extension_are_trained_on(own: Path, tiny: Tiny) -> None:
+    for path in (own / "databases").glob("*/*.sqlite"):
+        path.rename(path.with_suffix(".db"))
+    given = [*words(own, tiny), f"data.dev_databases={own / 'databases'}", "update.updates=1"]
+    assert main(given) == 0
+    assert [record["rollouts"] for record in records(own / "run", "metrics")] == [12.0]
+
+
+class DatabasesGone(StopRequest):
+    """Moves the databases away at the first safe point after so many updates."""
+
+    def __init__(self, folder: Path, updates: int) -> None:
+        super().__init__()
+        self.folder, self.updates = folder, updates
+        self.run: Run | None = None
+
+    def check(self) -> None:
+        assert self.run is not None
+        if self.run.state.updates == self.updates and self.folder.exists():
+            self.folder.rename(self.folder.with_name("gone"))
+        super().check()
+
+
+@pytest.mark.parametrize(("updates", "where"), [(0, "dev, before"), (1, "update 1")])
+def test_a_run_whose_databases_go_away_stops_and_goes_on_when_they_are_back(
+    own: Path, tiny: Tiny, updates: int, where: str
+) -> None:
+    given = [
+        *words(own, tiny),
+        f"data.dev_databases={own / 'databases'}",
+        "rollout.prompts=8",
+        "rollout.rollouts_per_prompt=2",
+        "eval.questions=1",
+        f"update.updates={2 * updates}",
+    ]
+    whole, parted = own / "whole", own / "parted"
+    assert main([*given, f"output={whole}"]) == 0
+    stop = DatabasesGone(own / "databases", updates)
+    stop.run = Run(load_config(None, [*given, f"output={parted}"]), stop)
+    with pytest.raises(NothingCounts) as caught:
+        stop.run.train()
+    told = str(caught.value)
+    assert told.startswith(f"{where}: no rollout counts: ")
+    assert "No such file or directory" in told
+    goes_on = f"python -m finestep_fast.train resume={parted}"
+    assert f"the state is saved, go on when that is mended with: {goes_on}" in told
+    assert main([f"resume={parted}"]) == 2, "the databases are still away"
+    (own / "gone").rename(own / "databases")
+    assert main([f"resume={parted}"]) == 0
+    assert evaluations(parted) == evaluations(whole)
+    if updates:
+        assert records(parted, "rollouts") == records(whole, "rollouts")
+
+
+def test_updates_of_one_faulty_question_go_on_and_show_no_rate(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [*words(own, tiny), "rollout.prompts=1", "update.updates=6", "eval.questions=1"]
+    assert main(given) == 0
+    metrics = records(own / "run", "metrics")
+    lost = [record for record in metrics if record["rollouts"] == 0]
+    assert len(lost) == 2
+    assert {record["ex"] for record in lost} == {None}
+    assert (
+        "EX \N{EN DASH}  calls \N{EN DASH}  reward \N{EN DASH}  failed 3" in capsys.readouterr().out
+    )
+
+
+def test_a_run_whose_output_is_lost_stops_with_its_state_saved(own: Path, tiny: Tiny) -> None:
+    program = " ".join([sys.executable, "-m", "finestep_fast.train", *words(own, tiny)])
+    for redirection, reason, run in (
+        ("| true", "Broken pipe", own / "piped"),
+        ("> /dev/full", "No space left on device", own / "full"),
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"(sleep 0.2; {program} output={run}; echo $? >&2) {redirection}"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        *said, stopped, status = done.stderr.splitlines()
+        assert said.count(f"standard output cannot be written: {reason}") == 1
+        resume = f"python -m finestep_fast.train resume={run}"
+        assert stopped == f"stopped by SIGPIPE; the state is saved, go on with: {resume}"
+        assert status == str(128 + signal.SIGPIPE)
+        assert "Traceback" not in done.stderr
+        assert list((run / "checkpoints").glob("checkpoint-*"))
 
 
 def test_a_model_without_a_tool_role_is_refused(

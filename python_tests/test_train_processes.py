@@ -81,7 +81,7 @@ def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
     rollouts = records(run, "rollouts")
     assert len(rollouts) == 2 * 3 * 4
     first = [r for r in rollouts if r["update"] == 0]
-    assert [r["process"] for r in first] == [0] * 8 + [1] * 4
+    assert [r["rank"] for r in first] == [0] * 8 + [1] * 4
     assert len({r["question_id"] for r in first}) == 3
     told = records(run, "evaluations")
     asked = [r["question_id"] for r in told if r["name"] == "final"]

@@ -205,11 +205,17 @@ def test_tallies_of_parts_add_up_to_that_of_the_whole(rollouts: ScoredRollouts) 
     assert whole.rates()["failed"] == 8.0
 
 
-def test_a_tally_of_nothing_has_rates_of_zero() -> None:
-    assert set(tally([], []).rates().values()) == {0.0}
+def test_a_rate_over_nothing_is_none_and_not_zero(rollouts: ScoredRollouts) -> None:
+    uncounted = [score_of(0.0, counted=False)]
+    for rates in (tally([], []).rates(), tally(rollouts.transcripts[:1], uncounted).rates()):
+        counts = {key: rates.pop(key) for key in ("rollouts", "failed")}
+        assert counts["rollouts"] == 0.0
+        assert set(rates.values()) == {None}
+    silent = tally(rollouts.transcripts[:1], [score_of(0.0, (0.0, 0.0, 0.0, 0.0))]).rates()
+    assert (silent["redundant_rate"], silent["malformed_rate"], silent["ex"]) == (None, 1.0, 0.0)
 
 
-def metrics(calls: list[float], ex: list[float]) -> list[dict[str, Any]]:
+def metrics(calls: list[Any], ex: list[Any]) -> list[dict[str, Any]]:
     return [{"calls": c, "ex": e} for c, e in zip(calls, ex, strict=True)]
 
 
@@ -229,6 +235,7 @@ def test_more_calls_without_better_answers_raise_the_alarm() -> None:
         ([2.0] * 10 + [2.5] * 11, [0.5] * 21),
         ([2.5] * 10, [0.5] * 10),
         ([], []),
+        ([2.0] * 10 + [None] * 10, [0.5] * 10 + [None] * 10),
     ],
     ids=[
         "EX rose",
@@ -237,6 +244,7 @@ def test_more_calls_without_better_answers_raise_the_alarm() -> None:
         "once a window",
         "short",
         "none",
+        "nothing counted",
     ],
 )
 def test_other_courses_raise_no_alarm(calls: list[float], ex: list[float]) -> None:

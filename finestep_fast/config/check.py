@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from finestep_fast.errors import InputError, shown
 
 LARGEST = sys.float_info.max
-LARGEST_WHOLE = 2**63 - 1
-"""What the compiled module can count to."""
+MAX_WHOLE = 2**63 - 1
+"""The largest integer that compiled code can take."""
 
 
 def check_number(
@@ -44,14 +44,17 @@ def check_number(
         raise InputError(f"{name} is {shown(value)}; it must be {rule}")
 
 
-def check_whole(name: str, value: object, *, low: int) -> None:
-    """Refuse what is not an integer of at least `low`.
+def check_whole(name: str, value: object, *, low: int, high: int = MAX_WHOLE) -> None:
+    """Refuse what is not an integer of at least `low` and at most `high`.
 
     Raises:
         InputError: The value breaks the rule.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST_WHOLE:
-        raise InputError(f"{name} is {shown(value)}; it must be an integer >= {low}")
+    rule = f"an integer >= {low}"
+    if isinstance(value, int) and value > high:
+        rule += f" and <= {high}"
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise InputError(f"{name} is {shown(value)}; it must be {rule}")
 
 
 def check_flag(name: str, value: object) -> None:

@@ -15,10 +15,10 @@ import typing
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from finestep_fast.config.check import nearest, placed, unknown_name
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 
 T = TypeVar("T")
 
@@ -32,6 +32,8 @@ _SCALARS = {  # YAML 1.2: `1e-3` is a float; `no`, `on`, `1:30` and `2024-01-31`
     ),
 }
 
+_MOST_LEVELS, _MOST_VALUES, _MOST_DIGITS = 50, 100_000, 300
+
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """Return what a YAML file holds; an empty file is an empty mapping.
@@ -41,7 +43,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     content = _parse_yaml(text, where=str(path))
     if content is None:
@@ -66,13 +68,15 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
         key, equals, text = word.partition("=")
         *path, name = key.split(".")
         if not equals or not all([*path, name]):
-            raise InputError(f"{word!r}: it must read key=value, such as train.steps=40")
+            raise InputError(f"{shown(word)}: it must read key=value, such as train.steps=40")
         section = changed
         for depth, part in enumerate(path, start=1):
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 here = ".".join(path[:depth])
-                raise InputError(f"{word!r}: {here} is {section!r}; it must be a section")
+                raise InputError(
+                    f"{shown(word)}: {here} is {shown(section)}; it must be a section"
+                )
         section[name] = _parse_yaml(text, where=key)
     return changed
 
@@ -93,7 +97,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], *, where: str = "") -> T:
     """
     if not isinstance(mapping, Mapping):
         raise InputError(
-            placed(where, f"is {mapping!r}; it must be a section of `key: value` lines")
+            placed(where, f"is {shown(mapping)}; it must be a section of `key: value` lines")
         )
     from_mapping = getattr(cls, "from_mapping", None)
     if from_mapping is not None:
@@ -152,9 +156,51 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 
     with _section(where):
         try:
-            return yaml.load(text, _yaml_dialect()[0])
+            content = yaml.load(text, _yaml_dialect()[0])
         except yaml.YAMLError as error:
             raise InputError(f"is not YAML: {error}") from error
+        _check_content(content, "", {})
+        return content
+
+
+def _check_content(value: Any, path: str, size_of: dict[int, int]) -> int:
+    """Refuse what no setting can be; returns how many values there are, aliases followed.
+
+    How deep it is was looked at before.
+    """
+    wrong = re.search("[\\0\ud800-\udfff]", value) if isinstance(value, str) else None
+    if wrong is not None:
+        raise InputError(placed(path, f"holds the character {wrong[0]!r}; it must be text"))
+    if not isinstance(value, dict | list):
+        return 1
+    known = size_of.get(id(value))
+    if known == 0:
+        raise InputError(placed(path, "holds itself through an alias; it must be finite"))
+    if known is not None:
+        return known
+    size_of[id(value)] = 0
+    size = 1
+    for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+        inside = f"{path}.{key}" if path else str(key)
+        size += _check_content(key, path, size_of) + _check_content(part, inside, size_of)
+        if size > _MOST_VALUES:
+            raise InputError(placed(path, f"holds more than {_MOST_VALUES} values; drop some"))
+    size_of[id(value)] = size
+    return size
+
+
+def _broken_rule(kind: str, text: str) -> str:
+    """What a scalar of a kind must be, if it is not that."""
+    if kind not in _SCALARS:
+        return ""
+    if not re.fullmatch(_SCALARS[kind][0], text):
+        return {"bool": "true or false", "int": "an integer"}.get(kind, f"a {kind}")
+    digits = text.lstrip("+-")
+    if kind == "int" and digits.startswith("0") and digits != "0":
+        return "a number without a leading 0, or text in quotes"
+    if kind == "int" and len(digits) > _MOST_DIGITS:
+        return f"a number of at most {_MOST_DIGITS} digits"
+    return ""
 
 
 @functools.cache
@@ -163,7 +209,13 @@ def _yaml_dialect() -> tuple[Any, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Refuses a key that stands twice in one mapping."""
+        """Refuses a key that stands twice, and what would not be read as it is written."""
+
+        yaml_constructors: ClassVar[dict[Any, Any]] = {
+            tag: construct
+            for tag, construct in yaml.SafeLoader.yaml_constructors.items()
+            if tag is None or str(tag).rpartition(":")[2] in (*_SCALARS, "str", "seq", "map")
+        }
 
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             """Construct a mapping of distinct keys."""
@@ -175,6 +227,28 @@ def _yaml_dialect() -> tuple[Any, Any]:
                     raise InputError(f"line {line}: key {key!r} stands there twice")
                 seen.add(key)
             return super().construct_mapping(node, deep=deep)
+
+        def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+            """Construct text, or what stands for a value; a tag does not make it one."""
+            text: str = super().construct_scalar(node)
+            kind = str(node.tag).removeprefix("tag:yaml.org,2002:")
+            rule = _broken_rule(kind, text)
+            if rule:
+                line = f"line {node.start_mark.line + 1}: " if self.line else ""
+                told = text if len(text) < 40 else shown(text)
+                raise InputError(f"{line}is {told}; it must be {rule}")
+            return text
+
+        def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+            """Compose what is not nested too deeply."""
+            self.level = getattr(self, "level", -1) + 1
+            if self.level > _MOST_LEVELS:
+                raise InputError(
+                    f"is nested too deeply; it must have at most {_MOST_LEVELS} levels"
+                )
+            node = super().compose_node(parent, index)
+            self.level -= 1
+            return node
 
     class Dumper(yaml.SafeDumper):
         """Quotes what the loader would not read back as a string."""
@@ -217,7 +291,9 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         rule = rule.replace("a valid ", "a ")
         choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
         guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise InputError(f"{path} is {first['input']!r}; it must be {rule}{guess}") from None
+        raise InputError(
+            f"{path} is {shown(first['input'])}; it must be {rule}{guess}"
+        ) from None
 
 
 @functools.cache
@@ -251,7 +327,7 @@ def _section(where: str) -> Iterator[None]:
 
 
 def _kind(value: object) -> str:
-    return "a list" if isinstance(value, list) else f"the value {value!r}"
+    return "a list" if isinstance(value, list) else f"the value {shown(value)}"
 
 
 def _plain(value: Any) -> Any:

@@ -5,11 +5,11 @@ Not the settings of the sampler or of the rewards.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from finestep_fast.errors import InputError
+from finestep_fast.config.check import MAX_WHOLE
+from finestep_fast.errors import InputError, shown
 
 MIN_OBSERVATION_CHARS = 80
 
@@ -45,8 +45,11 @@ class EnvConfig:
         """Raises InputError when a value is out of its range."""
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, (int, float)) and not (value > 0 and math.isfinite(value)):
-                raise InputError(f"{entry.name} is {value}; expected a finite number > 0")
+            if isinstance(value, (int, float)) and not 0 < value <= MAX_WHOLE:
+                raise InputError(
+                    f"{entry.name} is {shown(value)}; expected a finite number > 0"
+                    + (" and < 2^63" if value > MAX_WHOLE else "")
+                )
         if self.schema_in_prompt not in ("none", "tables", "full"):
             raise InputError(
                 f"schema_in_prompt is {self.schema_in_prompt!r}; expected none, tables or full"

@@ -1,6 +1,6 @@
 """Questions with their gold queries and databases, read from files in BIRD's format.
 
-Not a check of the databases: one that is missing shows as a failed rollout, not as a failed start.
+Not a check of the databases: `databases` opens them.
 """
 
 from __future__ import annotations
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finestep_fast.env.databases import database_file
 from finestep_fast.errors import InputError
 
-SQL_KEYS = ("SQL", "gold", "query")
+# BIRD's name first; `sql` last, for it is SynSQL's query but Spider's parsed one beside `query`.
+SQL_KEYS = ("SQL", "gold", "query", "sql")
 ID_KEYS = ("question_id", "qid")
+EVIDENCE_KEYS = ("evidence", "external_knowledge")
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,10 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
     """Reads questions from a JSON list, or from JSON lines.
 
     Args:
-        questions: The file. Each entry has `question`, `db_id`, the query under `SQL`, `gold` or
-            `query` (a list of accepted queries gives its first), and perhaps `evidence`,
-            `question_id` or `qid`, `difficulty` and `kind`.
-        databases: The folder that holds `<db_id>/<db_id>.sqlite`.
+        questions: The file. Each entry has `question`, `db_id`, the query under one of `SQL_KEYS`
+            (a list of accepted queries gives its first), and perhaps `evidence` or SynSQL's
+            `external_knowledge`, `question_id` or `qid`, `difficulty` and `kind`.
+        databases: The folder that holds `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`.
         limit: How many questions to read at most.
 
     Returns:
@@ -67,10 +70,11 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
     except UnicodeDecodeError as error:
         raise InputError(f"questions {str(questions)!r}: not UTF-8 text: {error}") from error
     read: list[Question] = []
+    file_of: dict[str, Path] = {}
     for place, number, entry in entries(content, f"questions {str(questions)!r}"):
         if limit is not None and len(read) == limit:
             break
-        read.append(question_from(entry, place, number, databases))
+        read.append(question_from(entry, place, number, databases, file_of))
     return read
 
 
@@ -79,7 +83,7 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
     if content.lstrip().startswith("["):
         try:
             listed = json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{source}: not JSON: {error}") from error
         for number, entry in enumerate(listed):
             yield f"{source}, entry {number}", number, entry
@@ -91,14 +95,19 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         place = f"{source}, line {line_number}"
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not JSON: {error}") from error
         yield place, number, entry
         number += 1
 
 
-def question_from(entry: Any, place: str, number: int, databases: Path) -> Question:
-    """The question in one entry; its number stands in for an id that is missing."""
+def question_from(
+    entry: Any, place: str, number: int, databases: Path, file_of: dict[str, Path]
+) -> Question:
+    """The question in one entry; its number stands in for an id that is missing.
+
+    Database files that have been looked for are kept in `file_of`.
+    """
     if not isinstance(entry, dict):
         raise InputError(f"{place}: is {type(entry).__name__}; expected a JSON object")
     gold_key = next((key for key in SQL_KEYS if key in entry), SQL_KEYS[0])
@@ -108,14 +117,17 @@ def question_from(entry: Any, place: str, number: int, databases: Path) -> Quest
     db_id = text_of(entry, "db_id", place)
     if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
         raise InputError(f"{place}: db_id is {db_id!r}; expected the name of a folder")
+    if db_id not in file_of:
+        file_of[db_id] = database_file(databases, db_id)
+    evidence_key = next((key for key in EVIDENCE_KEYS if entry.get(key)), EVIDENCE_KEYS[0])
     question_id = next((entry[key] for key in ID_KEYS if entry.get(key) is not None), number)
     return Question(
         question_id=str(question_id),
         text=text_of(entry, "question", place),
         gold_sql=text_of(entry, gold_key, place),
         db_id=db_id,
-        database=databases / db_id / f"{db_id}.sqlite",
-        evidence=text_of(entry, "evidence", place, default=""),
+        database=file_of[db_id],
+        evidence=text_of(entry, evidence_key, place, default=""),
         difficulty=text_of(entry, "difficulty", place, default=""),
         kind=text_of(entry, "kind", place, default=""),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from finestep_fast.errors import FinestepError
 from finestep_fast.eval import command
 from finestep_fast.eval.evaluation import SEMANTICS
+from finestep_fast.output import open_output, written
 
 _DESCRIPTION = """\
 Evaluate predicted SQL: execution accuracy (EX), Soft-F1 and, on request, R-VES.
@@ -31,7 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("predictions", metavar="PREDICTIONS", type=Path, nargs="?", help=argparse.SUPPRESS)
     add("--questions", metavar="FILE", type=Path, help="BIRD's JSON, or JSON lines")
-    add("--databases", metavar="DIR", type=Path, help="holds <db_id>/<db_id>.sqlite")
+    add("--databases", metavar="DIR", type=Path, help="<db_id>/<db_id>.sqlite, .db or .sqlite3")
+    add(
+        "--max-unusable",
+        metavar="SHARE",
+        type=float,
+        default=0.1,
+        help="refuse if more questions' databases are unreadable (default 0.1)",
+    )
     add(
         "--semantics",
         metavar="NAMES",
@@ -63,8 +71,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     given = parser.parse_args(arguments)
     try:
+        open_output()
         if given.version:
-            print(command.version_text())
+            with written():
+                print(command.version_text())
             return 0
         for name in ("predictions", "questions", "databases"):
             if getattr(given, name) is None:

@@ -124,6 +124,7 @@ def evaluated(
     semantics: Sequence[Semantics] = ("bird",),
     repeats: int = 0,
     keep_distinct: bool = False,
+    problems: Sequence[str] | None = None,
 ) -> Iterator[list[Record]]:
     """Evaluates predictions, some at a time.
 
@@ -134,6 +135,7 @@ def evaluated(
         semantics: When a result counts as right; the first decides what is timed.
         repeats: How often a right query and its gold are timed; 0 for no efficiency score.
         keep_distinct: For `test_suite`: whether DISTINCT stays in the queries; see `Engine.match`.
+        problems: Why there is no prediction for a question, where there is none.
 
     Yields:
         The records of the next questions, in their order.
@@ -144,6 +146,11 @@ def evaluated(
         records = compared(
             questions[part], predicted[part], engine, semantics, keep_distinct=keep_distinct
         )
+        if problems is not None:
+            records = [
+                with_problem(record, problem)
+                for record, problem in zip(records, problems[part], strict=True)
+            ]
         if repeats:
             records = [with_times(record, engine, repeats) for record in records]
         yield records
@@ -177,7 +184,7 @@ def compared(
         )
         for i, match in zip(todo, found, strict=True):
             matches[i][name] = match
-    missing = Verdict(False, NO_PREDICTION, "the file has no query for this question")
+    missing = Verdict(False, NO_PREDICTION, "there is no query for this question")
     records = []
     for i, question in enumerate(questions):
         if predicted[i] is None:
@@ -206,6 +213,14 @@ def triple(question: Question, predicted_sql: str | None) -> tuple[str, str, str
 def verdict_of(match: Match) -> Verdict:
     """What a comparison says."""
     return Verdict(match.equal, match.status.value, match.message)
+
+
+def with_problem(record: Record, problem: str) -> Record:
+    """The record with the reason why there is no prediction, if there is none."""
+    if record.predicted_sql is not None:
+        return record
+    verdict = replace(record.first, message=problem)
+    return replace(record, verdicts=dict.fromkeys(record.verdicts, verdict))
 
 
 def with_times(record: Record, engine: Engine, repeats: int) -> Record:

@@ -1,12 +1,13 @@
 """Predicted queries, read from the formats in use and laid beside the questions they answer.
 
-Not a check of the queries: whatever is wrong with one shows as its status.
+Not a check of the queries: whatever is wrong with one shows as its status, and so does an entry
+that holds no query.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from finestep_fast.env.question import ID_KEYS, Question, entries
 from finestep_fast.errors import InputError
 
 BIRD_MARK = "\t----- bird -----\t"
+IS_NULL = "is null"
 SQL_KEYS = ("SQL", "sql", "predicted_sql", "pred_sql", "prediction", "predicted", "pred", "query")
 
 
@@ -25,21 +27,26 @@ class Prediction:
     Attributes:
         place: The file with the key, the entry or the line, for messages.
         name: The question it says it answers; none if only its position says that.
-        sql: The query; none where the file holds null.
+        sql: The query; none where the file holds something else.
         db_id: The database it says it is for; empty if it says nothing.
+        problem: Why there is no query; empty if there is one.
     """
 
     place: str
     name: str | None
     sql: str | None
     db_id: str = ""
+    problem: str = ""
 
 
-def load_predictions(path: Path, questions: Sequence[Question]) -> list[str | None]:
+def load_predictions(path: Path, questions: Sequence[Question]) -> list[Prediction]:
     """Reads predictions and lays them beside the questions.
 
     A prediction that names its question is matched by `question_id` where every name is one, else
     by position (as BIRD's keys "0", "1", ... are). One without a name is matched by position.
+    A `question_id` that several questions share (BIRD's mini-dev has such) says which one is meant
+    only beside a `db_id` that tells them apart, or in a file whose predictions name the questions
+    in their very order.
 
     Args:
         path: BIRD's JSON object, a JSON list or JSON lines of queries or of objects with a query
@@ -48,10 +55,10 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[str | No
         questions: All questions of the file the predictions were made for, in its order.
 
     Returns:
-        One query per question, in their order; none where there is no prediction.
+        One prediction per question, in their order; where the file has none, one without a query.
 
     Raises:
-        InputError: The file is missing or malformed, or does not fit the questions.
+        InputError: The file is missing or malformed, holds no query, or does not fit the questions.
     """
     source = f"predictions {str(path)!r}"
     try:
@@ -68,7 +75,10 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[str | No
     elif start in '{["' or path.suffix in (".json", ".jsonl"):
         read = [listed_prediction(entry, place) for place, _, entry in entries(content, source)]
     else:
-        read = text_predictions(content, source)
+        read = text_predictions(content, source, {question.db_id for question in questions})
+    wrong = next((p for p in read if p.problem and p.problem != IS_NULL), None)
+    if wrong is not None and all(prediction.sql is None for prediction in read):
+        raise InputError(f"{wrong.place}: {wrong.problem}, and no other prediction is a query")
     return beside(read, questions, source)
 
 
@@ -76,7 +86,9 @@ def whole_object(content: str, source: str) -> dict[str, Any] | None:
     """The object a file consists of; none for JSON lines, of which there may be one only."""
     try:
         found = json.loads(content, object_pairs_hook=lambda pairs: unrepeated(pairs, source))
-    except json.JSONDecodeError as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         first_line = content.lstrip().split("\n", 1)[0]
         if is_json(first_line):  # JSON lines, whose own reader names the line
             return None
@@ -89,7 +101,7 @@ def is_json(text: str) -> bool:
     """Whether a text is JSON."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -106,62 +118,69 @@ def unrepeated(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
 
 def keyed_prediction(key: str, value: Any, source: str) -> Prediction:
     """The prediction under one key of BIRD's object."""
-    place = f"{source}, key {key!r}"
-    sql, db_id = unmarked(checked_query(value, place))
-    return Prediction(place, key, sql, db_id)
+    sql, db_id = unmarked(value)
+    return Prediction(f"{source}, key {key!r}", key, sql, db_id, problem_of(value))
 
 
 def listed_prediction(entry: Any, place: str) -> Prediction:
     """The prediction in one entry of a list, or on one line of JSON lines."""
     if not isinstance(entry, Mapping):
-        sql, db_id = unmarked(checked_query(entry, place))
-        return Prediction(place, None, sql, db_id)
+        sql, db_id = unmarked(entry)
+        return Prediction(place, None, sql, db_id, problem_of(entry))
     key = next((key for key in SQL_KEYS if key in entry), None)
+    value = entry[key] if key else None
+    problem = f"{key}: {problem_of(value)}" if problem_of(value) else ""
     if key is None:
-        raise InputError(f"{place}: has no query; expected it under one of {', '.join(SQL_KEYS)}")
-    sql, db_id = unmarked(checked_query(entry[key], f"{place}, key {key!r}"))
+        problem = f"has no query; expected it under one of {', '.join(SQL_KEYS)}"
+    sql, db_id = unmarked(value)
     name = next((str(entry[key]) for key in ID_KEYS if entry.get(key) is not None), None)
     named_db = entry.get("db_id")
-    return Prediction(place, name, sql, db_id or (named_db if isinstance(named_db, str) else ""))
+    named_db = named_db if isinstance(named_db, str) else ""
+    return Prediction(place, name, sql, db_id or named_db, problem)
 
 
-def text_predictions(content: str, source: str) -> list[Prediction]:
-    """One prediction per line; an empty line is an empty query."""
+def text_predictions(content: str, source: str, db_ids: Set[str]) -> list[Prediction]:
+    """One prediction per line; an empty line is an empty query.
+
+    What follows the last tab is the name of a database if it is one of `db_ids`, or could be one
+    because it is a single word; else the tab is part of the query.
+    """
     lines = content.split("\n")
     if not lines[-1].strip():
         lines.pop()
     read = []
     for number, line in enumerate(lines, start=1):
-        sql, _, db_id = line.rstrip("\r").replace(BIRD_MARK, "\t").rpartition("\t")
-        if not sql or not db_id or " " in db_id:  # a tab inside the query
-            sql, db_id = line.rstrip("\r"), ""
+        line = line.rstrip("\r")
+        sql, mark, db_id = line.rpartition(BIRD_MARK)
+        if not mark:
+            sql, _, db_id = line.rpartition("\t")
+        db_id = db_id.strip()
+        is_name = bool(mark) or db_id in db_ids or (db_id and " " not in db_id)
+        if not sql or not is_name:
+            sql, db_id = line, ""
         read.append(Prediction(f"{source}, line {number}", None, sql, db_id))
     return read
 
 
-def checked_query(value: Any, place: str) -> str | None:
-    """A query as JSON holds it.
-
-    Raises:
-        InputError: It is neither text nor null.
-    """
-    if value is not None and not isinstance(value, str):
-        raise InputError(f"{place}: is {type(value).__name__} {value!r:.40}; expected a query")
-    return value
+def problem_of(value: Any) -> str:
+    """Why a value of JSON is no query; empty if it is one."""
+    if isinstance(value, str):
+        return ""
+    return IS_NULL if value is None else f"is {type(value).__name__} {value!r:.40}, no query"
 
 
-def unmarked(sql: str | None) -> tuple[str | None, str]:
-    """A query without BIRD's mark, and the database named behind the mark."""
-    if sql is None:
+def unmarked(value: Any) -> tuple[str | None, str]:
+    """A query without BIRD's mark, and the database named behind the mark; none if it is none."""
+    if not isinstance(value, str):
         return None, ""
-    query, _, db_id = sql.partition(BIRD_MARK)
+    query, _, db_id = value.partition(BIRD_MARK)
     return query, db_id.strip()
 
 
 def beside(
     read: Sequence[Prediction], questions: Sequence[Question], source: str
-) -> list[str | None]:
-    """The predicted query of each question.
+) -> list[Prediction]:
+    """The prediction of each question.
 
     Raises:
         InputError: A prediction names no question, one that another names too, or another database;
@@ -182,31 +201,66 @@ def beside(
                 f"expected {question.db_id!r}, that of question {question.question_id!r}"
             )
         taken[position] = prediction
-    return [taken[i].sql if i in taken else None for i in range(len(questions))]
+    nothing = Prediction(source, None, None, problem="the file has no query for this question")
+    return [taken.get(i, nothing) for i in range(len(questions))]
 
 
 def positions_of(
     read: Sequence[Prediction], questions: Sequence[Question], source: str
 ) -> list[int]:
     """Which question each prediction answers, by its position from 0."""
+    count = len(questions)
     named = [prediction for prediction in read if prediction.name is not None]
     if not named:
-        if len(read) != len(questions):
+        if len(read) != count:
             raise InputError(
                 f"{source}: holds {len(read)} predictions that do not name their question; "
-                f"expected {len(questions)}, one per question"
+                f"expected {count}, one per question"
             )
-        return list(range(len(read)))
+        return list(range(count))
     if len(named) < len(read):
         unnamed = next(prediction for prediction in read if prediction.name is None)
         raise InputError(f"{unnamed.place}: has no question_id, though others have one")
-    by_id = {question.question_id: i for i, question in enumerate(questions)}
-    by_number = {str(i): i for i in range(len(questions))}
-    for known in (by_id, by_number):
-        if len(known) == len(questions) and all(p.name in known for p in named):
-            return [known[str(prediction.name)] for prediction in named]
-    stranger = next((p for p in named if p.name not in by_id and p.name not in by_number), named[0])
+    names = [str(prediction.name) for prediction in named]
+    if names == [question.question_id for question in questions]:
+        return list(range(count))
+    places_of_id: dict[str, list[int]] = {}
+    for place, question in enumerate(questions):
+        places_of_id.setdefault(question.question_id, []).append(place)
+    place_of_number = {str(place): place for place in range(count)}
+    if all(name in places_of_id for name in names):
+        meant = [places_meant(p, places_of_id[str(p.name)], questions) for p in named]
+        unclear = next((i for i, places in enumerate(meant) if len(places) != 1), None)
+        if unclear is None:
+            return [places[0] for places in meant]
+        places = places_of_id[names[unclear]]
+        raise InputError(
+            f"{named[unclear].place}: {names[unclear]!r} is the question_id of {len(places)} "
+            f"questions, at positions {' and '.join(map(str, places))} from 0; expected beside it "
+            "a db_id that tells them apart, a list of predictions for all questions in their "
+            f"order, or as keys the positions 0 to {count - 1} of all questions"
+        )
+    if all(name in place_of_number for name in names):
+        return [place_of_number[name] for name in names]
+    known = places_of_id.keys() | place_of_number.keys()
+    stranger = next((p for p in named if p.name not in known), None)
+    if stranger is None:
+        stranger = next(p for p in named if p.name not in place_of_number)
+        other = next(p for p in named if p.name not in places_of_id)
+        raise InputError(
+            f"{stranger.place}: {stranger.name!r} is the question_id of a question, and "
+            f"{other.name!r} only a position; expected question_ids alone, or positions alone"
+        )
     raise InputError(
         f"{stranger.place}: {stranger.name!r} is neither the question_id of a question "
-        f"nor, as all keys would have to be, a position from 0 to {len(questions) - 1}"
+        f"nor, as all keys would have to be, a position from 0 to {count - 1}"
     )
+
+
+def places_meant(
+    prediction: Prediction, places: Sequence[int], questions: Sequence[Question]
+) -> list[int]:
+    """The questions, of those that share an id, that a prediction can be meant for."""
+    if len(places) == 1 or not prediction.db_id:
+        return list(places)
+    return [place for place in places if questions[place].db_id == prediction.db_id]

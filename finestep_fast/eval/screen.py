@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from finestep_fast.errors import BuildError
+from finestep_fast.output import output_console
 
 # Where standard error is no terminal, this many lines are printed instead of a bar.
 LINES = 10
+NOTHING = "\N{EN DASH}"
 WIDTH = 160  # of the tables, where standard output is no terminal
 
 
@@ -76,15 +78,15 @@ class LineProgress:
         before = self._done
         self._done += count
         if self._done * LINES // self._total > before * LINES // self._total:
-            print(f"questions: {self._done}/{self._total}", file=sys.stderr, flush=True)
+            with suppress(OSError):  # nobody reads it any more; the result still counts
+                print(f"questions: {self._done}/{self._total}", file=sys.stderr, flush=True)
 
 
 def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
     """Prints the tables of a summary and the remarks on it."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
+    console = output_console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     overall = found["overall"]
     table = Table(title=title, title_justify="left")
     table.add_column("")
@@ -111,7 +113,13 @@ def column_names(numbers: Mapping[str, Any]) -> list[str]:
 
 
 def cells(numbers: Mapping[str, Any]) -> list[str]:
-    """A row of the table: counts as they are, scores in percent, R-VES as BIRD prints it."""
-    row = [str(numbers["questions"]), *(f"{value:.2%}" for value in numbers["ex"].values())]
-    row.append(f"{numbers['soft_f1']:.2%}")
-    return row + ([f"{100 * numbers['r_ves']:.2f}"] if "r_ves" in numbers else [])
+    """A row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
+
+    A dash stands for an average over nothing.
+    """
+    row = [f"{value:.2%}" if value is not None else NOTHING for value in numbers["ex"].values()]
+    row.append(f"{numbers['soft_f1']:.2%}" if numbers["soft_f1"] is not None else NOTHING)
+    if "r_ves" in numbers:
+        score = numbers["r_ves"]
+        row.append(f"{100 * score:.2f}" if score is not None else NOTHING)
+    return [str(numbers["questions"]), *row]

@@ -1,7 +1,8 @@
 """What records add up to: overall, by difficulty and by database. The only place with averages.
 
 Fractions, not percentages. A question whose gold query failed counts as wrong, as it does for the
-published evaluators, and is told apart: `ex_where_gold_ran` leaves it out.
+published evaluators, and is told apart: `ex_where_gold_ran` leaves it out. Where no gold query ran
+nothing was measured: every average is None.
 """
 
 from __future__ import annotations
@@ -12,13 +13,27 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from finestep_fast.eval.evaluation import Record
+from finestep_fast.sql import Status
 
+_INFRASTRUCTURE = {status.value for status in Status if status.is_infrastructure}
 DIFFICULTIES = ("simple", "moderate", "challenging")
 
 
-def mean(values: Sequence[float]) -> float:
-    """The mean; 0 of nothing."""
-    return math.fsum(values) / len(values) if values else 0.0
+def mean(values: Sequence[float]) -> float | None:
+    """The mean; None of nothing."""
+    return math.fsum(values) / len(values) if values else None
+
+
+def gold_ran(record: Record, semantics: str) -> bool:
+    """Whether a verdict was possible, under one semantics."""
+    return record.verdicts[semantics].status not in _INFRASTRUCTURE
+
+
+def execution_accuracy(records: Sequence[Record], semantics: str) -> float | None:
+    """The share of right answers; None where no gold query ran."""
+    if not any(gold_ran(record, semantics) for record in records):
+        return None
+    return mean([record.verdicts[semantics].equal for record in records])
 
 
 def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
@@ -31,22 +46,24 @@ def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
     Returns:
         `questions`, `gold_failed` and `no_prediction` as counts; `ex` and `ex_where_gold_ran` by
         semantics; `soft_f1`; and, if timed, `r_ves`, which is 0 for a question that is not right
-        or could not be timed.
+        or could not be timed. An average over nothing is None.
     """
     ran = [record for record in records if not record.gold_failed]
+    measured = records if ran else []  # as the first semantics has it
     semantics = list(records[0].verdicts)
     found: dict[str, Any] = {
         "questions": len(records),
         "gold_failed": len(records) - len(ran),
         "no_prediction": sum(record.predicted_sql is None for record in records),
-        "ex": {name: mean([r.verdicts[name].equal for r in records]) for name in semantics},
+        "ex": {name: execution_accuracy(records, name) for name in semantics},
         "ex_where_gold_ran": {
-            name: mean([r.verdicts[name].equal for r in ran]) for name in semantics
+            name: execution_accuracy([r for r in records if gold_ran(r, name)], name)
+            for name in semantics
         },
-        "soft_f1": mean([record.soft_f1 for record in records]),
+        "soft_f1": mean([record.soft_f1 for record in measured]),
     }
     if timed:
-        found["r_ves"] = mean([r.efficiency.score if r.efficiency else 0.0 for r in records])
+        found["r_ves"] = mean([r.efficiency.score if r.efficiency else 0.0 for r in measured])
     return found
 
 
@@ -82,11 +99,16 @@ def remarks(found: dict[str, Any], repeats: int) -> list[str]:
     """Sentences without which the numbers could be misread."""
     overall = found["overall"]
     said = []
-    if overall["gold_failed"]:
+    if overall["gold_failed"] == overall["questions"]:
+        said.append("every gold query failed: nothing was measured")
+    elif overall["gold_failed"]:
         said.append(
             f"{counted(overall['gold_failed'], 'gold query', 'gold queries')} failed and count as "
             "wrong; over the others "
-            + ", ".join(f"EX {k} is {v:.2%}" for k, v in overall["ex_where_gold_ran"].items())
+            + ", ".join(
+                f"EX {name} is {'unknown' if value is None else f'{value:.2%}'}"
+                for name, value in overall["ex_where_gold_ran"].items()
+            )
         )
     if overall["no_prediction"]:
         asked = counted(overall["no_prediction"], "question has", "questions have")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from finestep_fast.errors import FinestepError
+from finestep_fast.output import open_output
 
 _DESCRIPTION = """\
 Train a Text-to-SQL agent with step-level credit.
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(files) > 1:
         parser.error(f"one settings file at most; given: {', '.join(files)}")
     try:
+        open_output()
         return _train(Path(files[0]) if files else None, overrides)
     except FinestepError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -41,7 +41,7 @@ class RunState:
     phase: Phase = "warm_start"
     warm_steps: int = 0
     updates: int = 0
-    evaluations: dict[str, dict[str, float]] = field(default_factory=dict)
+    evaluations: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     log_bytes: dict[str, int] = field(default_factory=dict)
     saves: int = 0

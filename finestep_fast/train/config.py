@@ -6,6 +6,7 @@ settings stands beside that stage.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from finestep_fast.config import (
 from finestep_fast.config.check import check_choice, check_number, check_whole
 from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 from finestep_fast.rewards import RewardConfig
 from finestep_fast.train.quickstart.model import SmallModelConfig
 from finestep_fast.train.quickstart.world import WorldConfig
@@ -30,7 +31,7 @@ from finestep_fast.train.quickstart.world import WorldConfig
 CONFIG_FILE = "config.yaml"
 """A run's settings, whole, in its folder."""
 
-_FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.")
+_FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.", "data.max_unusable_share=")
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -45,7 +46,7 @@ class DataConfig:
     questions: Path | None = None
     """Training questions in BIRD's format, JSON or JSON lines; None generates the quickstart's."""
     databases: Path | None = None
-    """Folder of `<db_id>/<db_id>.sqlite`."""
+    """Folder of `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`."""
     dev_questions: Path | None = None
     """Questions to evaluate on; None holds out `dev_share` of the training databases."""
     dev_databases: Path | None = None
@@ -56,6 +57,9 @@ class DataConfig:
     """JSON lines of `question_id` and `calls` for the warm start."""
     limit: int | None = None
     """At most this many training questions, and as many for dev."""
+    max_unusable_share: float = 0.1
+    """Share of the questions, of training and of dev each, that may be of no use: their database
+    cannot be read, or their prompt leaves no room for an answer. More refuse the run."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """The world that is generated when `questions` is None."""
 
@@ -77,10 +81,11 @@ class DataConfig:
             for name in ("dev_questions", "demonstrations"):
                 if getattr(self, name) is not None:
                     raise InputError(
-                        f"{name} is {getattr(self, name)}; "
+                        f"{name} is {shown(str(getattr(self, name)))}; "
                         "it needs questions and databases beside it"
                     )
         check_number("dev_share", self.dev_share, low=0, high=0.9)
+        check_number("max_unusable_share", self.max_unusable_share, low=0, high=1)
         if self.limit is not None:
             check_whole("limit", self.limit, low=1)
 
@@ -290,7 +295,7 @@ class TrainConfig:
         Raises:
             InputError: They do not.
         """
-        check_whole("seed", self.seed, low=0)
+        check_whole("seed", self.seed, low=0, high=2**31 - 1)
         try:
             check_reward_balance(self.credit, self.env.max_steps)
         except InputError as error:
@@ -333,7 +338,7 @@ def load_config(source: Path | None, overrides: Sequence[str]) -> TrainConfig:
     if source is None:
         names_model = any(word.startswith("model=") for word in overrides)
         source = config_path("agent" if names_model else "quickstart")
-    elif not source.exists() and source.suffix == "":
+    elif not os.path.exists(source) and source.suffix == "":
         source = config_path(str(source))
     return build(TrainConfig, apply_overrides(read_yaml(source), overrides))
 
@@ -344,9 +349,10 @@ def _resumed_config(source: Path | None, folder: str, overrides: Sequence[str]) 
         raise InputError(
             f"resume is {folder!r}; {source} must be left out, the run brings its settings"
         )
-    if not path.exists():
+    if not os.path.exists(path):
         raise InputError(
-            f"resume is {folder!r}; it must be the folder of a run, which holds {CONFIG_FILE}"
+            f"resume is {shown(folder)}; "
+            f"it must be the folder of a run, which holds {CONFIG_FILE}"
         )
     changes = [word for word in overrides if not word.startswith("resume=")]
     for word in changes:

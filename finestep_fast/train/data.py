@@ -54,6 +54,7 @@ def generate_world(config: DataConfig, root: Path) -> DataConfig:
         dev_questions=root / "dev.json",
         demonstrations=root / "demonstrations.jsonl",
         limit=config.limit,
+        max_unusable_share=config.max_unusable_share,
         world=config.world,
     )
 
@@ -69,6 +70,8 @@ def load_data(config: DataConfig, seed: int) -> RunData:
     train = known = load_questions(config.questions, config.databases)
     if config.dev_questions is not None:
         dev = load_questions(config.dev_questions, config.dev_databases or config.databases)
+        if not dev:
+            raise InputError(f"data.dev_questions: {config.dev_questions} holds no question")
     else:
         train, dev = _held_out(train, config.dev_share, seed)
     if not train:
@@ -98,14 +101,18 @@ def _held_out(
 def _load_demonstrations(path: Path, questions: list[Question]) -> list[Demonstration]:
     question_of_id = {question.question_id: question for question in questions}
     demonstrations = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"data.demonstrations: {path} cannot be read: {error}") from error
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line)
             question_id = str(record["question_id"])
             calls = tuple(
                 ToolCall(call["name"], dict(call["arguments"])) for call in record["calls"]
             )
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: line {number}: {error}; "
                 "it must hold question_id and calls of name and arguments"

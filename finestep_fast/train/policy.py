@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,9 +16,25 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 from finestep_fast.train.config import Precision
 from finestep_fast.train.padding import PaddedRows
+
+
+def check_folder(path: Path) -> None:
+    """Refuse what is no local folder, with a word on how to get one.
+
+    Raises:
+        InputError: It is none.
+    """
+    if os.path.isdir(path):
+        return
+    kind = "a file" if os.path.exists(path) else "not there"
+    raise InputError(
+        f"model is {shown(str(path))}, which is {kind}; it must be a local folder with a "
+        "model and its tokenizer, for nothing is downloaded here: to get a model from the Hugging "
+        "Face Hub, run `hf download OWNER/NAME --local-dir DIR` and set model=DIR"
+    )
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:

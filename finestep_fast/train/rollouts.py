@@ -92,6 +92,7 @@ def sample_rollouts(
     seed: int,
     temperature: float | None = None,
     on_end: Callable[[int], None] = lambda count: None,
+    on_tokens: Callable[[int], None] = lambda tokens: None,
 ) -> tuple[list[Transcript], list[RolloutScore], list[int]]:
     """Play and score `rollouts_per_prompt` episodes per question.
 
@@ -102,7 +103,9 @@ def sample_rollouts(
         group for group in range(len(questions)) for _ in range(rollouts_per_prompt)
     ]
     episodes = [Episode(questions[group], engine, env) for group in group_of_rollout]
-    transcripts = sampler.play(episodes, seed=seed, temperature=temperature, on_end=on_end)
+    transcripts = sampler.play(
+        episodes, seed=seed, temperature=temperature, on_end=on_end, on_tokens=on_tokens
+    )
     return transcripts, score_episodes(episodes, engine, rewards), group_of_rollout
 
 

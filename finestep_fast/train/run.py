@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from transformers.utils import logging as transformers_logging
 from finestep_fast.config import as_mapping, write_yaml
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 from finestep_fast.sql import Engine
 from finestep_fast.train.checkpoint import Checkpoints, RunState
 from finestep_fast.train.config import CONFIG_FILE, TrainConfig
@@ -33,15 +34,18 @@ from finestep_fast.train.memory import forget_peak, peak_mib
 from finestep_fast.train.policy import attention
 from finestep_fast.train.rollouts import credited, sample_rollouts
 from finestep_fast.train.sampler import Sampler, SamplerConfig
-from finestep_fast.train.screen import Screen, draw_curves
+from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import make_accelerator, make_parts
-from finestep_fast.train.stop import Stopped, StopRequest
-from finestep_fast.train.summary import Tally, farming_alarm, tally
+from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
+from finestep_fast.train.summary import Tally, failures, farming_alarm, tally
 from finestep_fast.train.transcript import Transcript
 from finestep_fast.train.warm_start import supervised_step
 
 BEFORE, FINAL = "before", "final"
 """Names of the evaluations that every run has: before the first update and after the last."""
+
+# Questions in a row without a rollout that counts: more than a few faulty ones by chance.
+_UNCOUNTED_QUESTIONS = 8
 
 
 class Run:
@@ -60,19 +64,20 @@ class Run:
         self.config, self.stop, self.folder = config, stop, config.output
         self.accelerator = make_accelerator()
         main = self.accelerator.is_main_process
-        self.screen = Screen(live=main)
+        self.screen = Screen(live=main, on_lost=stop.stop_for_lost_output)
         transformers_logging.disable_progress_bar()
         if not resumed:
             _check_free(self.folder)
         self.accelerator.wait_for_everyone()
         if main:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            _make_folder(self.folder)
         self.accelerator.wait_for_everyone()
         self.logs = Logs(self.folder, active=main)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint.keep)
         set_seed(config.seed, device_specific=True)
+        self.uncounted = 0
 
-    def train(self) -> dict[str, dict[str, float]]:
+    def train(self) -> dict[str, dict[str, float | None]]:
         """Do what is left of the run.
 
         Returns:
@@ -81,6 +86,7 @@ class Run:
         Raises:
             InputError: The settings, the data or the model are unusable.
             Stopped: The run was asked to stop; its state is saved.
+            NothingCounts: No rollout counts any more; its state is saved.
         """
         with Engine(timeout_s=self.config.env.query_timeout_s) as self.engine:
             self.screen.say(f"run folder: {self.folder}")
@@ -94,10 +100,11 @@ class Run:
                 self._evaluate(BEFORE)
                 self._updates()
                 self._evaluate(FINAL)
-            except Stopped:
+            except (Stopped, NothingCounts):
                 self._save()
                 raise
         self._finish()
+        self.stop.check_output()
         return self.state.evaluations
 
     def _sampler(self) -> Sampler:
@@ -175,11 +182,7 @@ class Run:
                 record = self._update(update, learner)
                 self.state.updates = update + 1
                 self.logs.write("metrics", [record])
-                bar.advance(
-                    1,
-                    f"EX {record['ex']:.2f}  calls {record['calls']:.2f}  "
-                    f"reward {record['process_reward']:.2f}",
-                )
+                bar.advance(1, update_note(record))
                 self._warn_of_farming()
                 done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
@@ -193,8 +196,15 @@ class Run:
         questions = self.parts.data.questions_of_update(update, config.rollout.prompts, config.seed)
         begin = time.perf_counter()
         transcripts, scores, groups = self._play(
-            questions, config.rollout.rollouts_per_prompt, seed=self._seed(1, update)
+            f"update {update}",
+            questions,
+            config.rollout.rollouts_per_prompt,
+            seed=self._seed(1, update),
         )
+        total = self._together(tally(transcripts, scores))
+        self.uncounted = 0 if total.rollouts else self.uncounted + len(questions)
+        if self.uncounted >= _UNCOUNTED_QUESTIONS:
+            self._stop_uncounted(f"update {update}", scores)
         rollouts = credited(
             transcripts,
             scores,
@@ -209,11 +219,11 @@ class Run:
             learnt = learner.learn(rollouts, seed=self._seed(2, update))
             peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
-        records = gather_object([{**item, "process": rank} for item in rollouts.records(update)])
+        records = gather_object([{**item, "rank": rank} for item in rollouts.records(update)])
         self.logs.write("rollouts", records)
         return {
             "update": update,
-            **self._together(tally(transcripts, scores)).rates(),
+            **total.rates(),
             **learnt,
             "rollout_seconds": round(sampled - begin, 3),
             "learn_seconds": round(end - sampled, 3),
@@ -227,14 +237,12 @@ class Run:
             return
         self.stop.check_together(self.accelerator)
         begin = time.perf_counter()
-        share = len(questions[self.accelerator.process_index :: self.accelerator.num_processes])
-        with self.screen.bar(f"dev, {name}", share) as bar:
-            transcripts, scores, _ = self._play(
-                questions, 1, seed=0, temperature=0.0, on_end=bar.advance
-            )
-        rates = self._together(tally(transcripts, scores)).rates()
+        transcripts, scores, _ = self._play(f"dev, {name}", questions, 1, seed=0, temperature=0.0)
+        total = self._together(tally(transcripts, scores))
+        if not total.rollouts:
+            self._stop_uncounted(f"dev, {name}", scores)
         seconds = time.perf_counter() - begin
-        self.state.evaluations[name] = {**rates, "seconds": seconds}
+        self.state.evaluations[name] = {**total.rates(), "seconds": seconds}
         records = [
             {"name": name, "question_id": t.episode.question.question_id, "outcome": score.outcome}
             for t, score in zip(transcripts, scores, strict=True)
@@ -243,25 +251,36 @@ class Run:
 
     def _play(
         self,
+        title: str,
         questions: Sequence[Question],
         rollouts_per_prompt: int,
         *,
         seed: int,
         temperature: float | None = None,
-        on_end: Callable[[int], None] = lambda count: None,
     ) -> tuple[list[Transcript], list[RolloutScore], list[int]]:
         """Play this process's share of the questions."""
         share = questions[self.accelerator.process_index :: self.accelerator.num_processes]
-        return sample_rollouts(
-            share,
-            rollouts_per_prompt,
-            sampler=self.sampler,
-            engine=self.engine,
-            env=self.config.env,
-            rewards=self.config.rewards,
-            seed=seed,
-            temperature=temperature,
-            on_end=on_end,
+        count = len(share) * rollouts_per_prompt
+        with self.screen.bar(title, count, timed_lines_only=temperature is None) as bar:
+            return sample_rollouts(
+                share,
+                rollouts_per_prompt,
+                sampler=self.sampler,
+                engine=self.engine,
+                env=self.config.env,
+                rewards=self.config.rewards,
+                seed=seed,
+                temperature=temperature,
+                on_end=bar.advance,
+                on_tokens=lambda tokens: bar.advance(0, tokens=tokens),
+            )
+
+    def _stop_uncounted(self, what: str, scores: Sequence[RolloutScore]) -> NoReturn:
+        """End the run: whatever the policy writes, nothing is learnt from it."""
+        told = failures(gather_object(list(scores)))
+        raise NothingCounts(
+            f"{what}: no rollout counts: {told}; the state is saved, go on when that is mended "
+            f"with: python -m finestep_fast.train resume={self.folder}"
         )
 
     def _learner(self) -> Learner:
@@ -349,13 +368,25 @@ class Run:
             self.state.seconds[phase] = self.state.seconds.get(phase, 0.0) + spent
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(
+            f"output is {shown(str(folder))}; it must be a folder, there or to be made: "
+            f"{error.strerror}"
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"output is {str(folder)!r}; it must be a folder that can be written")
+
+
 def _check_free(folder: Path) -> None:
-    if (folder / CONFIG_FILE).exists():
+    if os.path.exists(folder / CONFIG_FILE):
         raise InputError(
             f"output is {str(folder)!r}; a run is there already: go on with it by "
             f"resume={folder}, or choose another output"
         )
-    if (folder / "world").exists():
+    if os.path.exists(folder / "world"):
         raise InputError(
             f"output is {str(folder)!r}; a run that never began has left {folder / 'world'} there: "
             "remove it, or choose another output"

@@ -85,6 +85,7 @@ class Sampler:
         seed: int,
         temperature: float | None = None,
         on_end: Callable[[int], None] = lambda count: None,
+        on_tokens: Callable[[int], None] = lambda tokens: None,
     ) -> list[Transcript]:
         """Play episodes to their ends.
 
@@ -93,6 +94,7 @@ class Sampler:
             seed: of the sampling; the same seed, model and episodes give the same tokens.
             temperature: overrides the configured one.
             on_end: called with the number of rollouts that have just ended.
+            on_tokens: called once a pass with the number of rollouts that it makes longer.
 
         Returns:
             [R] transcripts, in the order of `episodes`.
@@ -106,7 +108,9 @@ class Sampler:
             with torch.inference_mode(), ThreadPoolExecutor(self.config.tool_threads) as tools:
                 for first in range(0, len(episodes), self.config.batch_rows):
                     batch = episodes[first : first + self.config.batch_rows]
-                    transcripts += _Batch(self, batch, generator, heat, tools, on_end).play()
+                    transcripts += _Batch(
+                        self, batch, generator, heat, tools, on_end, on_tokens
+                    ).play()
         finally:
             self.model.train(was_training)
         return transcripts
@@ -123,11 +127,12 @@ class _Batch:
         temperature: float,
         tools: ThreadPoolExecutor,
         on_end: Callable[[int], None],
+        on_tokens: Callable[[int], None],
     ) -> None:
         self.model, self.chat, self.config = sampler.model, sampler.chat, sampler.config
         self.check = sampler.check
         self.generator, self.temperature = generator, temperature
-        self.tools, self.on_end = tools, on_end
+        self.tools, self.on_end, self.on_tokens = tools, on_end, on_tokens
         prompts: dict[tuple[tuple[str, str], ...], list[int]] = {}
         self.rows: list[_Row] = []
         for episode in episodes:
@@ -143,6 +148,7 @@ class _Batch:
             logits = self._prefill()
             while True:
                 self.check()
+                self.on_tokens(sum(not row.ended for row in self.rows))
                 token = self._drop_ended(self._next_tokens(logits))
                 if not self.rows:
                     break

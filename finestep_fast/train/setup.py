@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,8 @@ from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
-from finestep_fast.train.policy import load_model, load_tokenizer, training_dtype
+from finestep_fast.train.policy import check_folder, load_model, load_tokenizer, training_dtype
+from finestep_fast.train.preflight import check_databases, check_prompts
 from finestep_fast.train.quickstart.model import small_model, small_tokenizer
 from finestep_fast.train.replay import Dialogue, replay, transcripts
 from finestep_fast.train.warm_start import DemonstrationBatches
@@ -104,11 +106,14 @@ def make_parts(
     Raises:
         InputError: The data or the model are unusable.
     """
+    if config.model is not None:
+        check_folder(config.model)
     sources = config.data
     if sources.questions is None:
         with accelerator.main_process_first():
             sources = generate_world(sources, folder / "world")
     data = load_data(sources, config.seed)
+    _tell(check_databases(data, sources), accelerator)
     warm_tokens = config.warm_start.tokens
     dialogues = (
         [replay(item, engine, config.env) for item in data.demonstrations] if warm_tokens else []
@@ -116,6 +121,7 @@ def make_parts(
     with accelerator.main_process_first():
         tokenizer = _tokenizer(config, folder / "tokenizer", dialogues)
     chat = ChatFormat(tokenizer, TOOL_SCHEMAS)
+    _tell(check_prompts(data, config, chat, engine), accelerator)
     batches = None
     if dialogues:
         shown = transcripts(dialogues, chat, config.rollout.max_rollout_tokens)
@@ -192,6 +198,12 @@ def _check_demonstrations(
             num_given,
             limit,
         )
+
+
+def _tell(sentences: Iterable[str], accelerator: Accelerator) -> None:
+    for sentence in sentences:
+        if accelerator.is_main_process:
+            logger.warning("%s", sentence)
 
 
 def _check_positions(policy: PreTrainedModel, max_rollout_tokens: int) -> None:

@@ -1,8 +1,9 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point."""
+"""Ctrl-C, SIGTERM and the loss of standard output as a request to stop at the next safe point."""
 
 from __future__ import annotations
 
 import signal
+import sys
 from types import FrameType, TracebackType
 from typing import Self
 
@@ -18,6 +19,10 @@ class Stopped(FinestepError):
     def __init__(self, signal_number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signal_number).name}")
         self.signal_number = signal_number
+
+
+class NothingCounts(FinestepError):
+    """The rollouts fail for reasons outside the policy; the state of the run is saved."""
 
 
 class StopRequest:
@@ -49,6 +54,20 @@ class StopRequest:
             Stopped: A signal has come.
         """
         if self.signal_number is not None:
+            raise Stopped(self.signal_number)
+
+    def stop_for_lost_output(self, reason: str) -> None:
+        """Ask to stop as SIGPIPE would; for standard output that cannot be written any more."""
+        print(reason, file=sys.stderr)
+        self.signal_number = signal.SIGPIPE
+
+    def check_output(self) -> None:
+        """Stop here if standard output was lost.
+
+        Raises:
+            Stopped: It was.
+        """
+        if self.signal_number == signal.SIGPIPE:
             raise Stopped(self.signal_number)
 
     def check_together(self, accelerator: Accelerator) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -68,18 +70,21 @@ class Tally:
         """The tally that `values` were taken from."""
         return cls(*values)
 
-    def rates(self) -> dict[str, float]:
-        """Per rollout and per step; all 0 where nothing was counted."""
-        rollouts, steps = max(self.rollouts, 1), max(self.steps, 1)
+    def rates(self) -> dict[str, float | None]:
+        """Per rollout, per call and per step; None for a rate over nothing."""
+
+        def rate(total: float, count: float) -> float | None:
+            return total / count if count else None
+
         return {
-            "ex": self.outcome / rollouts,
-            "process_reward": self.process / rollouts,
-            "calls": self.calls / rollouts,
-            "silent_rate": self.silent / rollouts,
-            "redundant_rate": self.redundant / max(self.calls, 1),
-            "malformed_rate": self.malformed / steps,
-            "policy_tokens": self.policy_tokens / rollouts,
-            "tokens": self.tokens / rollouts,
+            "ex": rate(self.outcome, self.rollouts),
+            "process_reward": rate(self.process, self.rollouts),
+            "calls": rate(self.calls, self.rollouts),
+            "silent_rate": rate(self.silent, self.rollouts),
+            "redundant_rate": rate(self.redundant, self.calls),
+            "malformed_rate": rate(self.malformed, self.steps),
+            "policy_tokens": rate(self.policy_tokens, self.rollouts),
+            "tokens": rate(self.tokens, self.rollouts),
             "rollouts": float(self.rollouts),
             "failed": float(self.failed),
         }
@@ -93,7 +98,13 @@ def tally(transcripts: Sequence[Transcript], scores: Sequence[RolloutScore]) -> 
     return total
 
 
-def farming_alarm(records: Sequence[Mapping[str, float]], window: int = 10) -> str | None:
+def failures(scores: Sequence[RolloutScore], most: int = 3) -> str:
+    """The most frequent reasons why rollouts do not count, each with its number."""
+    reasons = Counter(f"{score.status}: {score.message}" for score in scores if not score.counted)
+    return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(most))
+
+
+def farming_alarm(records: Sequence[Mapping[str, float | None]], window: int = 10) -> str | None:
     """Say so when calls per question have risen by a fifth over two windows while EX has not.
 
     Args:
@@ -106,13 +117,14 @@ def farming_alarm(records: Sequence[Mapping[str, float]], window: int = 10) -> s
     if len(records) < 2 * window or len(records) % window:
         return None
 
-    def mean(key: str, part: Sequence[Mapping[str, float]]) -> float:
-        return sum(record[key] for record in part) / len(part)
+    def mean(key: str, part: Sequence[Mapping[str, float | None]]) -> float:
+        values = [value for record in part if (value := record[key]) is not None]
+        return sum(values) / len(values) if values else math.nan
 
     before, after = records[-2 * window : -window], records[-window:]
     calls = mean("calls", before), mean("calls", after)
     ex = mean("ex", before), mean("ex", after)
-    if calls[1] <= 1.2 * calls[0] or ex[1] > ex[0]:
+    if not (calls[1] > 1.2 * calls[0] and ex[1] <= ex[0]):  # false too where nothing was counted
         return None
     return (
         f"calls per question rose from {calls[0]:.2f} to {calls[1]:.2f} over {window} updates "

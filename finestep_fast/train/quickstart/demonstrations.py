@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from math import isclose
 from random import Random
 
+from finestep_fast.config.check import check_whole
 from finestep_fast.errors import InputError
 from finestep_fast.train.quickstart.databases import STYLES, Style
 from finestep_fast.train.quickstart.kinds import KINDS
@@ -50,8 +51,7 @@ class DemonstrationConfig:
 
     def __post_init__(self) -> None:
         """Raise InputError when a value is out of its range."""
-        if self.per_question < 0:
-            raise InputError(f"per_question is {self.per_question}; it must be at least 0")
+        check_whole("per_question", self.per_question, low=0, high=1000)
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name.endswith("_share") and not 0.0 <= value <= 1.0:

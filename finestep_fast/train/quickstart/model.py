@@ -13,7 +13,11 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from finestep_fast.config.check import check_whole
+from finestep_fast.errors import InputError
+
 _TURN_START, _TURN_END, _TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+_NUM_CONTROLS = 3
 
 # The syntax of a call, a token a piece: a small model should spend its tokens on the SQL.
 _CALL_PIECES = (
@@ -57,6 +61,25 @@ class SmallModelConfig:
     kv_heads: int = 2
     mlp_size: int = 384
     max_tokens: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range, or does not divide another.
+        """
+        pieces = len(pre_tokenizers.ByteLevel.alphabet()) + len(_CALL_PIECES) + _NUM_CONTROLS
+        check_whole("vocab_size", self.vocab_size, low=pieces, high=2**20)
+        check_whole("layers", self.layers, low=1, high=2**10)
+        for name in ("hidden_size", "heads", "kv_heads", "mlp_size", "max_tokens"):
+            check_whole(name, getattr(self, name), low=1, high=2**20)
+        # Rotary positions turn pairs of a head's numbers.
+        if self.hidden_size % (2 * self.heads):
+            raise InputError(
+                f"heads is {self.heads}; it must divide half of hidden_size, {self.hidden_size} / 2"
+            )
+        if self.heads % self.kv_heads:
+            raise InputError(f"kv_heads is {self.kv_heads}; it must divide heads, {self.heads}")
 
 
 def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:

@@ -16,6 +16,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from random import Random
 
+from finestep_fast.config.check import MAX_WHOLE, check_whole
 from finestep_fast.errors import InputError
 from finestep_fast.train.quickstart.databases import MOST_MAIN_ROWS, STYLES, Database, make_database
 from finestep_fast.train.quickstart.demonstrations import (
@@ -65,15 +66,13 @@ class WorldConfig:
         for name, least, most in (
             ("train_databases_per_theme", 1, 1000),
             ("dev_databases_per_theme", 1, 1000),
-            ("train_questions", 1, None),
-            ("dev_questions", 1, None),
+            ("train_questions", 1, 1_000_000),
+            ("dev_questions", 1, 1_000_000),
             ("main_rows", 20, MOST_MAIN_ROWS),
-            ("child_rows", 20, None),
+            ("child_rows", 20, 1_000_000),
         ):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                rule = f"at least {least}" if most is None else f"in [{least}, {most}]"
-                raise InputError(f"{name} is {value}; it must be {rule}")
+            check_whole(name, getattr(self, name), low=least, high=most)
+        check_whole("seed", self.seed, low=-MAX_WHOLE)
 
 
 def write_world(root: Path, config: WorldConfig) -> None:
