@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 SMALL = (
     "precision=float32",
     "env.schema_in_prompt=tables",
+    "env.describe_tools=false",  # the model was warmed up without
     "env.max_observation_chars=200",
     "env.max_malformed=3",
     "rollout.prompts=6",

@@ -7,7 +7,6 @@ its own. This asks a template by rendering marks through it; it encodes nothing.
 from __future__ import annotations
 
 import json
-import os.path
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -180,7 +179,7 @@ class ChatTemplate:
             "id": "probe0000",  # nine letters or digits: Mistral's templates count them
             "function": {"name": name, "arguments": arguments},
         }
-        conversation = [
+        conversation: list[Message] = [
             {"role": "user", "content": _QUESTION},
             {"role": "assistant", "content": content, "tool_calls": [call]},
             {"role": "tool", "content": _OBSERVATION, "name": name, "tool_call_id": call["id"]},
@@ -195,9 +194,10 @@ class ChatTemplate:
         except (TemplateError, TypeError, ValueError):
             plain = ""  # a tool's message without a call is refused
         frame = plain.rpartition(_QUESTION)[2].partition(_OBSERVATION)[0]
-        start = len(os.path.commonprefix([frame, written]))
-        rest, frame = written[start:][::-1], frame[start:][::-1]
-        form = rest[len(os.path.commonprefix([frame, rest])) :][::-1]
+        start = _num_shared(frame, written)
+        rest = written[start:]
+        end = len(rest) - _num_shared(frame[start:][::-1], rest[::-1])
+        form = rest[:end]
         return form if len(form) <= _FORM_CHARS else f"{form[:_FORM_CHARS]}…"
 
 
@@ -208,6 +208,12 @@ def _plain_turns(observation: str) -> list[dict[str, str]]:
         {"role": "assistant", "content": _REPLY},
         {"role": "tool", "content": observation},
     ]
+
+
+def _num_shared(one: str, two: str) -> int:
+    """How many letters both begin with."""
+    pairs = enumerate(zip(one, two, strict=False))
+    return next((place for place, (a, b) in pairs if a != b), min(len(one), len(two)))
 
 
 def _escaped(text: str) -> str:

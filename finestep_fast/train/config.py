@@ -30,7 +30,8 @@ from finestep_fast.train.quickstart.world import WorldConfig
 CONFIG_FILE = "config.yaml"
 """A run's settings, whole, in its folder."""
 
-_FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.")
+# What a message names as a remedy must be among them.
+_FREE_ON_RESUME = ("update.updates=", "update.head=", "precision=", "eval.", "checkpoint.")
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]

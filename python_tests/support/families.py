@@ -83,7 +83,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
 """Settings by `model_type`; dropout is on where a family knows it."""
 
 
-def family_model(model_type: str, vocab_size: int, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
+def family_model(
+    model_type: str, vocab_size: int, *, seed: int = 0, **changes: Any
+) -> PreTrainedModel:
     """A model of a family, its weights large enough for its layers to matter."""
     config = AutoConfig.for_model(
         model_type,
@@ -96,4 +98,5 @@ def family_model(model_type: str, vocab_size: int, *, seed: int = 0, **changes: 
     )
     torch.manual_seed(seed)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-    return model.eval()
+    model.eval()
+    return model
