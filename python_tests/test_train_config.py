@@ -125,7 +125,8 @@ def test_a_resumed_run_keeps_its_settings_and_takes_the_ones_that_may_change(
 ) -> None:
     config = load_config(
         None,
-        [f"resume={run_folder}", "update.updates=9", "eval.questions=3", "checkpoint.keep=2"],
+        [f"resume={run_folder}", "update.updates=9", "eval.questions=3", "checkpoint.keep=2"]
+        + ["update.head=logits", "precision=float32"],  # remedies that messages name
     )
     assert config.seed == 5
     assert config.output == run_folder

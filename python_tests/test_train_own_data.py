@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
 from finestep_fast.train.run import Run
+from finestep_fast.train.sampler import _Batch
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
+from support.families import family_model
 from support.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -231,6 +233,106 @@ def test_a_model_without_a_tool_role_is_refused(
     (model / "chat_template.jinja").unlink()
     assert main([*words(own, tiny), f"model={model}"]) == 2
     assert "model: its tokenizer has no chat template" in capsys.readouterr().err
+
+
+def own_model(own: Path, tiny: Tiny, family: str, **changes: object) -> list[str]:
+    """Words for a run of a random-weight model of a family, with the tiny agent's tokenizer."""
+    folder = own / family
+    family_model(family, len(tiny.tokenizer), **changes).save_pretrained(folder)
+    tiny.tokenizer.save_pretrained(folder)
+    return [
+        *words(own, tiny),
+        f"model={folder}",
+        "rollout.max_rollout_tokens=480",
+        "rollout.max_step_tokens=8",
+        "rollout.rollouts_per_prompt=2",
+        "update.updates=1",
+        "update.minibatches=1",
+        "eval.questions=1",
+    ]
+
+
+def test_a_head_that_is_not_linear_is_refused_before_anything_is_sampled(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = own_model(own, tiny, "granite")
+    assert main(given) == 2
+    shown = capsys.readouterr()
+    assert "model: GraniteForCausalLM does more to its logits than a linear layer" in shown.err
+    assert "dev, before" not in shown.out + shown.err
+    assert list((own / "run").iterdir()) == []
+    # The remedy that the message names, in the same folder.
+    assert main([*given, "update.head=logits"]) == 0
+    assert records(own / "run", "metrics")[0]["ratio_max"] == pytest.approx(1, abs=1e-3)
+
+
+def test_a_model_that_cannot_be_sampled_as_it_learns_is_refused_before_anything_is_sampled(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*own_model(own, tiny, "recurrent_gemma"), "update.head=logits"]) == 2
+    assert "model: RecurrentGemmaForCausalLM gives other prob" in capsys.readouterr().err
+    assert list((own / "run").iterdir()) == []
+
+
+def test_a_model_with_dropout_learns_on_policy(own: Path, tiny: Tiny) -> None:
+    given = own_model(own, tiny, "gpt2", resid_pdrop=0.3, attn_pdrop=0.3, embd_pdrop=0.3)
+    assert main(given) == 0
+    (record,) = records(own / "run", "metrics")
+    assert record["ratio_max"] == pytest.approx(1, abs=1e-3)
+    assert record["approx_kl"] == pytest.approx(0, abs=1e-6)
+
+
+def test_a_table_of_positions_is_long_enough_for_padded_rollouts(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = own_model(own, tiny, "gpt2", n_positions=470)
+    assert main([*given, "rollout.max_rollout_tokens=470"]) == 2
+    assert "is 470; it must be at most 464, the positions" in capsys.readouterr().err
+    assert main([*given, "rollout.max_rollout_tokens=464"]) == 0
+
+
+def test_a_resumed_run_compares_sampler_and_learner_anew(
+    own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main([*words(own, tiny), "update.updates=1"]) == 0
+    before = weights(own / "run" / "model")
+    sample = _Batch._sample
+
+    def hotter(batch: _Batch, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return sample(batch, logits / 1.5)
+
+    monkeypatch.setattr(_Batch, "_sample", hotter)
+    assert main([f"resume={own / 'run'}", "update.updates=2"]) == 2
+    assert "learns as another policy than it samples" in capsys.readouterr().err
+    assert [record["update"] for record in records(own / "run", "metrics")] == [0]
+    monkeypatch.undo()
+    assert main([f"resume={own / 'run'}", "update.updates=2"]) == 0
+    after = weights(own / "run" / "model")
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_every_end_of_text_of_the_generation_settings_ends_a_reply(own: Path, tiny: Tiny) -> None:
+    model = own / "model"
+    shutil.copytree(tiny.model_folder, model)
+    path = model / "generation_config.json"
+    common = tiny.chat.reply_ids("a")[0]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [2, common]}))
+    given = [*words(own, tiny), f"model={model}", "update.updates=1", "eval.questions=1"]
+    assert main(given) == 0
+    replies = [s["reply"] for r in records(own / "run", "rollouts") for s in r["steps"]]
+    assert replies
+    assert not any(common in tiny.chat.reply_ids(reply) for reply in replies)
+    assert any(not reply.endswith("</tool_call>") for reply in replies)
+
+
+def test_tools_that_the_template_leaves_out_are_described_and_it_is_said(
+    own: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = [word for word in words(own, tiny) if not word.startswith("env.describe_tools")]
+    # The description alone is longer than a prompt may be: no rollout has room for an answer.
+    assert main([*given, "update.updates=0", "eval.questions=1"]) == 0
+    assert "a description of 1601 characters was added to the first message" in caplog.text
+    assert "env.describe_tools=false leaves it out" in caplog.text
 
 
 def test_questions_and_databases_that_nobody_here_made_go_through(

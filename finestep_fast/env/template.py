@@ -16,6 +16,7 @@ from finestep_fast.env.calls import CALL_END, CALL_START, ToolCall, parse_call
 from finestep_fast.errors import InputError
 
 # Letters and hyphens survive every escaping, so a mark that is not found was left out.
+_SYSTEM = "finestep-system-mark"
 _QUESTION = "finestep-question-mark"
 _REPLY = "finestep-reply-mark"
 _OBSERVATION = "finestep-observation-mark"
@@ -99,7 +100,7 @@ class ChatTemplate:
             InputError: The template leaves out the system message or the question.
         """
         prompt = self.opening(system_prompt)
-        if system_prompt.strip() not in prompt:
+        if system_prompt and _SYSTEM not in self.opening(_SYSTEM):
             raise InputError(
                 "model: its chat template leaves out the system message; "
                 "expected one that renders it, or env.system_prompt=''"

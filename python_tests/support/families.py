@@ -54,7 +54,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "expert_layer_period": 2,
         "num_experts": 2,
         "mamba_d_state": 8,
-        "use_mamba_kernels": False,
     },
     "bamba": {**_ATTENTION, **_HYBRID_MAMBA2, "attn_layer_indices": [1]},
     "granitemoehybrid": {
