@@ -125,19 +125,24 @@ def test_a_resumed_run_keeps_its_settings_and_takes_the_ones_that_may_change(
 ) -> None:
     config = load_config(
         None,
-        [f"resume={run_folder}", "update.updates=9", "eval.questions=3", "checkpoint.keep=2"]
-        + ["update.head=logits", "precision=float32"],  # remedies that messages name
+        [f"resume={run_folder}", "update.updates=9", "eval.questions=3", "checkpoint.keep=2"],
     )
     assert config.seed == 5
     assert config.output == run_folder
     assert (config.update.updates, config.eval.questions, config.checkpoint.keep) == (9, 3, 2)
 
 
+def test_a_resumed_run_takes_the_remedies_that_messages_name(run_folder: Path) -> None:
+    words = ["update.head=logits", "precision=float32"]
+    config = load_config(None, [f"resume={run_folder}", *words])
+    assert (config.update.head, config.precision) == ("logits", "float32")
+
+
 @pytest.mark.parametrize(
     "word", ["seed=6", "update.minibatches=1", "credit.preset=grpo", "model=m"]
 )
 def test_other_settings_of_a_resumed_run_are_refused(run_folder: Path, word: str) -> None:
-    rule = r"only update\.updates=, eval\., checkpoint\. may change"
+    rule = r"only update\.updates=, update\.head=, precision=, eval\., checkpoint\. may change"
     with pytest.raises(InputError, match=rf"'{word}': a resumed run keeps its settings; {rule}"):
         load_config(None, [f"resume={run_folder}", word])
 

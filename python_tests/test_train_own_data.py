@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,11 +15,12 @@ from transformers import AutoModelForCausalLM
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
 from finestep_fast.train.run import Run
-from finestep_fast.train.sampler import _Batch
+from finestep_fast.train.sampler import Sampler, _Batch
+from finestep_fast.train.setup import make_accelerator, make_parts
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
 from support.families import family_model
-from support.tiny import Tiny
+from support.tiny import LIMITS, Tiny
 
 pytestmark = pytest.mark.slow
 
@@ -235,7 +237,7 @@ def test_a_model_without_a_tool_role_is_refused(
     assert "model: its tokenizer has no chat template" in capsys.readouterr().err
 
 
-def own_model(own: Path, tiny: Tiny, family: str, **changes: object) -> list[str]:
+def own_model(own: Path, tiny: Tiny, family: str, **changes: Any) -> list[str]:
     """Words for a run of a random-weight model of a family, with the tiny agent's tokenizer."""
     folder = own / family
     family_model(family, len(tiny.tokenizer), **changes).save_pretrained(folder)
@@ -317,12 +319,15 @@ def test_every_end_of_text_of_the_generation_settings_ends_a_reply(own: Path, ti
     path = model / "generation_config.json"
     common = tiny.chat.reply_ids("a")[0]
     path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [2, common]}))
-    given = [*words(own, tiny), f"model={model}", "update.updates=1", "eval.questions=1"]
-    assert main(given) == 0
-    replies = [s["reply"] for r in records(own / "run", "rollouts") for s in r["steps"]]
-    assert replies
-    assert not any(common in tiny.chat.reply_ids(reply) for reply in replies)
-    assert any(not reply.endswith("</tool_call>") for reply in replies)
+    config = load_config(None, [*words(own, tiny), f"model={model}"])
+    made = make_parts(config, own / "run", make_accelerator(), tiny.engine)
+    ends = {2, common, tiny.tokenizer.eos_token_id}
+    assert made.chat.stop_ids == ends
+    episodes = tiny.episodes(tiny.data.train[:6])
+    transcripts = Sampler(made.policy, made.chat, LIMITS).play(episodes, seed=0)
+    steps = [item.token_ids[slice(*span)] for item in transcripts for span in item.step_spans]
+    assert not any(ends.intersection(step[:-1]) for step in steps)
+    assert any(step[-1] == common for step in steps)
 
 
 def test_tools_that_the_template_leaves_out_are_described_and_it_is_said(

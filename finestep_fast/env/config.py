@@ -47,7 +47,7 @@ class EnvConfig:
         """Raises InputError when a value is out of its range."""
         for entry in fields(self):
             value = getattr(self, entry.name)
-            if isinstance(value, bool):
+            if entry.type == "bool":
                 continue
             if isinstance(value, (int, float)) and not (value > 0 and math.isfinite(value)):
                 raise InputError(f"{entry.name} is {value}; expected a finite number > 0")
