@@ -116,8 +116,7 @@ def refusal(
         reasons.append(f"its positions are scaled by the length of the text (rope_type {scaled!r})")
     reasons += [
         "its cache does not hold all that a whole pass reads (a window, a state kept elsewhere)",
-        "its attention differs by implementation "
-        f"(sampling {policy.config._attn_implementation}, learning {learning_attention(policy)})",
+        f"its attention differs by implementation (learning uses {learning_attention(policy)})",
     ]
     if linear_head:
         reasons.append("its logits are more than a linear layer makes: set update.head=logits")
