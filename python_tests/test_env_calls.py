@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from finestep_fast.env.calls import (
     CALL_END,
     CALL_START,
+    REASONING_END,
+    REASONING_START,
     MalformedCall,
     ToolCall,
     parse_call,
@@ -26,7 +28,8 @@ def test_a_call_is_written_in_its_canonical_form() -> None:
 
 @given(st.text(), st.dictionaries(st.text(), st.text(), max_size=3), st.text())
 def test_a_written_call_is_read_back(name: str, arguments: dict[str, str], thought: str) -> None:
-    thought = thought.replace(CALL_START, "").replace(CALL_END, "")
+    for tag in (CALL_START, CALL_END, REASONING_START, REASONING_END):
+        thought = thought.replace(tag, "")
     call = ToolCall(name, arguments)
     assert parse_call(thought + "\n" + render_call(call) + " \n") == call
 
@@ -81,3 +84,59 @@ def test_anything_but_exactly_one_call_is_malformed(text: str, reason: str) -> N
 @given(st.one_of(st.text(), st.text().map(lambda body: f"{CALL_START}{body}{CALL_END}")))
 def test_any_text_is_a_call_or_malformed(text: str) -> None:
     assert isinstance(parse_call(text), (ToolCall, MalformedCall))
+
+
+LIST = '<tool_call>{"name": "list_tables"}</tool_call>'
+OTHER = '<tool_call>{"name": "other"}</tool_call>'
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>I could {OTHER} first.</think>\n{LIST}",
+        f"<think>a</think> b <think>{OTHER}</think>{LIST}",
+        f"the prompt has opened it: {OTHER} or not?</think>{LIST}",
+        f"<think>{OTHER}</think>{OTHER}</think>{LIST}",
+        f"<think><think></think>{LIST}",
+        f"<think>never {OTHER * 3} mind</think>Well: {LIST} \n",
+    ],
+)
+def test_calls_inside_reasoning_are_none(text: str) -> None:
+    assert parse_call(text) == ToolCall("list_tables", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (f"<think>{LIST}</think>", "no tool call"),
+        (f"<think>{LIST}</think> done", "no tool call"),
+        (f"<think>{LIST}", "the reasoning is not closed"),
+        ("<think>" * 3, "the reasoning is not closed"),
+        (f"<think></think>{LIST}{OTHER}", "more than one"),
+        (f"<think></think>{LIST}<think></think>", "text after"),
+    ],
+)
+def test_only_what_follows_the_reasoning_is_read(text: str, reason: str) -> None:
+    parsed = parse_call(text)
+    assert isinstance(parsed, MalformedCall)
+    assert reason in parsed.reason
+
+
+@pytest.mark.parametrize("tag", ["<think>", "</think>", "<think></think>"])
+def test_tags_of_reasoning_inside_a_call_are_text(tag: str) -> None:
+    call = ToolCall("submit", {"sql": f"SELECT '{tag}'"})
+    assert parse_call(f"<think>hm</think>{render_call(call)}") == call
+    assert parse_call(render_call(call)) == call
+
+
+@pytest.mark.parametrize("control", ["\n", "\r\n", "\t", "\x1f"])
+def test_control_characters_inside_a_query_are_accepted(control: str) -> None:
+    text = (
+        f'<tool_call>{{"name": "submit", "arguments": {{"sql": "SELECT 1{control}"}}}}</tool_call>'
+    )
+    assert parse_call(text) == ToolCall("submit", {"sql": f"SELECT 1{control}"})
+
+
+def test_many_tags_are_read_in_no_time() -> None:
+    for tags in ("</think>", "<think></think>", f"<think>{OTHER}</think>"):
+        assert parse_call(tags * 20_000 + LIST) == ToolCall("list_tables", {})

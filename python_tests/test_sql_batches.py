@@ -109,7 +109,8 @@ def test_an_entry_without_its_parts_is_an_input_error(shop: Path, engine: Engine
         engine.run([(shop, GOOD), None])  # type: ignore[list-item]
     with pytest.raises(InputError, match=r"triples\[0\] is .*; expected \(database, predicted "):
         engine.match([(shop, GOOD)])  # type: ignore[list-item]
-    with pytest.raises(InputError, match=r"pairs\[1\] is None; expected \(predicted rows, gold rows\)"):
+    rule = r"pairs\[1\] is None; expected \(predicted rows, gold rows\)"
+    with pytest.raises(InputError, match=rule):
         sql.compare_batch([([], []), None])  # type: ignore[list-item]
 
 

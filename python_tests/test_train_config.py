@@ -264,11 +264,20 @@ def test_a_resumed_run_keeps_its_settings_and_takes_the_ones_that_may_change(
     assert (config.update.updates, config.eval.questions, config.checkpoint.keep) == (9, 3, 2)
 
 
+def test_a_resumed_run_takes_the_remedies_that_messages_name(run_folder: Path) -> None:
+    words = ["update.head=logits", "precision=float32"]
+    config = load_config(None, [f"resume={run_folder}", *words])
+    assert (config.update.head, config.precision) == ("logits", "float32")
+
+
 @pytest.mark.parametrize(
     "word", ["seed=6", "update.minibatches=1", "credit.preset=grpo", "model=m"]
 )
 def test_other_settings_of_a_resumed_run_are_refused(run_folder: Path, word: str) -> None:
-    rule = r"only update\.updates=, eval\., checkpoint\., data\.max_unusable_share= may change"
+    rule = (
+        r"only update\.updates=, update\.head=, precision=, eval\., checkpoint\., "
+        r"data\.max_unusable_share= may change"
+    )
     with pytest.raises(InputError, match=rf"'{word}': a resumed run keeps its settings; {rule}"):
         load_config(None, [f"resume={run_folder}", word])
 

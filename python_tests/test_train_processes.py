@@ -61,6 +61,12 @@ def test_two_processes_take_the_step_of_one_with_all_rollouts(
             assert told[key] == pytest.approx(measured[key], rel=1e-3, abs=1e-5), key
 
 
+def test_two_processes_refuse_together_what_one_of_them_sees(learnt_in_two: Path) -> None:
+    refusals = [(learnt_in_two / f"refusal-{rank}.txt").read_text() for rank in (0, 1)]
+    assert refusals[0] == refusals[1]
+    assert "learns as another policy than it samples" in refusals[0]
+
+
 def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     process = started(

@@ -74,9 +74,7 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
             section = section.setdefault(part, {})
             if not isinstance(section, dict):
                 here = ".".join(path[:depth])
-                raise InputError(
-                    f"{shown(word)}: {here} is {shown(section)}; it must be a section"
-                )
+                raise InputError(f"{shown(word)}: {here} is {shown(section)}; it must be a section")
         section[name] = _parse_yaml(text, where=key)
     return changed
 
@@ -291,9 +289,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         rule = rule.replace("a valid ", "a ")
         choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
         guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise InputError(
-            f"{path} is {shown(first['input'])}; it must be {rule}{guess}"
-        ) from None
+        raise InputError(f"{path} is {shown(first['input'])}; it must be {rule}{guess}") from None
 
 
 @functools.cache

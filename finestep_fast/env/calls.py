@@ -1,16 +1,21 @@
 """Tool calls in an assistant's text: read and written.
 
-The form is the one Qwen-style chat templates use: a JSON object between two tags. Not a check that
-the tool exists: that is for whoever holds the tools.
+The form is the one Qwen-style chat templates use: a JSON object between two tags. What an assistant
+thinks between `<think>` and `</think>` is not said: a call in it is none. Not a check that the tool
+exists: that is for whoever holds the tools.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 CALL_START = "<tool_call>"
 CALL_END = "</tool_call>"
+REASONING_START = "<think>"
+REASONING_END = "</think>"
+_TAG = re.compile("|".join((CALL_START, REASONING_START, REASONING_END)))
 
 
 @dataclass(frozen=True)
@@ -28,8 +33,35 @@ class MalformedCall:
     reason: str
 
 
+def after_reasoning(text: str) -> str | None:
+    """What an assistant says once it has reasoned; None while it still reasons.
+
+    Tags inside a call are text. A closing tag whose opening one is missing ends a reasoning too, if
+    a call follows it.
+    """
+    said, last_call = 0, text.rfind(CALL_START)
+    reasons = calls = False
+    for found in _TAG.finditer(text):
+        tag = found[0]
+        if tag == REASONING_END and (reasons or found.end() <= last_call):
+            said, reasons, calls = found.end(), False, False
+        elif not reasons and not calls:
+            reasons, calls = tag == REASONING_START, tag == CALL_START
+    return None if reasons else text[said:]
+
+
 def parse_call(text: str) -> ToolCall | MalformedCall:
-    """Reads the one call of an assistant's text; free text before it is allowed, none after it."""
+    """Reads the one call of an assistant's text.
+
+    Reasoning and free text before it are allowed, nothing after it.
+    """
+    said = after_reasoning(text)
+    if said is None:
+        return MalformedCall(f"no tool call; the reasoning is not closed by {REASONING_END}")
+    return _read_said(said)
+
+
+def _read_said(text: str) -> ToolCall | MalformedCall:
     num_starts, num_ends = text.count(CALL_START), text.count(CALL_END)
     if num_starts == 0:
         return MalformedCall(f"no tool call; expected {CALL_START}{{...}}{CALL_END}")
@@ -47,7 +79,8 @@ def parse_call(text: str) -> ToolCall | MalformedCall:
 def read_body(body: str) -> ToolCall | MalformedCall:
     """Reads what stands between the tags."""
     try:
-        content = json.loads(body)
+        # Models write a query over several lines: control characters inside a text are accepted.
+        content = json.loads(body, strict=False)
     except RecursionError:
         return MalformedCall("the tool call is nested too deeply")
     except ValueError as error:

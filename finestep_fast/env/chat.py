@@ -5,26 +5,21 @@ an observation, and so on. Nothing that was sampled is ever decoded and encoded 
 tokenizer need not give the same ids back (retokenisation drift), and the loss would then be taken
 on tokens that the policy never chose.
 
-This is not a chat template: the tokenizer brings its own. Only the text *between* two assistant
-turns is taken from it, once, and its fixed parts are encoded once.
+This is not a chat template: the tokenizer brings its own, and `ChatTemplate` looks at it. Only the
+text *between* two assistant turns is taken from it, once, and its fixed parts are encoded once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from jinja2 import TemplateError  # comes with torch
-
-from finestep_fast.env.calls import CALL_END
-from finestep_fast.errors import InputError
-
-_REPLY = "\x02reply\x03"
-_OBSERVATION = "\x02observation\x03"
+from finestep_fast.env.calls import CALL_END, REASONING_END, REASONING_START, after_reasoning
+from finestep_fast.env.template import ChatTemplate
 
 
 def _mark(place: int) -> str:
-    return f"\x02{place}\x03"
+    return f"finestep-message-{place}-mark"
 
 
 class Tokenizer(Protocol):
@@ -55,23 +50,34 @@ class ChatFormat:
     Args:
         tokenizer: with a chat template.
         tools: JSON schemas for the chat template; none if the prompt describes the tools itself.
+        system_prompt: the system message of the prompts; empty if they have none.
+        describe_tools: whether the first message describes what the template leaves out.
+
+    Attributes:
+        description: what was added to the first message: tools that the template does not name, or
+            the form of a call that it does not show; empty if nothing was.
+        end_of_turn_id: what ends an assistant's turn in the template.
+        stop_ids: every token that ends a reply.
 
     Raises:
-        InputError: the tokenizer has no chat template, or its template drops a tool's message.
+        InputError: The tokenizer has no chat template, or its template leaves out a message, or it
+            writes calls in another form than the one that is read.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, tools: Sequence[Mapping[str, Any]] | None = None
+        self,
+        tokenizer: Tokenizer,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        system_prompt: str = "",
+        describe_tools: bool = False,
     ) -> None:
-        if not tokenizer.chat_template:
-            raise InputError(
-                "model: its tokenizer has no chat template; expected one that renders tool messages"
-            )
         self.tokenizer = tokenizer
-        self.tools = list(tools) if tools else None
-        before, after = self._between_turns()
-        self._before_observation = self._ids(before)
-        self._after_observation = self._ids(after)
+        self.template = ChatTemplate(tokenizer, tools)
+        missing = self.template.missing(system_prompt)
+        self.description = missing if describe_tools else ""
+        self._before_observation = self._ids(self.template.before_observation)
+        self._after_observation = self._ids(self.template.after_observation)
         self.end_of_turn_id = self._end_of_turn_id()
         stops = {tokenizer.eos_token_id, self.end_of_turn_id}
         self.stop_ids = frozenset(token for token in stops if token is not None)
@@ -79,18 +85,27 @@ class ChatFormat:
         self._closing_ids = frozenset(
             i for token, i in tokenizer.get_vocab().items() if last in token
         )
+        opening = self.template.opening(system_prompt)
+        self._reasons_at_once = tuple(
+            header.rfind(REASONING_START) > header.rfind(REASONING_END)
+            for header in (opening, self.template.after_observation)
+        )
+
+    def stop_at(self, token_ids: Iterable[int]) -> None:
+        """Let these tokens end a reply, too: a model may have more than its tokenizer tells."""
+        self.stop_ids |= frozenset(token_ids)
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """The ids of the opening messages, up to where the policy begins to write."""
         contents = [message["content"] for message in messages]
         if all(self._ids(text) == self._plain_ids(text) for text in contents):
-            return self._ids(self._render(messages, add_generation_prompt=True))
+            return self._ids(self._opening(messages, contents))
         # A control token is spelled in a question or a schema: only the template may write one.
-        marked = [{**message, "content": _mark(i)} for i, message in enumerate(messages)]
-        rest = self._render(marked, add_generation_prompt=True)
+        marks = [_mark(place) for place in range(len(contents))]
+        rest = self._opening(messages, marks)
         ids: list[int] = []
-        for place, text in enumerate(contents):
-            before, found, after = rest.partition(_mark(place))
+        for mark, text in zip(marks, contents, strict=True):
+            before, found, after = rest.partition(mark)
             if found:
                 ids += [*self._ids(before), *self._plain_ids(text)]
                 rest = after
@@ -111,60 +126,55 @@ class ChatFormat:
         before = self._before_observation
         if before and reply_ids and reply_ids[-1] == before[0]:
             before = before[1:]
-        return [*before, *self._plain_ids(text), *self._after_observation]
+        observed = self._plain_ids(self.template.observation(text))
+        return [*before, *observed, *self._after_observation]
 
-    def reply_text(self, reply_ids: Sequence[int]) -> str:
-        """The text of a sampled reply, without the end-of-turn token."""
+    def reply_text(self, reply_ids: Sequence[int], *, turn: int = 0) -> str:
+        """The text of a sampled reply, without the tokens that ended it.
+
+        Args:
+            reply_ids: the ids sampled in this turn.
+            turn: 0 for the first reply of a conversation. Where the template has opened a
+                reasoning before it, the text begins with the tag that opened it.
+        """
         ids = list(reply_ids)
-        while ids and ids[-1] in (self.tokenizer.eos_token_id, self.end_of_turn_id):
+        while ids and ids[-1] in self.stop_ids:
             ids.pop()
-        return self._text(ids)
+        return self._opened(turn) + self._text(ids)
 
-    def ends_reply(self, reply_ids: Sequence[int]) -> bool:
-        """Whether the turn is over: an end-of-turn token or a closed call (nothing may follow)."""
+    def ends_reply(self, reply_ids: Sequence[int], *, turn: int = 0) -> bool:
+        """Whether the turn is over: an end-of-turn token or a closed call (nothing may follow).
+
+        A call inside a reasoning closes nothing.
+        """
         if reply_ids[-1] in self.stop_ids:
             return True
         if reply_ids[-1] not in self._closing_ids:
             return False
         # A token holds a byte or more, so the tag lies within as many tokens as it has bytes.
-        return CALL_END in self._text(list(reply_ids[-len(CALL_END) :]))
+        if CALL_END not in self._text(list(reply_ids[-len(CALL_END) :])):
+            return False
+        return CALL_END in (after_reasoning(self._opened(turn) + self._text(list(reply_ids))) or "")
+
+    def _opened(self, turn: int) -> str:
+        """The tag of a reasoning that the template opens before a reply; empty if it does not."""
+        return REASONING_START if self._reasons_at_once[min(turn, 1)] else ""
+
+    def _opening(self, messages: Sequence[Mapping[str, str]], contents: Sequence[str]) -> str:
+        """The rendered opening messages with other contents, the description in the first."""
+        told = list(contents)
+        if self.description:
+            told[0] = f"{told[0]}\n\n{self.description}"
+        return self.template.render(
+            [{**message, "content": text} for message, text in zip(messages, told, strict=True)],
+            add_generation_prompt=True,
+        )
 
     def _end_of_turn_id(self) -> int | None:
         """What ends an assistant's turn: the template's control token, or the end of the text."""
         controls = {*self.tokenizer.get_added_vocab().values(), self.tokenizer.eos_token_id}
         before = self._before_observation
         return before[0] if before and before[0] in controls else self.tokenizer.eos_token_id
-
-    def _between_turns(self) -> tuple[str, str]:
-        """The template's text before and after an observation, found by rendering two marks."""
-        conversation = [
-            {"role": "user", "content": "question"},
-            {"role": "assistant", "content": _REPLY},
-            {"role": "tool", "content": _OBSERVATION},
-        ]
-        text = self._render(conversation, add_generation_prompt=True)
-        if _REPLY not in text or _OBSERVATION not in text.split(_REPLY, 1)[1]:
-            raise InputError(
-                "model: its chat template does not render a 'tool' message after an assistant's; "
-                "expected a template for tool calls, like Qwen's"
-            )
-        before, after = text.split(_REPLY, 1)[1].split(_OBSERVATION, 1)
-        return before, after
-
-    def _render(self, messages: Sequence[Mapping[str, str]], *, add_generation_prompt: bool) -> str:
-        try:
-            text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=self.tools,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-            )
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise InputError(
-                f"model: its chat template refuses messages of the roles {roles}: {error}"
-            ) from error
-        return str(text)
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer.encode(text, add_special_tokens=False))

@@ -26,6 +26,8 @@ class EnvConfig:
     """What the first message says about the database: nothing, its tables, or their columns too."""
     system_prompt: str | None = None
     """The system message; none for the one that comes with the package, empty for no message."""
+    describe_tools: bool = True
+    """Describe the tools in the first message where the model's chat template leaves them out."""
     query_timeout_s: float = 5.0
     """Deadline of one tool call."""
     max_rows: int = 100
@@ -45,6 +47,8 @@ class EnvConfig:
         """Raises InputError when a value is out of its range."""
         for entry in fields(self):
             value = getattr(self, entry.name)
+            if entry.type == "bool":
+                continue
             if isinstance(value, (int, float)) and not 0 < value <= MAX_WHOLE:
                 raise InputError(
                     f"{entry.name} is {shown(value)}; expected a finite number > 0"

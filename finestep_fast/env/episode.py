@@ -27,6 +27,11 @@ SYSTEM_PROMPT = (
 LAST_STEP = "\n(last step: submit now)"
 
 
+def system_message(config: EnvConfig) -> str:
+    """The system message of every prompt; empty if there is none."""
+    return SYSTEM_PROMPT if config.system_prompt is None else config.system_prompt
+
+
 class EpisodeStatus(StrEnum):
     """Where an episode stands, or how it ended."""
 
@@ -115,7 +120,7 @@ class Episode:
     def messages(self) -> list[dict[str, str]]:
         """The messages before the agent's first turn: system, then user."""
         config = self.config
-        told = SYSTEM_PROMPT if config.system_prompt is None else config.system_prompt
+        told = system_message(config)
         parts = [self.question.text.strip()]
         if self.question.evidence.strip():
             parts.append(f"Hint: {self.question.evidence.strip()}")

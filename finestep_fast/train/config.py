@@ -31,7 +31,15 @@ from finestep_fast.train.quickstart.world import WorldConfig
 CONFIG_FILE = "config.yaml"
 """A run's settings, whole, in its folder."""
 
-_FREE_ON_RESUME = ("update.updates=", "eval.", "checkpoint.", "data.max_unusable_share=")
+# What a message names as a remedy must be among them.
+_FREE_ON_RESUME = (
+    "update.updates=",
+    "update.head=",
+    "precision=",
+    "eval.",
+    "checkpoint.",
+    "data.max_unusable_share=",
+)
 
 Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -351,8 +359,7 @@ def _resumed_config(source: Path | None, folder: str, overrides: Sequence[str]) 
         )
     if not os.path.exists(path):
         raise InputError(
-            f"resume is {shown(folder)}; "
-            f"it must be the folder of a run, which holds {CONFIG_FILE}"
+            f"resume is {shown(folder)}; it must be the folder of a run, which holds {CONFIG_FILE}"
         )
     changes = [word for word in overrides if not word.startswith("resume=")]
     for word in changes:

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss, policy_loss
 from finestep_fast import token_logp as head_logp
+from finestep_fast.train.agreement import Disagreement, disagrees, refusal
 from finestep_fast.train.config import UpdateConfig
 from finestep_fast.train.head import LinearHead, last_hidden, linear_head
 from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
@@ -54,6 +55,9 @@ class _Given:
 class Learner:
     """Takes optimiser steps on the step-level policy loss.
 
+    The policy learns as it samples, without dropout: with it, ratios would be noise. Before the
+    first step the learner's log-probabilities are compared with the sampler's.
+
     Args:
         accelerator: of the run.
         model: as prepared by it.
@@ -65,6 +69,8 @@ class Learner:
         dtype: of training passes.
         reference_model: a frozen copy for the KL term, if the loss has one.
         impl: who computes the loss; see `policy_loss`.
+        on_policy: whether the first rollouts are the model's own, so that a disagreement with
+            their log-probabilities is an error.
 
     Raises:
         InputError: The model's head is not linear, and `update.head` says so.
@@ -83,6 +89,7 @@ class Learner:
         dtype: torch.dtype,
         reference_model: PreTrainedModel | None,
         impl: str = "auto",
+        on_policy: bool = True,
     ) -> None:
         self.accelerator, self.model = accelerator, model
         self.optimizer, self.scheduler = optimizer, scheduler
@@ -91,6 +98,7 @@ class Learner:
         self.reference_model, self.impl = reference_model, impl
         self.policy: PreTrainedModel = accelerator.unwrap_model(model)
         self.head = linear_head(self.policy) if update.head == "linear" else None
+        self._on_policy_unseen = on_policy
 
     def learn(self, rollouts: ScoredRollouts, *, seed: int) -> dict[str, float]:
         """Take the optimiser steps of one update.
@@ -102,7 +110,11 @@ class Learner:
         Returns:
             Means over the optimiser steps, over all processes; `ratio_max` is the largest. Empty if
             there was nothing to learn.
+
+        Raises:
+            InputError: At the first update, sampler and learner see different policies.
         """
+        self.policy.eval()
         samples = [
             _Sample(item.token_ids, item.step_spans, item.token_logp, advantage)
             for item, advantage in zip(
@@ -113,6 +125,9 @@ class Learner:
         ]
         if self._total(len(samples)) == 0:
             return {}
+        if self._on_policy_unseen:
+            self._check_agreement(samples)
+            self._on_policy_unseen = False
         steps: list[dict[str, float]] = []
         for epoch in range(self.config.passes):
             order = np.random.default_rng([seed, epoch]).permutation(len(samples))
@@ -159,9 +174,52 @@ class Learner:
         measured = _together(gather_object(parts))
         return {**measured, "grad_norm": float(norm or 0.0), "learning_rate": rate}
 
+    def _check_agreement(self, samples: Sequence[_Sample]) -> None:
+        """Compare the log-probabilities of sampler and learner; all processes decide together."""
+        for dtype in dict.fromkeys((torch.float32, self.dtype)):
+            worst = self._disagreement(samples, dtype)
+            if disagrees(worst, dtype):
+                raise refusal(
+                    worst,
+                    dtype,
+                    policy=self.policy,
+                    repeatable=self._disagreement(samples, dtype) == worst,
+                    linear_head=self.head is not None,
+                )
+
+    @torch.no_grad()
+    def _disagreement(self, samples: Sequence[_Sample], dtype: torch.dtype) -> Disagreement:
+        """The largest over the rollouts of all processes."""
+        groups = micro_batches(
+            [len(item.token_ids) for item in samples], self.config.micro_batch_tokens
+        )
+        worst = Disagreement()
+        for group in groups:
+            given = self._given([samples[index] for index in group])
+            with self._autocast(dtype):
+                # The wrapper is left out: processes have different numbers of passes.
+                logp = self._logp(self.policy, self.head, given)
+            spans = [[(start - 1, end - 1) for start, end in steps] for steps in given.step_spans]
+            worst = max(worst, Disagreement.of(logp, given.token_logp_old, spans))
+        everywhere: list[Disagreement] = gather_object([worst])
+        return max(everywhere)
+
     def _loss(
         self, samples: Sequence[_Sample], counts: dict[str, int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        given = self._given(samples)
+        with self._autocast(self.dtype):
+            out = (
+                self._loss_of_logits(given, counts)
+                if self.head is None
+                else self._loss_of_hidden(given, self.head, counts)
+            )
+        return out.loss, {name: value for name, value in out.metrics.items() if name != "entropy"}
+
+    def _autocast(self, dtype: torch.dtype) -> torch.autocast:
+        return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype != torch.float32)
+
+    def _given(self, samples: Sequence[_Sample]) -> _Given:
         device = self.accelerator.device
         rows = pad_rows([item.token_ids for item in samples], device)
         length = rows.token_ids.shape[1]
@@ -174,7 +232,7 @@ class Learner:
         batch = StepBatch.from_spans(
             spans, [0] * len(samples), num_tokens=len(samples) * length, row_length=length
         ).to(device)
-        given = _Given(
+        return _Given(
             rows,
             [item.step_spans for item in samples],
             rows.token_ids.roll(-1, 1),
@@ -182,13 +240,6 @@ class Learner:
             batch,
             torch.cat([item.step_advantage for item in samples]).to(device),
         )
-        with torch.autocast(device.type, self.dtype, enabled=self.dtype != torch.float32):
-            out = (
-                self._loss_of_logits(given, counts)
-                if self.head is None
-                else self._loss_of_hidden(given, self.head, counts)
-            )
-        return out.loss, {name: value for name, value in out.metrics.items() if name != "entropy"}
 
     def _loss_of_hidden(
         self, given: _Given, head: LinearHead, counts: dict[str, int]
@@ -230,17 +281,18 @@ class Learner:
     @torch.no_grad()
     def _reference_logp(self, given: _Given) -> Tensor | None:
         model = self.reference_model
-        if model is None:
-            return None
-        if self._reference_head is None:
+        return None if model is None else self._logp(model, self._reference_head, given)
+
+    def _logp(self, model: PreTrainedModel, head: LinearHead | None, given: _Given) -> Tensor:
+        if head is None:
             return self._logp_of_logits(model, given)
         return head_logp(
             last_hidden(model, model, given.rows),
-            self._reference_head.weight,
+            head.weight,
             given.target,
             batch=given.batch,
             temperature=self.temperature,
-            bias=self._reference_head.bias,
+            bias=head.bias,
             impl=self.impl,
         ).logp
 

@@ -89,6 +89,12 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(supports and supports())
 
 
+def learning_attention(model: PreTrainedModel) -> str:
+    """The attention implementation that trains fastest where the model lies."""
+    fastest = "eager" if model.device.type == "cpu" else model.config._attn_implementation
+    return str(fastest)
+
+
 @contextmanager
 def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
     """Use another attention implementation for a while.

@@ -31,11 +31,11 @@ from finestep_fast.train.config import CONFIG_FILE, TrainConfig
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.logs import Logs
 from finestep_fast.train.memory import forget_peak, peak_mib
-from finestep_fast.train.policy import attention
+from finestep_fast.train.policy import attention, learning_attention
 from finestep_fast.train.rollouts import credited, sample_rollouts
 from finestep_fast.train.sampler import Sampler, SamplerConfig
 from finestep_fast.train.screen import Screen, draw_curves, update_note
-from finestep_fast.train.setup import make_accelerator, make_parts
+from finestep_fast.train.setup import check_model, make_accelerator, make_parts
 from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
 from finestep_fast.train.summary import Tally, failures, farming_alarm, tally
 from finestep_fast.train.transcript import Transcript
@@ -91,6 +91,7 @@ class Run:
         with Engine(timeout_s=self.config.env.query_timeout_s) as self.engine:
             self.screen.say(f"run folder: {self.folder}")
             self.parts = make_parts(self.config, self.folder, self.accelerator, self.engine)
+            check_model(self.parts.policy, self.config)
             if self.accelerator.is_main_process:
                 write_yaml(self.folder / CONFIG_FILE, as_mapping(self.config))
             self.sampler = self._sampler()
@@ -148,6 +149,7 @@ class Run:
                 self.screen.bar(title, len(batches), done=self.state.warm_steps) as bar,
                 self._training(title),
             ):
+                self.parts.policy.train()  # demonstrations are learnt with the model's own dropout
                 for step in range(self.state.warm_steps, len(batches)):
                     self.stop.check_together(self.accelerator)
                     loss = supervised_step(
@@ -353,15 +355,11 @@ class Run:
 
     @contextmanager
     def _training(self, phase: str) -> Iterator[None]:
-        """Train mode, and the attention that trains fastest here; adds to the phase's seconds."""
+        """The attention that trains fastest here; adds to the phase's seconds."""
         begin = time.perf_counter()
         policy = self.parts.policy
-        policy.train()
-        fastest = (
-            "eager" if self.accelerator.device.type == "cpu" else policy.config._attn_implementation
-        )
         try:
-            with attention(policy, fastest):
+            with attention(policy, learning_attention(policy)):
                 yield
         finally:
             spent = time.perf_counter() - begin

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.cache import rollout_cache, select_rows
+from finestep_fast.train.decoding import Decoding
 from finestep_fast.train.transcript import Transcript
 
 # Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
@@ -152,7 +152,7 @@ class _Batch:
                 token = self._drop_ended(self._next_tokens(logits))
                 if not self.rows:
                     break
-                logits = self._advance(token)
+                logits = self.decoding.advance(token)
         return [row.transcript for row in self.all_rows]
 
     def _leave_out_unplayable(self) -> None:
@@ -169,45 +169,16 @@ class _Batch:
         self.on_end(len(self.all_rows) - len(self.rows))
 
     def _prefill(self) -> Tensor:
-        """Run every distinct prompt once, left-padded; returns the logits [B, V] after it."""
+        """Run every distinct prompt once; returns the logits [B, V] after it."""
         place: dict[tuple[int, ...], int] = {}
         place_of_row = [
             place.setdefault(tuple(row.transcript.token_ids), len(place)) for row in self.rows
         ]
-        width = max(len(ids) for ids in place)
-        device = self.model.device
-        token = torch.zeros(len(place), width, dtype=torch.long)
-        mask = torch.zeros(len(place), width, dtype=torch.long)
-        for ids, row in place.items():
-            token[row, width - len(ids) :] = torch.tensor(ids)
-            mask[row, width - len(ids) :] = 1
-        self.cache = rollout_cache(self.model.config)
-        position = (mask.cumsum(-1) - 1).clamp_min(0)
-        logits = self._forward(token.to(device), mask.to(device), position.to(device))
-        rows = torch.tensor(place_of_row, device=device)
-        select_rows(self.cache, rows)
-        self.mask = mask.to(device)[rows]
-        self.position = position[:, -1:].to(device)[rows]
+        self.decoding = Decoding(self.model, self.config.max_rollout_tokens)
+        logits = self.decoding.read(list(place))
+        rows = torch.tensor(place_of_row, device=self.model.device)
+        self.decoding.select(rows)
         return logits[rows]
-
-    def _advance(self, token: Tensor) -> Tensor:
-        """Feed one token [B, 1] per row; returns the next logits [B, V]."""
-        self.mask = torch.cat([self.mask, torch.ones_like(token)], dim=1)
-        # Rows that have ended are carried along for a while; no position grows beyond the limit.
-        self.position = (self.position + 1).clamp_max(self.config.max_rollout_tokens - 1)
-        return self._forward(token, self.mask, self.position)
-
-    def _forward(self, token: Tensor, mask: Tensor, position: Tensor) -> Tensor:
-        output = self.model(
-            input_ids=token,
-            attention_mask=mask,
-            position_ids=position,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
 
     def _next_tokens(self, logits: Tensor) -> Tensor:
         """The next token of every row, [B, 1]: sampled where it is writing, else the forced one."""
@@ -243,14 +214,16 @@ class _Batch:
         return (
             len(row.reply) >= self.config.max_step_tokens
             or length >= self.config.max_rollout_tokens
-            or self.chat.ends_reply(row.reply)
+            or self.chat.ends_reply(row.reply, turn=len(row.transcript.step_spans))
         )
 
     def _take_turns(self, rows: list[_Row]) -> None:
         """Hand finished replies to their episodes; force the observations' ids, or end the rows."""
+        replies = [
+            self.chat.reply_text(row.reply, turn=len(row.transcript.step_spans)) for row in rows
+        ]
         for row in rows:
             row.transcript.add_step(row.reply, row.reply_logp)
-        replies = [self.chat.reply_text(row.reply) for row in rows]
         steps = [row.transcript.episode.step for row in rows]
         turns = list(self.tools.map(lambda step, reply: step(reply), steps, replies))
         for row, turn in zip(rows, turns, strict=True):
@@ -278,6 +251,5 @@ class _Batch:
         if not kept:
             return token[:0]
         rows = torch.tensor(kept, device=token.device)
-        select_rows(self.cache, rows)
-        self.mask, self.position = self.mask[rows], self.position[rows]
+        self.decoding.select(rows)
         return token[rows]

@@ -21,11 +21,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, get_scheduler
 
 from finestep_fast.env.chat import ChatFormat
+from finestep_fast.env.episode import system_message
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
+from finestep_fast.train.agreement import check_sampling
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
+from finestep_fast.train.head import linear_head
+from finestep_fast.train.padding import padded_length
 from finestep_fast.train.policy import check_folder, load_model, load_tokenizer, training_dtype
 from finestep_fast.train.preflight import check_databases, check_prompts
 from finestep_fast.train.quickstart.model import small_model, small_tokenizer
@@ -120,7 +124,7 @@ def make_parts(
     )
     with accelerator.main_process_first():
         tokenizer = _tokenizer(config, folder / "tokenizer", dialogues)
-    chat = ChatFormat(tokenizer, TOOL_SCHEMAS)
+    chat = _chat(config, tokenizer, accelerator)
     _tell(check_prompts(data, config, chat, engine), accelerator)
     batches = None
     if dialogues:
@@ -137,6 +141,7 @@ def make_parts(
     else:
         policy = small_model(tokenizer, config.small_model, seed=config.seed)
     _check_positions(policy, config.rollout.max_rollout_tokens)
+    chat.stop_at(_stop_ids(policy))
     update_steps = config.update.updates * config.update.passes * config.update.minibatches
     warm = _optimization(policy, config.warm_start.optim, len(batches) if batches else 1)
     update = _optimization(policy, config.update.optim, max(update_steps, 1))
@@ -175,6 +180,46 @@ def _tokenizer(
     return load_tokenizer(kept)
 
 
+def check_model(policy: PreTrainedModel, config: TrainConfig) -> None:
+    """Refuse a model that cannot be sampled or learnt from, before anything is spent on it.
+
+    Raises:
+        InputError: It gives other probabilities with its cache than without, or `update.head` does
+            not fit its head.
+    """
+    check_sampling(policy)
+    if config.update.head == "linear" and config.update.updates:
+        linear_head(policy)
+
+
+def _chat(
+    config: TrainConfig, tokenizer: PreTrainedTokenizerFast, accelerator: Accelerator
+) -> ChatFormat:
+    # A model that is made here learns from its demonstrations what the tools are.
+    describe = config.env.describe_tools and config.model is not None
+    chat = ChatFormat(
+        tokenizer,
+        TOOL_SCHEMAS,
+        system_prompt=system_message(config.env),
+        describe_tools=describe,
+    )
+    if chat.description and accelerator.is_main_process:
+        logger.warning(
+            "the model's chat template does not tell all of the tools and the form of a call; "
+            "a description of %d characters was added to the first message "
+            "(env.describe_tools=false leaves it out)",
+            len(chat.description),
+        )
+    return chat
+
+
+def _stop_ids(policy: PreTrainedModel) -> list[int]:
+    """Every token that ends a text of the model, as its generation settings say."""
+    settings = policy.generation_config
+    ids = None if settings is None else settings.eos_token_id
+    return [] if ids is None else [int(i) for i in (ids if isinstance(ids, list) else [ids])]
+
+
 def _check_demonstrations(
     num_shown: int, num_given: int, config: TrainConfig, accelerator: Accelerator
 ) -> None:
@@ -207,11 +252,12 @@ def _tell(sentences: Iterable[str], accelerator: Accelerator) -> None:
 
 
 def _check_positions(policy: PreTrainedModel, max_rollout_tokens: int) -> None:
-    positions = getattr(policy.config, "max_position_embeddings", None)
-    if positions is not None and max_rollout_tokens > positions:
+    positions = getattr(policy.config.get_text_config(), "max_position_embeddings", None)
+    # Rollouts are learnt from padded, and a table of positions ends where it ends.
+    if positions is not None and padded_length(max_rollout_tokens) > positions:
         raise InputError(
-            f"rollout.max_rollout_tokens is {max_rollout_tokens}; "
-            f"it must be at most {positions}, the positions of the model"
+            f"rollout.max_rollout_tokens is {max_rollout_tokens}; it must be at most "
+            f"{positions - positions % padded_length(1)}, the positions of the model"
         )
 
 

@@ -21,7 +21,12 @@ QWEN_LIKE = """\
         {{- '<|im_start|>user\\n<tool_response>\\n' + message.content }}
         {{- '\\n</tool_response><|im_end|>\\n' }}
     {%- else %}
-        {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- (call.function.arguments | tojson) + '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
     {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}
@@ -68,3 +73,37 @@ def made_tokenizer(
     )
     fast.chat_template = template
     return fast
+
+
+def shaped(
+    *,
+    tools: bool = True,
+    call: str = '<tool_call>\n{"name": "NAME", "arguments": ARGUMENTS}\n</tool_call>',
+    observation: str = "message.content",
+    header: str = "",
+) -> str:
+    """A chat template of a chosen shape, as other models bring it.
+
+    Args:
+        tools: whether the tools stand in the prompt.
+        call: how a call is written; NAME, ARGUMENTS and VALUE stand for its parts. Empty if calls
+            are left out.
+        observation: the expression that writes an observation.
+        header: what follows the header of a reply that is to be written.
+    """
+    parts = {
+        "NAME": "{{ call.function.name }}",
+        "ARGUMENTS": "{{ call.function.arguments | tojson }}",
+        "VALUE": "{{ call.function.arguments.sql }}",
+    }
+    for name, expression in parts.items():
+        call = call.replace(name, expression)
+    return (
+        "{%- for m in messages -%}<|im_start|>{{ m.role }}\n"
+        "{%- if m.role == 'tool' -%}{{ " + observation.replace("message.", "m.") + " }}"
+        "{%- else -%}{{ m.content }}{%- endif -%}"
+        + ("{%- for call in m.tool_calls or [] -%}" + call + "{%- endfor -%}" if call else "")
+        + ("{%- if loop.first and tools -%}{{ tools | tojson }}{%- endif -%}" if tools else "")
+        + "<|im_end|>{%- endfor -%}"
+        "{%- if add_generation_prompt -%}<|im_start|>assistant:" + header + "{%- endif -%}"
+    )

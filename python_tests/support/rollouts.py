@@ -61,6 +61,8 @@ def learner_of(
     temperature: float = 1.0,
     impl: str = "auto",
     head: HeadKind = "linear",
+    dtype: torch.dtype = torch.float32,
+    on_policy: bool = False,
 ) -> Learner:
     """A learner that steps by plain gradient descent, so that a step shows its gradient."""
     accelerator = accelerator or Accelerator(cpu=True)
@@ -81,9 +83,10 @@ def learner_of(
         ),
         loss=loss or LossConfig(),
         temperature=temperature,
-        dtype=torch.float32,
+        dtype=dtype,
         reference_model=reference_model,
         impl=impl,
+        on_policy=on_policy,
     )
 
 

@@ -1,7 +1,7 @@
 """A program for torchrun: one learner's step, each process with its share of fixed rollouts.
 
 Started as `-m support.two_learners MODEL OUT`. Writes every process's weights and metrics, for
-every way of sharing in `SHARES`.
+every way of sharing in `SHARES`, and what a learner says to rollouts that nobody has sampled.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
+from finestep_fast import InputError
 from finestep_fast.train.rollouts import ScoredRollouts
 from support.rollouts import learner_of, plain_rollouts
 
@@ -59,6 +60,15 @@ def main(model_folder: str, out: str) -> None:
         path = Path(out) / f"{name}-{rank}"
         torch.save(model.state_dict(), path.with_suffix(".pt"))
         path.with_suffix(".json").write_text(json.dumps(measured))
+    # One process has nothing to compare, the other what nobody sampled: both must refuse.
+    learner = learner_of(
+        AutoModelForCausalLM.from_pretrained(model_folder), accelerator, on_policy=True
+    )
+    mine = [n for n in range(NUM_ROLLOUTS) if rank == 0]
+    try:
+        learner.learn(share_of(rollouts, mine), seed=0)
+    except InputError as error:
+        (Path(out) / f"refusal-{rank}.txt").write_text(str(error))
     accelerator.end_training()
 
 
