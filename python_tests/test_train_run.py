@@ -13,10 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finestep_fast.errors import InputError
 from finestep_fast.train.__main__ import main
-from finestep_fast.train.checkpoint import Checkpoints
-from finestep_fast.train.logs import Logs
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import (
     SMALL,
@@ -180,17 +177,6 @@ def test_the_folder_of_a_run_is_not_taken_for_another(
     assert (left_alone / "config.yaml").read_bytes() == before
 
 
-def test_a_world_left_by_a_run_that_never_began_is_not_taken_for_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert main([*SMALL, f"output={run}", "warm_start.tokens=0"]) == 2
-    assert "warm_start.tokens is 0; it must be more" in capsys.readouterr().err
-    assert main([*SMALL, f"output={run}", "data.world.seed=1"]) == 2
-    shown = capsys.readouterr().err
-    assert f"a run that never began has left {run / 'world'} there: remove it" in shown
-
-
 def test_a_signal_is_a_request_and_the_second_one_acts_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
@@ -233,43 +219,6 @@ def test_the_settings_of_a_run_are_kept_whole(left_alone: Path) -> None:
     given = load_config(None, [*SMALL, f"output={left_alone}"])
     kept = load_config(None, [f"resume={left_alone}", "checkpoint.keep=1"])
     assert kept == given
-
-
-def test_a_state_that_cannot_be_read_is_named(left_alone: Path, tmp_path: Path) -> None:
-    shutil.copytree(left_alone / "checkpoints", tmp_path / "checkpoints")
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    latest = checkpoints.latest()
-    assert latest is not None
-    path = latest[0] / "run_state.json"
-    for text in ("{", '{"unknown": 1}'):
-        path.write_text(text)
-        with pytest.raises(InputError, match=re.escape(f"{path}: is not the state of a run")):
-            checkpoints.latest()
-    path.unlink()
-    older = checkpoints.latest()
-    assert older is not None
-    assert older[0] < latest[0]
-
-
-def test_logs_are_cut_back_to_what_they_were(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, active=True)
-    logs.write("a", [{"n": 1, "text": "ü"}])
-    sizes = logs.sizes()
-    logs.write("a", [{"n": 2}])
-    logs.write("b", [{"n": 3}])
-    logs.cut_back(sizes)
-    assert logs.read("a") == [{"n": 1, "text": "ü"}]
-    assert logs.read("b") == []
-    assert logs.read("c") == []
-
-
-def test_a_silent_process_writes_no_log(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, active=True)
-    logs.write("a", [{"n": 1}])
-    silent = Logs(tmp_path, active=False)
-    silent.write("a", [{"n": 2}])
-    silent.cut_back({})
-    assert logs.read("a") == [{"n": 1}]
 
 
 def test_every_update_tells_the_peak_of_its_memory(left_alone: Path) -> None:

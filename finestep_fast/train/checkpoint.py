@@ -99,6 +99,8 @@ class Checkpoints:
     ) -> Path:
         """Write a checkpoint, whole or not at all; older ones beyond `keep` go.
 
+        They stay where the last step was skipped: the weights may be what made it so.
+
         Raises:
             DivergedError: A number to be written is not finite; nothing is written, none goes.
         """
@@ -121,7 +123,7 @@ class Checkpoints:
             (beside / _STATE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
             publish(final)
             kept = [path for path in self._found().values() if path not in self.passed_over]
-            for old in kept[: -self.keep]:
+            for old in [] if state.skipped_in_a_row else kept[: -self.keep]:
                 remove(old)
         accelerator.wait_for_everyone()
         return final

@@ -35,6 +35,7 @@ def partial(path: Path) -> Path:
 def publish(path: Path) -> None:
     """Give the folder at `partial(path)` its checksums and its name, when it is on the disk."""
     written = partial(path)
+    (written / CHECKSUMS).unlink(missing_ok=True)
     names = [item.relative_to(written).as_posix() for item in written.rglob("*") if item.is_file()]
     with ThreadPoolExecutor() as threads:
         sums = threads.map(file_sha256, [written / name for name in names])

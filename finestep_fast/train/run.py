@@ -151,7 +151,7 @@ class Run:
                         self._note_skipped(title, 1, [{**what, "question_ids": ids}], optim)
                     bar.advance(1, f"loss {loss:.3f}")
                     if every and (step + 1) % every == 0 and step + 1 < len(batches):
-                        self._save()
+                        self._save_if_sound()
             self._warn_of(divergence_alarm([r["loss"] for r in self.logs.read("warm_start")]))
             self.parts.warm.optimizer.state.clear()  # its moments are of no use to the updates
         self.state.phase, self.state.skipped_in_a_row = "update", 0
@@ -202,7 +202,7 @@ class Run:
                 self._warn_of(farming_alarm(self.logs.read("metrics")))
                 done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
-                    self._save()
+                    self._save_if_sound()
         self.state.phase = "done"
         self._save()
 
@@ -343,6 +343,11 @@ class Run:
                 f"{self.folder.name}, seed {self.config.seed}", self.state.evaluations
             )
         self.screen.say(f"model: {model}")
+
+    def _save_if_sound(self) -> None:
+        """Leave a save out where the last step was skipped: the next step tells what it was."""
+        if not self.state.skipped_in_a_row:
+            self._save()
 
     def _save(self) -> None:
         self.state.logs = self.logs.marks()
