@@ -6,11 +6,14 @@ import json
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finestep_fast.train.__main__ import main
@@ -24,8 +27,37 @@ from support.commands import (
     weights,
     without_seconds,
 )
+from support.damage import DAMAGES
 
 pytestmark = pytest.mark.slow
+
+THOROUGH = settings().max_examples > 50
+"""Whether the profile asks for more than the everyday suite: `--hypothesis-profile=dev`."""
+KILLS = 20 if THOROUGH else 4
+MOMENTS = (
+    "world",
+    "checkpoints/.partial-checkpoint-*",
+    "config.yaml",
+    "checkpoints/.partial-*/model.safetensors",
+    "checkpoints/.partial-*/checksums.json",
+    "metrics.jsonl",
+)
+"""A run is killed soon after one of these is there."""
+HARMED = [
+    (name, harm)
+    for place, name in enumerate(
+        (
+            "model.safetensors",
+            "optimizer_1.bin",
+            "random_states_0.pkl",
+            "run_state.json",
+            "custom_checkpoint_1.pkl",
+            "checksums.json",
+        )
+    )
+    for number, harm in enumerate(DAMAGES)
+    if THOROUGH or (place < 2 and place == number)
+]
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +171,87 @@ def test_a_run_stopped_in_the_warm_start_and_in_an_update_saves_and_says_how_to_
 
     assert main([f"resume={run}"]) == 0
     assert_ended_alike(run, left_alone)
+
+
+def test_a_run_killed_again_and_again_ends_as_if_left_alone(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    """Before its settings are written, in the middle of a save, and at any time."""
+    run, log, rng = tmp_path / "run", tmp_path / "log", Random(0)
+    words = [*SMALL, f"output={run}"]
+    for kill in range(KILLS):
+        process = started(words, log)
+        moment = MOMENTS[kill % len(MOMENTS)]
+        while process.poll() is None and not any(run.glob(moment)):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.003 if ".partial" in moment else 0.5))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0), log.read_text()
+        if (run / "config.yaml").exists():
+            words = [f"resume={run}"]
+        # What no kill is sure to leave: half a save, half a line.
+        for whole in (run / "checkpoints").glob(f"checkpoint-*{kill % 7}"):
+            shutil.copytree(whole, whole.with_name(".partial-checkpoint-000099"))
+        with (run / "warm_start.jsonl").open("a") as file:
+            file.write('{"step": 9' if words[0] == f"resume={run}" else "")
+        if words[0] != f"resume={run}":
+            (run / "warm_start.jsonl").unlink()
+    assert main(words) == 0
+    assert_ended_alike(run, left_alone)
+
+
+@pytest.mark.parametrize(("name", "harm"), HARMED)
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(
+    left_alone: Path,
+    tmp_path: Path,
+    name: str,
+    harm: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    shutil.rmtree(run / "model")
+    newest, before, *_ = sorted((run / "checkpoints").iterdir(), reverse=True)
+    DAMAGES[harm](newest / name)
+    assert main([f"resume={run}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"warning: {newest.name} is passed over: " in shown
+    assert name in shown or name == "checksums.json"
+    assert f"resumed from {before.name}: 36 steps of warm start, 3 updates" in shown
+    assert_ended_alike(run, left_alone)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "config.yaml", "world/dev.json", "tokenizer/tokenizer.json"]
+)
+def test_a_run_whose_folder_was_changed_is_refused_by_the_name_of_the_file(
+    left_alone: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    DAMAGES["flipped"](run / name)
+    before = (run / "rollouts.jsonl").read_bytes()
+    assert main([f"resume={run}"]) == 2
+    shown = capsys.readouterr().err
+    assert name.split("/")[0] in shown
+    assert name.split("/")[-1] in shown
+    assert (run / "rollouts.jsonl").read_bytes() == before
+
+
+def test_a_run_whose_logs_were_cut_short_goes_on_and_says_what_is_lost(
+    left_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (run / "rollouts.jsonl").write_bytes((run / "rollouts.jsonl").read_bytes()[:-7])
+    assert main([f"resume={run}", "update.updates=5"]) == 0
+    shown = capsys.readouterr().out
+    for name, lost in (("metrics", len(lines[3])), ("rollouts", "")):
+        assert f"warning: {run / name}.jsonl: the last {lost}" in shown
+    assert [record["update"] for record in records(run, "metrics")] == [0, 1, 2, 4]
+    assert len(records(run, "rollouts")) == 5 * 16 - 1
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(left_alone: Path, tmp_path: Path) -> None:

@@ -23,7 +23,17 @@ from finestep_fast.train.logs import LOGS
 logger = logging.getLogger(__name__)
 
 _LOCK = ".lock"
+_held: set[int] = set()  # descriptors of the locks of this process
 _GENERATED = ("world", "tokenizer")  # folders that a run makes before its settings are written
+
+
+def _let_go_in_child() -> None:
+    """A process that was forked shares its parent's lock, which would outlive the parent."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 @contextmanager
@@ -45,6 +55,7 @@ def held(folder: Path, accelerator: Accelerator, *, resumed: bool) -> Iterator[N
     def take() -> None:
         nonlocal descriptor
         descriptor = _locked(folder)
+        _held.add(descriptor)
         if not resumed:
             _check_free(folder)
             _clear(folder)
@@ -53,7 +64,8 @@ def held(folder: Path, accelerator: Accelerator, *, resumed: bool) -> Iterator[N
         from_main(accelerator, take)
         yield
     finally:
-        if descriptor >= 0:
+        if descriptor in _held:
+            _held.remove(descriptor)
             os.close(descriptor)
 
 
