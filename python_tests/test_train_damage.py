@@ -16,7 +16,7 @@ from accelerate import Accelerator
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.checksums import damage, partial, publish
+from finestep_fast.train.checksums import damage, partial, publish, remove
 from finestep_fast.train.config import CONFIG_FILE, DataConfig, load_config
 from finestep_fast.train.data import generate_world
 from finestep_fast.train.finite import DivergedError
@@ -189,16 +189,14 @@ def test_what_was_passed_over_takes_the_place_of_no_good_checkpoint(
 def test_a_kill_while_an_old_checkpoint_goes_leaves_no_half_of_it(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from finestep_fast.train import checksums
-
     def killed(path: Path, **settings: object) -> None:
         if path.exists():
             (path / "model.safetensors").unlink()
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(checksums.shutil, "rmtree", killed)
+    monkeypatch.setattr(shutil, "rmtree", killed)
     with pytest.raises(KeyboardInterrupt):
-        checksums.remove(checkpoints.folder / "checkpoint-000001")
+        remove(checkpoints.folder / "checkpoint-000001")
     assert [path.name for path in checkpoints.folder.glob("checkpoint-*")] == ["checkpoint-000002"]
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
-from finestep_fast.train.finite import DivergedError
+from finestep_fast.train.finite import DivergedError, culprits
 from finestep_fast.train.head import linear_head
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.rollouts import ScoredRollouts
@@ -164,6 +164,17 @@ def test_a_warm_start_whose_loss_rises_is_told() -> None:
     told = divergence_alarm([*falling, None, *[9.0] * 20])
     assert told is not None
     assert "its loss rose from 4.75 to 9" in told
+
+
+def test_only_the_processes_with_a_loss_that_is_not_finite_are_told_of() -> None:
+    steps = [(0, "1.5"), (1, "nan"), (2, "0.0"), (0, "-inf"), (1, "2.0"), (2, "1.0")]
+    kept = culprits([{"step": step, "loss": loss} for step, loss in steps])
+    assert [(item["step"], item["loss"]) for item in kept] == [
+        (1, "nan"),
+        (2, "0.0"),
+        (0, "-inf"),
+        (2, "1.0"),
+    ]
 
 
 class Spoiled(Run):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,6 +17,46 @@ from finestep_fast.train.agree import all_of
 
 class DivergedError(FinestepError):
     """Training has come to numbers that are not finite; what is kept was written before."""
+
+
+@dataclass(frozen=True)
+class SkippedStep:
+    """An optimiser step of an update that was not taken.
+
+    Attributes:
+        step: which step of the update.
+        loss: this process's share.
+        grad_norm: over all processes.
+        rollouts: this process's rollouts in passes whose loss is not finite; of all passes if all
+            losses are finite.
+    """
+
+    step: int
+    loss: float
+    grad_norm: float
+    rollouts: list[int]
+
+    def record(self, question_ids: Sequence[str]) -> dict[str, Any]:
+        """One JSON record, given the questions of this process's rollouts."""
+        return {
+            "step": self.step,
+            "loss": str(self.loss),  # JSON has no NaN
+            "grad_norm": str(self.grad_norm),
+            "rollouts": [{"place": n, "question_id": question_ids[n]} for n in self.rollouts],
+        }
+
+
+def culprits(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of all processes' records of skipped steps, those whose loss is not finite.
+
+    All records of a step stay where its loss is finite on every process.
+    """
+    bad = {item["step"] for item in records if not math.isfinite(float(item["loss"]))}
+    return [
+        item
+        for item in records
+        if item["step"] not in bad or not math.isfinite(float(item["loss"]))
+    ]
 
 
 def step_if_finite(

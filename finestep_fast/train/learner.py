@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss, policy_loss
 from finestep_fast import token_logp as head_logp
 from finestep_fast.train.config import UpdateConfig
-from finestep_fast.train.finite import step_if_finite
+from finestep_fast.train.finite import SkippedStep, step_if_finite
 from finestep_fast.train.head import LinearHead, last_hidden, linear_head
 from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
 from finestep_fast.train.policy import token_logp
@@ -40,24 +40,6 @@ class _Sample:
     @property
     def num_policy_tokens(self) -> int:
         return sum(end - start for start, end in self.step_spans)
-
-
-@dataclass(frozen=True)
-class SkippedStep:
-    """An optimiser step that was not taken.
-
-    Attributes:
-        step: which step of the update.
-        loss: this process's share.
-        grad_norm: over all processes.
-        rollouts: this process's rollouts in passes whose loss is not finite; of all passes if all
-            losses are finite.
-    """
-
-    step: int
-    loss: float
-    grad_norm: float
-    rollouts: list[int]
 
 
 @dataclass(frozen=True)

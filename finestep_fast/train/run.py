@@ -24,7 +24,7 @@ from finestep_fast.sql import Engine
 from finestep_fast.train.checkpoint import Checkpoints, RunState
 from finestep_fast.train.checksums import partial
 from finestep_fast.train.config import OptimConfig, TrainConfig
-from finestep_fast.train.finite import DivergedError, check_finite
+from finestep_fast.train.finite import DivergedError, check_finite, culprits
 from finestep_fast.train.folder import generated_checksums, held, write_config
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.logs import Logs
@@ -231,20 +231,8 @@ class Run:
             learnt = learner.learn(rollouts, seed=self._seed(2, update))
             peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
-        skipped = [
-            {
-                "update": update,
-                "step": item.step,
-                "rank": rank,
-                "loss": str(item.loss),
-                "grad_norm": str(item.grad_norm),
-                "rollouts": [
-                    {"place": n, "question_id": transcripts[n].episode.question.question_id}
-                    for n in item.rollouts
-                ],
-            }
-            for item in learner.skipped
-        ]
+        ids = [item.episode.question.question_id for item in transcripts]
+        skipped = [{"update": update, "rank": rank, **step.record(ids)} for step in learner.skipped]
         records = gather_object([{**item, "process": rank} for item in rollouts.records(update)])
         self.logs.write("rollouts", records)
         record = {
@@ -256,7 +244,7 @@ class Run:
             "learn_seconds": round(end - sampled, 3),
             "learn_peak_mib": round(max(peaks), 1),
         }
-        return record, gather_object(skipped) if skipped else []
+        return record, culprits(gather_object(skipped)) if skipped else []
 
     def _evaluate(self, name: str) -> None:
         """Answer the dev questions greedily, unless that was done before the run was resumed."""
