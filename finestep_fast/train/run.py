@@ -154,7 +154,7 @@ class Run:
                         self._save_if_sound()
             self._warn_of(divergence_alarm([r["loss"] for r in self.logs.read("warm_start")]))
             self.parts.warm.optimizer.state.clear()  # its moments are of no use to the updates
-        self.state.phase, self.state.skipped_in_a_row = "update", 0
+        self.state.phase = "update"
         self._save()
 
     def _note_skipped(
