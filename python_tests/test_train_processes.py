@@ -14,7 +14,7 @@ import torch
 from support.commands import SMALL, evaluations, records, started, weights
 from support.rollouts import learner_of, plain_rollouts
 from support.tiny import Tiny
-from support.two_learners import MICRO_BATCH_TOKENS, NUM_ROLLOUTS, SHARES
+from support.two_learners import MICRO_BATCH_TOKENS, NUM_ROLLOUTS, SHARES, SPOILED
 
 pytestmark = pytest.mark.slow
 
@@ -65,6 +65,19 @@ def test_two_processes_refuse_together_what_one_of_them_sees(learnt_in_two: Path
     refusals = [(learnt_in_two / f"refusal-{rank}.txt").read_text() for rank in (0, 1)]
     assert refusals[0] == refusals[1]
     assert "learns as another policy than it samples" in refusals[0]
+
+
+def test_a_step_that_is_not_finite_on_one_process_is_taken_by_none(learnt_in_two: Path) -> None:
+    told = [json.loads((learnt_in_two / f"not-finite-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [item["changed"] for item in told] == [[], []]
+    assert [item["losses_are_finite"] for item in told] == [[True], [False]]
+    assert told[1]["skipped"] == [[SPOILED]]
+
+
+def test_what_the_main_process_finds_or_raises_comes_to_every_process(learnt_in_two: Path) -> None:
+    for rank in (0, 1):
+        told = json.loads((learnt_in_two / f"asked-{rank}.json").read_text())
+        assert told == ["said by 0", "refused by 0"]
 
 
 def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:

@@ -6,17 +6,18 @@ import json
 import re
 import shutil
 import signal
+import time
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from finestep_fast.errors import InputError
 from finestep_fast.train.__main__ import main
-from finestep_fast.train.checkpoint import Checkpoints
-from finestep_fast.train.logs import Logs
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import (
     SMALL,
@@ -27,8 +28,39 @@ from support.commands import (
     weights,
     without_seconds,
 )
+from support.damage import DAMAGES
 
 pytestmark = pytest.mark.slow
+
+THOROUGH = settings().max_examples > 50
+"""Whether the profile asks for more than the everyday suite: `--hypothesis-profile=dev`."""
+KILLS = 20 if THOROUGH else 3
+MOMENTS = (
+    ".lock",
+    "checkpoints/.partial-checkpoint-*",
+    "metrics.jsonl",
+    "config.yaml",
+    "warm_start.jsonl",
+    "checkpoints/.partial-*/checksums.json",
+    "evaluations.jsonl",
+    "checkpoints/.partial-*/optimizer.bin",
+)
+"""A run is killed soon after one of these has been written anew."""
+HARMED = [
+    (name, harm)
+    for place, name in enumerate(
+        (
+            "model.safetensors",
+            "optimizer_1.bin",
+            "random_states_0.pkl",
+            "run_state.json",
+            "custom_checkpoint_1.pkl",
+            "checksums.json",
+        )
+    )
+    for number, harm in enumerate(DAMAGES)
+    if THOROUGH or (place < 2 and place == number)
+]
 
 
 @pytest.fixture(scope="module")
@@ -89,34 +121,6 @@ def test_the_run_learns_something_to_compare(left_alone: Path) -> None:
     assert any(not torch.equal(before[name], after[name]) for name in after)
 
 
-def test_a_run_killed_in_the_warm_start_and_in_an_update_ends_as_if_left_alone(
-    left_alone: Path, tmp_path: Path
-) -> None:
-    run, log = tmp_path / "run", tmp_path / "log"
-    first = started([*SMALL, f"output={run}"], log)
-    wait_for_lines(first, run / "warm_start.jsonl", 12)
-    first.kill()
-    assert first.wait() == -signal.SIGKILL
-    assert not (run / "metrics.jsonl").exists()
-    # What a kill in the middle of a save or of a line leaves behind.
-    shutil.copytree(
-        next((run / "checkpoints").glob("checkpoint-*")),
-        run / "checkpoints" / ".partial-checkpoint-000002",
-    )
-    (run / "checkpoints" / "checkpoint-000099").mkdir()
-    with (run / "warm_start.jsonl").open("a") as file:
-        file.write('{"step": 9')
-
-    second = started([f"resume={run}"], log)
-    wait_for_lines(second, run / "metrics.jsonl", 1)
-    second.kill()
-    assert second.wait() == -signal.SIGKILL
-    assert "resumed from checkpoint-000001: 8 steps of warm start, 0 updates" in log.read_text()
-
-    assert main([f"resume={run}"]) == 0
-    assert_ended_alike(run, left_alone)
-
-
 def test_a_run_stopped_in_the_warm_start_and_in_an_update_saves_and_says_how_to_go_on(
     left_alone: Path, tmp_path: Path
 ) -> None:
@@ -142,6 +146,95 @@ def test_a_run_stopped_in_the_warm_start_and_in_an_update_saves_and_says_how_to_
 
     assert main([f"resume={run}"]) == 0
     assert_ended_alike(run, left_alone)
+
+
+def test_a_run_killed_again_and_again_ends_as_if_left_alone(
+    left_alone: Path, tmp_path: Path
+) -> None:
+    run, log, rng = tmp_path / "run", tmp_path / "log", Random(0)
+    words = [*SMALL, f"output={run}"]
+    for kill in range(KILLS):
+        moment = MOMENTS[kill % len(MOMENTS)]
+        before = seen(run, moment)
+        process = started(words, log)
+        while process.poll() is None and seen(run, moment) <= before:
+            time.sleep(0.0005)
+        time.sleep(rng.uniform(0, 0.003 if ".partial" in moment else 0.2))
+        process.kill()
+        assert process.wait() in (-signal.SIGKILL, 0), log.read_text()
+        if (run / "config.yaml").exists():
+            words = [f"resume={run}"]
+            # What no kill is sure to leave: half a save, half a line.
+            for whole in (run / "checkpoints").glob("checkpoint-*"):
+                left = whole.with_name(f".partial-checkpoint-{kill:06d}")
+                shutil.copytree(whole, left, dirs_exist_ok=True)
+            with (run / "warm_start.jsonl").open("a") as file:
+                file.write('{"step": 9')
+    assert main(words) == 0
+    assert_ended_alike(run, left_alone)
+
+
+def seen(run: Path, pattern: str) -> set[tuple[Path, int]]:
+    """The files of a pattern and when they were last written."""
+    found = set()
+    for path in run.glob(pattern):
+        with suppress(FileNotFoundError):
+            found.add((path, path.stat().st_mtime_ns))
+    return found
+
+
+@pytest.mark.parametrize(("name", "harm"), HARMED)
+def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so(
+    left_alone: Path,
+    tmp_path: Path,
+    name: str,
+    harm: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    shutil.rmtree(run / "model")
+    newest, before, *_ = sorted((run / "checkpoints").iterdir(), reverse=True)
+    DAMAGES[harm](newest / name)
+    assert main([f"resume={run}"]) == 0
+    shown = capsys.readouterr().out
+    assert f"warning: {newest.name} is passed over: " in shown
+    assert name in shown or name == "checksums.json"
+    assert f"resumed from {before.name}: 36 steps of warm start, 3 updates" in shown
+    assert_ended_alike(run, left_alone)
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "config.yaml", "world/dev.json", "tokenizer/tokenizer.json"]
+)
+def test_a_run_whose_folder_was_changed_is_refused_by_the_name_of_the_file(
+    left_alone: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    DAMAGES["flipped"](run / name)
+    before = (run / "rollouts.jsonl").read_bytes()
+    assert main([f"resume={run}"]) == 2
+    shown = capsys.readouterr().err
+    assert name.split("/")[0] in shown
+    assert name.split("/")[-1] in shown
+    assert (run / "rollouts.jsonl").read_bytes() == before
+
+
+def test_a_run_whose_logs_were_cut_short_goes_on_and_says_what_is_lost(
+    left_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(left_alone, run)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_bytes(b"".join(lines[:3]) + lines[3][:20])
+    (run / "rollouts.jsonl").write_bytes((run / "rollouts.jsonl").read_bytes()[:-7])
+    assert main([f"resume={run}", "update.updates=5"]) == 0
+    shown = capsys.readouterr().out
+    for name, lost in (("metrics", len(lines[3])), ("rollouts", "")):
+        assert f"warning: {run / name}.jsonl: the last {lost}" in shown
+    assert [record["update"] for record in records(run, "metrics")] == [0, 1, 2, 4]
+    assert len(records(run, "rollouts")) == 5 * 16 - 1
 
 
 def test_a_finished_run_that_is_resumed_stays_as_it_is(left_alone: Path, tmp_path: Path) -> None:
@@ -178,17 +271,6 @@ def test_the_folder_of_a_run_is_not_taken_for_another(
     assert f"output is '{left_alone}'; a run is there already" in shown
     assert f"resume={left_alone}" in shown
     assert (left_alone / "config.yaml").read_bytes() == before
-
-
-def test_a_world_left_by_a_run_that_never_began_is_not_taken_for_another(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = tmp_path / "run"
-    assert main([*SMALL, f"output={run}", "warm_start.tokens=0"]) == 2
-    assert "warm_start.tokens is 0; it must be more" in capsys.readouterr().err
-    assert main([*SMALL, f"output={run}", "data.world.seed=1"]) == 2
-    shown = capsys.readouterr().err
-    assert f"a run that never began has left {run / 'world'} there: remove it" in shown
 
 
 def test_a_signal_is_a_request_and_the_second_one_acts_at_once() -> None:
@@ -233,43 +315,6 @@ def test_the_settings_of_a_run_are_kept_whole(left_alone: Path) -> None:
     given = load_config(None, [*SMALL, f"output={left_alone}"])
     kept = load_config(None, [f"resume={left_alone}", "checkpoint.keep=1"])
     assert kept == given
-
-
-def test_a_state_that_cannot_be_read_is_named(left_alone: Path, tmp_path: Path) -> None:
-    shutil.copytree(left_alone / "checkpoints", tmp_path / "checkpoints")
-    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    latest = checkpoints.latest()
-    assert latest is not None
-    path = latest[0] / "run_state.json"
-    for text in ("{", '{"unknown": 1}'):
-        path.write_text(text)
-        with pytest.raises(InputError, match=re.escape(f"{path}: is not the state of a run")):
-            checkpoints.latest()
-    path.unlink()
-    older = checkpoints.latest()
-    assert older is not None
-    assert older[0] < latest[0]
-
-
-def test_logs_are_cut_back_to_what_they_were(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, active=True)
-    logs.write("a", [{"n": 1, "text": "ü"}])
-    sizes = logs.sizes()
-    logs.write("a", [{"n": 2}])
-    logs.write("b", [{"n": 3}])
-    logs.cut_back(sizes)
-    assert logs.read("a") == [{"n": 1, "text": "ü"}]
-    assert logs.read("b") == []
-    assert logs.read("c") == []
-
-
-def test_a_silent_process_writes_no_log(tmp_path: Path) -> None:
-    logs = Logs(tmp_path, active=True)
-    logs.write("a", [{"n": 1}])
-    silent = Logs(tmp_path, active=False)
-    silent.write("a", [{"n": 2}])
-    silent.cut_back({})
-    assert logs.read("a") == [{"n": 1}]
 
 
 def test_every_update_tells_the_peak_of_its_memory(left_alone: Path) -> None:

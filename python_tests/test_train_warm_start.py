@@ -143,7 +143,7 @@ def test_supervised_steps_lower_the_loss(tiny: Tiny) -> None:
     losses = [
         supervised_step(
             Accelerator(cpu=True), model, optimizer, batch, dtype=torch.float32, max_grad_norm=1.0
-        )
+        ).loss
         for _ in range(6)
     ]
     assert losses[-1] < losses[0] - 0.1
@@ -154,7 +154,7 @@ def test_the_loss_is_the_mean_over_the_policys_tokens_and_no_others(tiny: Tiny) 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loss = supervised_step(
         Accelerator(cpu=True), model, optimizer, batch, dtype=torch.float32, max_grad_norm=1.0
-    )
+    ).loss
     nll = []
     for item in batch:
         ids = torch.tensor([item.token_ids])

@@ -1,24 +1,32 @@
 """Checkpoints: written beside the last one and renamed, so that there always is a whole one.
 
 A checkpoint is what `accelerate` saves (weights, optimisers, schedulers, random states), the
-tokenizer and model settings that make the folder readable by `transformers`, and `run_state.json`:
-where the run stands and how long its logs were.
+tokenizer and model settings that make the folder readable by `transformers`, `run_state.json`:
+where the run stands and how long its logs were, and a checksum of every file. One that has been
+damaged since is passed over.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from finestep_fast.config import build
+from finestep_fast.config.check import check_whole
 from finestep_fast.errors import InputError
+from finestep_fast.train.checksums import damage, partial, publish, remove
+from finestep_fast.train.finite import check_finite
+from finestep_fast.train.logs import LogMark
 
 Phase = Literal["warm_start", "update", "done"]
 _STATE = "run_state.json"
@@ -30,12 +38,16 @@ class RunState:
 
     Attributes:
         phase: what it is doing.
-        warm_steps: optimiser steps of the warm start that are done.
+        warm_steps: optimiser steps of the warm start that are done, skipped ones too.
         updates: updates that are done.
         evaluations: results on dev by name: `warm_start`, `update_20`, `final`.
         seconds: time spent per phase, over all attempts.
-        log_bytes: length of every log when the state was saved.
-        saves: checkpoints written so far; names the next one.
+        skipped_steps: optimiser steps that were skipped, per phase.
+        skipped_in_a_row: of these, the last ones with none taken after them.
+        logs: how far every log went when the state was saved.
+        kept: SHA-256 of what else the run's folder must still hold, by name.
+        num_processes: that the run had.
+        saves: number of the latest checkpoint.
     """
 
     phase: Phase = "warm_start"
@@ -43,8 +55,24 @@ class RunState:
     updates: int = 0
     evaluations: dict[str, dict[str, float | None]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    log_bytes: dict[str, int] = field(default_factory=dict)
+    skipped_steps: dict[str, int] = field(default_factory=dict)
+    skipped_in_a_row: int = 0
+    logs: dict[str, LogMark] = field(default_factory=dict)
+    kept: dict[str, str] = field(default_factory=dict)
+    num_processes: int = 1
     saves: int = 0
+
+    def __post_init__(self) -> None:
+        """Check that a run can stand there.
+
+        Raises:
+            InputError: It cannot.
+        """
+        for name in ("warm_steps", "updates", "skipped_in_a_row", "saves"):
+            check_whole(name, getattr(self, name), low=0)
+        check_whole("num_processes", self.num_processes, low=1)
+        if self.phase == "warm_start" and self.updates:
+            raise InputError(f"phase is 'warm_start'; after {self.updates} updates it is over")
 
 
 class Checkpoints:
@@ -52,12 +80,14 @@ class Checkpoints:
 
     Args:
         folder: where they are kept.
-        keep: how many stay.
+        keep: how many stay, those that were passed over not counted.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder = folder
         self.keep = keep
+        self.passed_over: dict[Path, str] = {}
+        """What is wrong with which checkpoint, newest first; of the last search for a whole one."""
 
     def save(
         self,
@@ -65,52 +95,77 @@ class Checkpoints:
         accelerator: Accelerator,
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerFast,
+        optimizers: Sequence[torch.optim.Optimizer],
     ) -> Path:
-        """Write a checkpoint, whole or not at all; older ones beyond `keep` go."""
-        state.saves += 1
+        """Write a checkpoint, whole or not at all; older ones beyond `keep` go.
+
+        They stay where the last step was skipped: the weights may be what made it so.
+
+        Raises:
+            DivergedError: A number to be written is not finite; nothing is written, none goes.
+        """
+        check_finite("a checkpoint", accelerator, model, optimizers)
+        state.saves = max([state.saves, *self._found()]) + 1
         final = self.folder / f"checkpoint-{state.saves:06d}"
-        partial = self.folder / f".partial-{final.name}"
+        beside = partial(final)
         if accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            for left in self.folder.glob(".partial-*"):
+                shutil.rmtree(left)
+            beside.mkdir(parents=True)
         accelerator.wait_for_everyone()
         # It notes at every save that tied weights are stored once; they are tied again when read.
         logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
-        accelerator.save_state(str(partial))
+        accelerator.save_state(str(beside))
         accelerator.wait_for_everyone()
         if accelerator.is_main_process:
-            model.config.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            (partial / _STATE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
-            _sync(partial)
-            partial.rename(final)
-            for old in self._found()[: -self.keep]:
-                shutil.rmtree(old)
+            model.config.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
+            (beside / _STATE).write_text(json.dumps(asdict(state), indent=2), encoding="utf-8")
+            publish(final)
+            kept = [path for path in self._found().values() if path not in self.passed_over]
+            for old in [] if state.skipped_in_a_row else kept[: -self.keep]:
+                remove(old)
         accelerator.wait_for_everyone()
         return final
 
     def latest(self) -> tuple[Path, RunState] | None:
-        """The newest whole checkpoint and its state, or None.
+        """The newest whole checkpoint and its state, or None if there is no checkpoint.
 
         Raises:
-            InputError: Its state cannot be read.
+            InputError: There are some, and all of them are damaged.
         """
-        found = self._found()
-        if not found:
-            return None
-        path = found[-1] / _STATE
-        try:
-            values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            return found[-1], RunState(**values)
-        except (json.JSONDecodeError, TypeError) as error:
-            raise InputError(f"{path}: is not the state of a run: {error}") from error
+        self.passed_over = {}
+        for folder in reversed(self._found().values()):
+            problem = damage(folder)
+            if problem is None:
+                try:
+                    return folder, _read_state(folder / _STATE)
+                except InputError as error:
+                    problem = str(error)
+            self.passed_over[folder] = problem
+        if self.passed_over:
+            told = "; ".join(f"{folder.name}: {why}" for folder, why in self.passed_over.items())
+            raise InputError(f"{self.folder}: no checkpoint is whole: {told}")
+        return None
 
-    def _found(self) -> list[Path]:
-        return sorted(path.parent for path in self.folder.glob(f"checkpoint-*/{_STATE}"))
+    def _found(self) -> dict[int, Path]:
+        """All checkpoints by number, oldest first."""
+        numbers = {
+            int(match[1]): path
+            for path in self.folder.glob("checkpoint-*")
+            if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
+        }
+        return dict(sorted(numbers.items()))
 
 
-def _sync(folder: Path) -> None:
-    """Force a folder's files onto the disk before the rename makes them count."""
-    for path in sorted(folder.iterdir()):
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+def _read_state(path: Path) -> RunState:
+    """Read where a run stands.
+
+    Raises:
+        InputError: The file does not say it, or no run can stand there.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path.name} is not the state of a run: {error}") from error
+    return build(RunState, values, where=path.name)

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from finestep_fast.config import (
     CreditConfig,
@@ -25,6 +25,7 @@ from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.rewards import RewardConfig
+from finestep_fast.train.checksums import is_sealed, seal_is_whole
 from finestep_fast.train.quickstart.model import SmallModelConfig
 from finestep_fast.train.quickstart.world import WorldConfig
 
@@ -114,6 +115,8 @@ class OptimConfig:
     """AdamW's second-moment decay; the first is 0.9."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    max_skipped_steps: int = 5
+    """Steps whose loss or gradient is not finite are skipped; more in a row end the run."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -126,6 +129,7 @@ class OptimConfig:
         check_number("weight_decay", self.weight_decay, low=0)
         check_number("beta2", self.beta2, low=0, high=1)
         check_number("max_grad_norm", self.max_grad_norm, above=0)
+        check_whole("max_skipped_steps", self.max_skipped_steps, low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,5 +372,20 @@ def _resumed_config(source: Path | None, folder: str, overrides: Sequence[str]) 
                 f"{word!r}: a resumed run keeps its settings; "
                 f"only {', '.join(_FREE_ON_RESUME)} may change"
             )
-    mapping = {**read_yaml(path), "output": folder}
+    mapping = {**_kept_settings(path), "output": folder}
     return build(TrainConfig, apply_overrides(mapping, changes))
+
+
+def _kept_settings(path: Path) -> dict[str, Any]:
+    """Read what a run wrote, whole and unchanged; a file without a checksum must be whole."""
+    sealed = is_sealed(path)
+    if sealed and not seal_is_whole(path):
+        raise InputError(
+            f"{path} is not as the run wrote it; put back what it was, or remove the checksum on "
+            "top to take it as it is"
+        )
+    mapping = read_yaml(path)
+    missing = [field.name for field in fields(TrainConfig) if field.name not in mapping]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}; a run's settings are kept whole")
+    return mapping

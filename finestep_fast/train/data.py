@@ -6,6 +6,7 @@ Nothing here touches a model or a tokenizer.
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
+from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import DataConfig
 from finestep_fast.train.quickstart.world import write_world
 
@@ -45,9 +47,16 @@ class RunData:
 
 
 def generate_world(config: DataConfig, root: Path) -> DataConfig:
-    """Write the quickstart's world below `root` unless it is there; returns settings for it."""
+    """Write the quickstart's world below `root` unless it is there; returns settings for it.
+
+    Raises:
+        InputError: What is there is damaged.
+    """
     if not root.exists():
-        write_world(root, config.world)
+        shutil.rmtree(partial(root), ignore_errors=True)
+        write_world(partial(root), config.world)
+        publish(root)
+    refuse_damage(root)
     return DataConfig(
         questions=root / "train.json",
         databases=root / "databases",

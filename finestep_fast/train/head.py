@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
+from finestep_fast.train.finite import DivergedError
 from finestep_fast.train.padding import PaddedRows
 
 _PROBE_LOGIT = 100.0
@@ -35,6 +36,7 @@ def linear_head(policy: PreTrainedModel) -> LinearHead:
 
     Raises:
         InputError: Its logits are made in another way, or it cannot leave them out.
+        DivergedError: They are not finite.
     """
     remedy = "set update.head=logits, which holds all logits of a pass"
     layer = policy.get_output_embeddings()
@@ -49,6 +51,11 @@ def linear_head(policy: PreTrainedModel) -> LinearHead:
         )
     head = LinearHead(layer.weight, layer.bias)
     made, expected = _probed(policy, head)
+    if not (made.isfinite().all() and expected.isfinite().all()):
+        raise DivergedError(
+            f"model: {type(policy).__name__} gives logits that are not finite; its weights have "
+            "diverged"
+        )
     error = float((made - expected).abs().max())
     if not error <= 1e-3 * _PROBE_LOGIT:
         raise InputError(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss,
 from finestep_fast import token_logp as head_logp
 from finestep_fast.train.agreement import Disagreement, disagrees, refusal
 from finestep_fast.train.config import UpdateConfig
+from finestep_fast.train.finite import SkippedStep, step_if_finite
 from finestep_fast.train.head import LinearHead, last_hidden, linear_head
 from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
 from finestep_fast.train.policy import token_logp
@@ -28,8 +30,9 @@ _MAXIMA = frozenset({"ratio_max"})
 
 @dataclass(frozen=True)
 class _Sample:
-    """One rollout to learn from."""
+    """One rollout to learn from; `rollout` is its place among those of the update."""
 
+    rollout: int
     token_ids: list[int]
     step_spans: list[tuple[int, int]]
     token_logp: list[float]
@@ -71,6 +74,12 @@ class Learner:
         impl: who computes the loss; see `policy_loss`.
         on_policy: whether the first rollouts are the model's own, so that a disagreement with
             their log-probabilities is an error.
+        skipped_in_a_row: steps that were skipped just before.
+
+    Attributes:
+        skipped: steps of the last update that were not taken, since loss or gradient was not
+            finite.
+        skipped_in_a_row: the last steps that were skipped, with none taken after them.
 
     Raises:
         InputError: The model's head is not linear, and `update.head` says so.
@@ -90,7 +99,10 @@ class Learner:
         reference_model: PreTrainedModel | None,
         impl: str = "auto",
         on_policy: bool = True,
+        skipped_in_a_row: int = 0,
     ) -> None:
+        self.skipped: list[SkippedStep] = []
+        self.skipped_in_a_row = skipped_in_a_row
         self.accelerator, self.model = accelerator, model
         self.optimizer, self.scheduler = optimizer, scheduler
         self.config, self.loss = update, loss
@@ -103,43 +115,54 @@ class Learner:
     def learn(self, rollouts: ScoredRollouts, *, seed: int) -> dict[str, float]:
         """Take the optimiser steps of one update.
 
+        Steps that are not finite are skipped; more in a row than the settings allow end the update.
+
         Args:
             rollouts: this process's share.
             seed: of the order of rollouts.
 
         Returns:
-            Means over the optimiser steps, over all processes; `ratio_max` is the largest. Empty if
-            there was nothing to learn.
+            Means over the optimiser steps taken, over all processes; `ratio_max` is the largest.
+            Empty if there was nothing to learn or no step was taken.
 
         Raises:
             InputError: At the first update, sampler and learner see different policies.
         """
         self.policy.eval()
         samples = [
-            _Sample(item.token_ids, item.step_spans, item.token_logp, advantage)
-            for item, advantage in zip(
+            _Sample(rollout, item.token_ids, item.step_spans, item.token_logp, advantage)
+            for rollout, item, advantage in zip(
+                rollouts.learnt,
                 (rollouts.transcripts[rollout] for rollout in rollouts.learnt),
                 rollouts.step_advantage,
                 strict=True,
             )
         ]
+        self.skipped = []
         if self._total(len(samples)) == 0:
             return {}
         if self._on_policy_unseen:
             self._check_agreement(samples)
             self._on_policy_unseen = False
         steps: list[dict[str, float]] = []
-        for epoch in range(self.config.passes):
-            order = np.random.default_rng([seed, epoch]).permutation(len(samples))
-            for part in np.array_split(order, self.config.minibatches):
-                measured = self._optimizer_step([samples[int(index)] for index in part])
-                if measured:
-                    steps.append(measured)
+        for number, part in enumerate(self._minibatches(len(samples), seed)):
+            measured = self._optimizer_step(number, [samples[index] for index in part])
+            if measured:
+                steps.append(measured)
+            if self.skipped_in_a_row > self.config.optim.max_skipped_steps:
+                break
         keys = steps[0] if steps else {}
         means = {key: float(np.mean([step[key] for step in steps])) for key in keys}
         return means | {key: max(step[key] for step in steps) for key in keys if key in _MAXIMA}
 
-    def _optimizer_step(self, samples: Sequence[_Sample]) -> dict[str, float]:
+    def _minibatches(self, num_samples: int, seed: int) -> Iterator[list[int]]:
+        """Which samples each optimiser step of an update learns from."""
+        for epoch in range(self.config.passes):
+            order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+            for part in np.array_split(order, self.config.minibatches):
+                yield [int(index) for index in part]
+
+    def _optimizer_step(self, number: int, samples: Sequence[_Sample]) -> dict[str, float]:
         counts = {
             "num_policy_tokens": self._total(sum(item.num_policy_tokens for item in samples)),
             "num_rollouts": self._total(len(samples)),
@@ -163,16 +186,28 @@ class Learner:
                 self.accelerator.backward(loss * self.accelerator.num_processes)
             scalars = {key: value for key, value in metrics.items() if value.dim() == 0}
             mine.append({"loss": loss.detach(), **scalars})
-        norm = self.accelerator.clip_grad_norm_(
-            self.model.parameters(), self.config.optim.max_grad_norm
-        )
         rate = float(self.scheduler.get_last_lr()[0])
-        self.optimizer.step()
+        norm, taken = step_if_finite(
+            self.accelerator,
+            self.model,
+            self.optimizer,
+            [part["loss"] for part in mine],
+            max_grad_norm=self.config.optim.max_grad_norm,
+        )
+        if not taken:
+            losses = [float(part["loss"]) for part in mine]
+            bad = [
+                group for group, loss in zip(groups, losses, strict=True) if not math.isfinite(loss)
+            ]
+            among = sorted(samples[index].rollout for group in bad or groups for index in group)
+            self.skipped.append(SkippedStep(number, sum(losses), norm, among))
+            self.skipped_in_a_row += 1
+            return {}
+        self.skipped_in_a_row = 0
         self.scheduler.step()
-        self.optimizer.zero_grad()
         parts = [{key: float(value) for key, value in part.items()} for part in mine]
         measured = _together(gather_object(parts))
-        return {**measured, "grad_norm": float(norm or 0.0), "learning_rate": rate}
+        return {**measured, "grad_norm": norm, "learning_rate": rate}
 
     def _check_agreement(self, samples: Sequence[_Sample]) -> None:
         """Compare the log-probabilities of sampler and learner; all processes decide together."""

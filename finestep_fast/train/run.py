@@ -6,38 +6,38 @@ display are the modules beside it.
 
 from __future__ import annotations
 
-import copy
 import json
-import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
-from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from finestep_fast.config import as_mapping, write_yaml
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
-from finestep_fast.errors import InputError, shown
 from finestep_fast.sql import Engine
 from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.config import CONFIG_FILE, TrainConfig
+from finestep_fast.train.checksums import partial
+from finestep_fast.train.config import OptimConfig, TrainConfig
+from finestep_fast.train.finite import DivergedError, check_finite, culprits
+from finestep_fast.train.folder import generated_checksums, held, write_config
 from finestep_fast.train.learner import Learner
 from finestep_fast.train.logs import Logs
 from finestep_fast.train.memory import forget_peak, peak_mib
 from finestep_fast.train.policy import attention, learning_attention
+from finestep_fast.train.reference_model import reference_model
+from finestep_fast.train.restore import restored_state
 from finestep_fast.train.rollouts import credited, sample_rollouts
 from finestep_fast.train.sampler import Sampler, SamplerConfig
 from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import check_model, make_accelerator, make_parts
 from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
-from finestep_fast.train.summary import Tally, failures, farming_alarm, tally
+from finestep_fast.train.summary import Tally, divergence_alarm, failures, farming_alarm, tally
 from finestep_fast.train.transcript import Transcript
 from finestep_fast.train.warm_start import supervised_step
 
@@ -55,23 +55,15 @@ class Run:
         config: its settings; `output` is its folder.
         stop: asked at safe points whether to stop.
         resumed: whether the run in `output` goes on; if not, there must be none.
-
-    Raises:
-        InputError: The folder holds another run.
     """
 
     def __init__(self, config: TrainConfig, stop: StopRequest, *, resumed: bool = False) -> None:
         self.config, self.stop, self.folder = config, stop, config.output
+        self.resumed = resumed
         self.accelerator = make_accelerator()
         main = self.accelerator.is_main_process
         self.screen = Screen(live=main, on_lost=stop.stop_for_lost_output)
         transformers_logging.disable_progress_bar()
-        if not resumed:
-            _check_free(self.folder)
-        self.accelerator.wait_for_everyone()
-        if main:
-            _make_folder(self.folder)
-        self.accelerator.wait_for_everyone()
         self.logs = Logs(self.folder, active=main)
         self.checkpoints = Checkpoints(self.folder / "checkpoints", config.checkpoint.keep)
         set_seed(config.seed, device_specific=True)
@@ -84,16 +76,20 @@ class Run:
             Evaluations on dev by name, `before` and `final` among them.
 
         Raises:
-            InputError: The settings, the data or the model are unusable.
+            InputError: The settings, the data, the model or the folder are unusable.
+            DivergedError: Numbers are not finite; the state from before they were not is kept.
             Stopped: The run was asked to stop; its state is saved.
             NothingCounts: No rollout counts any more; its state is saved.
         """
-        with Engine(timeout_s=self.config.env.query_timeout_s) as self.engine:
+        with (
+            held(self.folder, self.accelerator, resumed=self.resumed),
+            Engine(timeout_s=self.config.env.query_timeout_s) as self.engine,
+        ):
             self.screen.say(f"run folder: {self.folder}")
             self.parts = make_parts(self.config, self.folder, self.accelerator, self.engine)
             check_model(self.parts.policy, self.config)
             if self.accelerator.is_main_process:
-                write_yaml(self.folder / CONFIG_FILE, as_mapping(self.config))
+                write_config(self.config)
             self.sampler = self._sampler()
             self.state = self._restored_state()
             try:
@@ -104,7 +100,7 @@ class Run:
             except (Stopped, NothingCounts):
                 self._save()
                 raise
-        self._finish()
+            self._finish()
         self.stop.check_output()
         return self.state.evaluations
 
@@ -122,16 +118,7 @@ class Run:
         return Sampler(self.parts.policy, self.parts.chat, limits, check)
 
     def _restored_state(self) -> RunState:
-        latest = self.checkpoints.latest()
-        state = RunState()
-        if latest is not None:
-            path, state = latest
-            self.accelerator.load_state(str(path))
-            self.screen.say(
-                f"resumed from {path.name}: {state.warm_steps} steps of warm start, "
-                f"{state.updates} updates"
-            )
-        self.logs.cut_back(state.log_bytes)
+        state = restored_state(self.checkpoints, self.logs, self.accelerator, self.screen.say)
         if state.phase == "done" and state.updates < self.config.update.updates:
             state.phase = "update"  # the run was done; it is resumed to go further
             state.evaluations.pop(FINAL, None)
@@ -152,7 +139,7 @@ class Run:
                 self.parts.policy.train()  # demonstrations are learnt with the model's own dropout
                 for step in range(self.state.warm_steps, len(batches)):
                     self.stop.check_together(self.accelerator)
-                    loss = supervised_step(
+                    loss, norm, taken = supervised_step(
                         self.accelerator,
                         self.parts.model,
                         self.parts.warm.optimizer,
@@ -160,15 +147,42 @@ class Run:
                         dtype=self.parts.dtype,
                         max_grad_norm=optim.max_grad_norm,
                     )
-                    self.parts.warm.scheduler.step()
                     self.state.warm_steps = step + 1
-                    self.logs.write("warm_start", [{"step": step, "loss": loss}])
+                    if taken:
+                        self.parts.warm.scheduler.step()
+                        self.state.skipped_in_a_row = 0
+                    self.logs.write("warm_start", [{"step": step, "loss": loss if taken else None}])
+                    if not taken:
+                        self.state.skipped_in_a_row += 1
+                        ids = [item.episode.question.question_id for item in batches[step]]
+                        what = {"step": step, "loss": str(loss), "grad_norm": str(norm)}
+                        self._note_skipped(title, 1, [{**what, "question_ids": ids}], optim)
                     bar.advance(1, f"loss {loss:.3f}")
                     if every and (step + 1) % every == 0 and step + 1 < len(batches):
-                        self._save()
+                        self._save_if_sound()
+            self._warn_of(divergence_alarm([r["loss"] for r in self.logs.read("warm_start")]))
             self.parts.warm.optimizer.state.clear()  # its moments are of no use to the updates
         self.state.phase = "update"
         self._save()
+
+    def _note_skipped(
+        self, phase: str, count: int, records: list[dict[str, Any]], optim: OptimConfig
+    ) -> None:
+        """Count and log steps that were not finite, and end the run where they do not end."""
+        skipped = self.state.skipped_steps
+        skipped[phase] = skipped.get(phase, 0) + count
+        self.logs.write("skipped", [{"phase": phase, **record} for record in records])
+        log, row = self.folder / "skipped.jsonl", self.state.skipped_in_a_row
+        self._warn_of(
+            f"{phase}: a step whose loss or gradient was not finite has been skipped; "
+            f"{log} names its rollouts"
+        )
+        if row > optim.max_skipped_steps:
+            raise DivergedError(
+                f"{phase}: the loss or gradient of {row} optimiser steps in a row was not finite; "
+                f"optim.max_skipped_steps is {optim.max_skipped_steps}; {log} names their "
+                "rollouts, and the last checkpoint stays as it is"
+            )
 
     def _updates(self) -> None:
         if self.state.phase != "update":
@@ -181,19 +195,26 @@ class Run:
                 if every and update and update % every == 0:
                     self._evaluate(f"update_{update}")
                 self.stop.check_together(self.accelerator)
-                record = self._update(update, learner)
+                record, skipped = self._update(update, learner)
                 self.state.updates = update + 1
+                self.state.skipped_in_a_row = learner.skipped_in_a_row
                 self.logs.write("metrics", [record])
+                if skipped:
+                    optim = self.config.update.optim
+                    self._note_skipped("updates", record["skipped_steps"], skipped, optim)
                 bar.advance(1, update_note(record))
-                self._warn_of_farming()
+                self._warn_of(farming_alarm(self.logs.read("metrics")))
                 done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
-                    self._save()
+                    self._save_if_sound()
         self.state.phase = "done"
         self._save()
 
-    def _update(self, update: int, learner: Learner) -> dict[str, Any]:
-        """One round: sample, score, credit, learn; returns its line of the log."""
+    def _update(self, update: int, learner: Learner) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """One round: sample, score, credit, learn.
+
+        Returns its line of the log, and a line for every optimiser step that was skipped.
+        """
         config, rank = self.config, self.accelerator.process_index
         questions = self.parts.data.questions_of_update(update, config.rollout.prompts, config.seed)
         begin = time.perf_counter()
@@ -221,16 +242,20 @@ class Run:
             learnt = learner.learn(rollouts, seed=self._seed(2, update))
             peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
+        ids = [item.episode.question.question_id for item in transcripts]
+        skipped = [{"update": update, "rank": rank, **step.record(ids)} for step in learner.skipped]
         records = gather_object([{**item, "rank": rank} for item in rollouts.records(update)])
         self.logs.write("rollouts", records)
-        return {
+        record = {
             "update": update,
             **total.rates(),
             **learnt,
+            "skipped_steps": len(skipped),
             "rollout_seconds": round(sampled - begin, 3),
             "learn_seconds": round(end - sampled, 3),
             "learn_peak_mib": round(max(peaks), 1),
         }
+        return record, culprits(gather_object(skipped)) if skipped else []
 
     def _evaluate(self, name: str) -> None:
         """Answer the dev questions greedily, unless that was done before the run was resumed."""
@@ -286,6 +311,9 @@ class Run:
         )
 
     def _learner(self) -> Learner:
+        frozen = None
+        if self.config.loss.kl is not None:
+            frozen = reference_model(self.folder, self.parts.policy, self.accelerator, self.state)
         return Learner(
             self.accelerator,
             self.parts.model,
@@ -295,34 +323,24 @@ class Run:
             loss=self.config.loss,
             temperature=self.config.rollout.temperature,
             dtype=self.parts.dtype,
-            reference_model=self._reference_model(),
+            reference_model=frozen,
             impl=self.config.impl,
+            skipped_in_a_row=self.state.skipped_in_a_row,
         )
-
-    def _reference_model(self) -> PreTrainedModel | None:
-        """The policy from before the first update; kept in the run's folder for a resumed run."""
-        if self.config.loss.kl is None:
-            return None
-        path = self.folder / "reference.pt"
-        if self.state.updates == 0 and self.accelerator.is_main_process:
-            torch.save(self.parts.policy.state_dict(), path)
-        self.accelerator.wait_for_everyone()
-        if not path.exists():
-            raise InputError(
-                f"{path} is missing; the KL term needs the weights from before the first update"
-            )
-        model: PreTrainedModel = copy.deepcopy(self.parts.policy).requires_grad_(False).eval()
-        model.load_state_dict(
-            torch.load(path, map_location=self.accelerator.device, weights_only=True)
-        )
-        return model
 
     def _finish(self) -> None:
         model = self.folder / "model"
+        check_finite("the model", self.accelerator, self.parts.policy)
         if self.accelerator.is_main_process:
-            self.parts.policy.save_pretrained(model)
-            self.parts.tokenizer.save_pretrained(model)
-            report = {"evaluations": self.state.evaluations, "seconds": self.state.seconds}
+            self.parts.policy.save_pretrained(partial(model))
+            self.parts.tokenizer.save_pretrained(partial(model))
+            shutil.rmtree(model, ignore_errors=True)
+            partial(model).rename(model)
+            report = {
+                "evaluations": self.state.evaluations,
+                "seconds": self.state.seconds,
+                "skipped_steps": self.state.skipped_steps,
+            }
             (self.folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
             records = self.logs.read("metrics")
             if records:
@@ -334,12 +352,24 @@ class Run:
             )
         self.screen.say(f"model: {model}")
 
-    def _save(self) -> None:
-        self.state.log_bytes = self.logs.sizes()
-        self.checkpoints.save(self.state, self.accelerator, self.parts.policy, self.parts.tokenizer)
+    def _save_if_sound(self) -> None:
+        """Leave a save out where the last step was skipped: the next step tells what it was."""
+        if not self.state.skipped_in_a_row:
+            self._save()
 
-    def _warn_of_farming(self) -> None:
-        alarm = self.logs.active and farming_alarm(self.logs.read("metrics"))
+    def _save(self) -> None:
+        self.state.logs = self.logs.marks()
+        self.state.kept |= generated_checksums(self.folder)
+        parts = self.parts
+        self.checkpoints.save(
+            self.state,
+            self.accelerator,
+            parts.policy,
+            parts.tokenizer,
+            [parts.warm.optimizer, parts.update.optimizer],
+        )
+
+    def _warn_of(self, alarm: str | None) -> None:
         if alarm:
             self.screen.say(f"warning: {alarm}")
 
@@ -364,28 +394,3 @@ class Run:
         finally:
             spent = time.perf_counter() - begin
             self.state.seconds[phase] = self.state.seconds.get(phase, 0.0) + spent
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"output is {shown(str(folder))}; it must be a folder, there or to be made: "
-            f"{error.strerror}"
-        ) from error
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise InputError(f"output is {str(folder)!r}; it must be a folder that can be written")
-
-
-def _check_free(folder: Path) -> None:
-    if os.path.exists(folder / CONFIG_FILE):
-        raise InputError(
-            f"output is {str(folder)!r}; a run is there already: go on with it by "
-            f"resume={folder}, or choose another output"
-        )
-    if os.path.exists(folder / "world"):
-        raise InputError(
-            f"output is {str(folder)!r}; a run that never began has left {folder / 'world'} there: "
-            "remove it, or choose another output"
-        )

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
 from finestep_fast.train.decoding import Decoding
+from finestep_fast.train.finite import DivergedError
 from finestep_fast.train.transcript import Transcript
 
 # Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
@@ -98,6 +99,9 @@ class Sampler:
 
         Returns:
             [R] transcripts, in the order of `episodes`.
+
+        Raises:
+            DivergedError: The model's logits are not finite.
         """
         generator = torch.Generator(device=self.model.device).manual_seed(seed)
         heat = self.config.temperature if temperature is None else temperature
@@ -201,11 +205,14 @@ class _Batch:
         return torch.tensor(tokens, device=logits.device)[:, None]
 
     def _sample(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        logp = (logits / (self.temperature or 1.0)).log_softmax(-1)
+        if logp[:, 0].isnan().any():  # one logit that is NaN or infinite makes its whole row NaN
+            raise DivergedError(
+                "the policy gives logits that are not finite; its weights have diverged"
+            )
         if self.temperature == 0:
-            logp = logits.log_softmax(-1)
             token = logp.argmax(-1)
         else:
-            logp = (logits / self.temperature).log_softmax(-1)
             token = torch.multinomial(logp.exp(), 1, generator=self.generator)[:, 0]
         return token, logp.gather(-1, token[:, None])[:, 0]
 

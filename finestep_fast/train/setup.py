@@ -26,8 +26,10 @@ from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
 from finestep_fast.train.agreement import check_sampling
+from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
+from finestep_fast.train.finite import non_finite
 from finestep_fast.train.head import linear_head
 from finestep_fast.train.padding import padded_length
 from finestep_fast.train.policy import check_folder, load_model, load_tokenizer, training_dtype
@@ -138,6 +140,8 @@ def make_parts(
         )
     if config.model is not None:
         policy = load_model(config.model)
+        for name in non_finite(policy):
+            raise InputError(f"model is {str(config.model)!r}; its {name} is not finite")
     else:
         policy = small_model(tokenizer, config.small_model, seed=config.seed)
     _check_positions(policy, config.rollout.max_rollout_tokens)
@@ -174,9 +178,9 @@ def _tokenizer(
                 "warm_start.tokens is 0; it must be more, or `model` must name a folder"
             )
         texts = (text for dialogue in dialogues for text in dialogue.texts())
-        partial = kept.with_name(f".partial-{kept.name}")
-        small_tokenizer(texts, config.small_model).save_pretrained(partial)
-        partial.rename(kept)
+        small_tokenizer(texts, config.small_model).save_pretrained(partial(kept))
+        publish(kept)
+    refuse_damage(kept)
     return load_tokenizer(kept)
 
 

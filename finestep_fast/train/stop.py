@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and the loss of standard output as a request to stop at the next safe point."""
+"""Ctrl-C, SIGTERM, SIGHUP and lost standard output as a request to stop at a safe point."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class NothingCounts(FinestepError):
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM while it is entered; a second one acts at once, as ever."""
+    """Catches SIGINT, SIGTERM and SIGHUP while it is entered; a second one acts at once, as ever.
+
+    Where SIGHUP is ignored, as under nohup, it stays so.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -34,7 +37,10 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         """Install the handlers."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        for number in numbers:
             self._previous[number] = signal.signal(number, self._on_signal)
         return self
 

@@ -104,6 +104,28 @@ def failures(scores: Sequence[RolloutScore], most: int = 3) -> str:
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(most))
 
 
+def divergence_alarm(losses: Sequence[float | None]) -> str | None:
+    """Say so when the losses of a warm start have risen from its first tenth to its last.
+
+    Args:
+        losses: one per step, in order; None for a step that was skipped.
+
+    Returns:
+        A warning, or None; a rise of less than a fifth is no rise.
+    """
+    known = [loss for loss in losses if loss is not None]
+    part = max(len(known) // 10, 1)
+    if len(known) < 2 * part:
+        return None
+    first, last = sum(known[:part]) / part, sum(known[-part:]) / part
+    if last <= 1.2 * first:
+        return None
+    return (
+        f"the warm start has diverged: its loss rose from {first:.3g} to {last:.3g}; "
+        "a lower warm_start.optim.learning_rate may help"
+    )
+
+
 def farming_alarm(records: Sequence[Mapping[str, float | None]], window: int = 10) -> str | None:
     """Say so when calls per question have risen by a fifth over two windows while EX has not.
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import nn
 
+from finestep_fast.train.finite import step_if_finite
 from finestep_fast.train.padding import pad_rows
 from finestep_fast.train.policy import token_logp
 from finestep_fast.train.transcript import Transcript
@@ -60,6 +62,17 @@ class DemonstrationBatches:
         return [int(index) for index in order]
 
 
+class SupervisedStep(NamedTuple):
+    """What came of a step."""
+
+    loss: float
+    """Over all processes."""
+    grad_norm: float
+    """Before clipping."""
+    taken: bool
+    """False where loss or gradient was not finite; then nothing has changed."""
+
+
 def supervised_step(
     accelerator: Accelerator,
     model: nn.Module,
@@ -68,8 +81,8 @@ def supervised_step(
     *,
     dtype: torch.dtype,
     max_grad_norm: float,
-) -> float:
-    """One optimiser step on the mean negative log-probability of the policy's tokens.
+) -> SupervisedStep:
+    """One optimiser step on the mean negative log-probability of the policy's tokens, if finite.
 
     Args:
         accelerator: of the run.
@@ -78,9 +91,6 @@ def supervised_step(
         batch: demonstrations of the step, at least one per process; each process takes its share.
         dtype: of the forward pass.
         max_grad_norm: gradients are scaled down to this norm.
-
-    Returns:
-        The loss over all processes.
     """
     share = batch[accelerator.process_index :: accelerator.num_processes]
     total = sum(item.num_policy_tokens for item in batch)
@@ -89,7 +99,7 @@ def supervised_step(
         logp = token_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
         loss = -logp.sum() / total
     accelerator.backward(loss * accelerator.num_processes)  # the wrapper averages over processes
-    accelerator.clip_grad_norm_(model.parameters(), max_grad_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(accelerator.reduce(loss.detach(), "sum"))
+    grad_norm, taken = step_if_finite(
+        accelerator, model, optimizer, [loss.detach()], max_grad_norm=max_grad_norm
+    )
+    return SupervisedStep(float(accelerator.reduce(loss.detach(), "sum")), grad_norm, taken)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from accelerate import Accelerator
 from transformers import AutoModelForCausalLM
 
 from finestep_fast import InputError
+from finestep_fast.train.agree import from_main
 from finestep_fast.train.rollouts import ScoredRollouts
 from support.rollouts import learner_of, plain_rollouts
 
@@ -29,6 +31,8 @@ SHARES: dict[str, Callable[[int, int], bool]] = {
 """Which process learns from which rollout; one may have none."""
 
 MICRO_BATCH_TOKENS = 64
+SPOILED = 3
+"""The rollout with a loss that is NaN."""
 
 
 def share_of(rollouts: ScoredRollouts, numbers: list[int]) -> ScoredRollouts:
@@ -69,7 +73,42 @@ def main(model_folder: str, out: str) -> None:
         learner.learn(share_of(rollouts, mine), seed=0)
     except InputError as error:
         (Path(out) / f"refusal-{rank}.txt").write_text(str(error))
+    _learn_what_is_not_finite(accelerator, model_folder, Path(out))
+    _ask_the_main_process(accelerator, Path(out))
     accelerator.end_training()
+
+
+def _learn_what_is_not_finite(accelerator: Accelerator, model_folder: str, out: Path) -> None:
+    """The last process alone has a rollout whose loss is NaN; who skips the step, and why?"""
+    rank = accelerator.process_index
+    rollouts = plain_rollouts(NUM_ROLLOUTS)
+    item = rollouts.transcripts[SPOILED]
+    item.token_logp[item.step_spans[0][0]] = float("nan")
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    learner = learner_of(model, accelerator, micro_batch_tokens=1)
+    mine = [n for n in range(NUM_ROLLOUTS) if n % 2 == rank]
+    learner.learn(share_of(rollouts, mine), seed=0)
+    told = {
+        "skipped": [item.rollouts for item in learner.skipped],
+        "losses_are_finite": [math.isfinite(item.loss) for item in learner.skipped],
+        "changed": [n for n, v in model.state_dict().items() if not torch.equal(v, before[n])],
+    }
+    (out / f"not-finite-{rank}.json").write_text(json.dumps(told))
+
+
+def _ask_the_main_process(accelerator: Accelerator, out: Path) -> None:
+    """What it says, and what it raises, comes to every process."""
+
+    def refuse() -> None:
+        raise InputError(f"refused by {accelerator.process_index}")
+
+    told = [from_main(accelerator, lambda: f"said by {accelerator.process_index}")]
+    try:
+        from_main(accelerator, refuse)
+    except InputError as error:
+        told.append(str(error))
+    (out / f"asked-{accelerator.process_index}.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
