@@ -13,7 +13,15 @@ from typing import Any, Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
-from finestep_fast.errors import BuildError, InputError, shown
+from finestep_fast.errors import InputError, shown
+from finestep_fast.positions import (
+    check_plain,
+    check_readable,
+    check_size,
+    group_labels,
+    grouped,
+    positions_of_mask,
+)
 
 Span = tuple[int, int]
 Value = TypeVar("Value")
@@ -85,16 +93,16 @@ class StepBatch:
             InputError: A shape or dtype does not fit.
             BuildError: The compiled module is missing.
         """
-        _check_numbers("token_mask", token_mask, "bool [R, L]")
+        check_readable("token_mask", token_mask, "bool [R, L]")
         if token_mask.ndim != 2 or token_mask.dtype not in (torch.bool, torch.uint8):
             raise InputError(
                 f"token_mask is {token_mask.dtype} of shape {tuple(token_mask.shape)}; "
                 "expected bool [R, L]"
             )
-        label = _label(group_of_rollout, num_rollouts=token_mask.shape[0])
+        label = group_labels(group_of_rollout, num_rollouts=token_mask.shape[0])
         if torch.compiler.is_compiling():
             return cls._traced(token_mask, label)
-        parts = _parts_of_mask(token_mask, label)
+        parts = positions_of_mask(token_mask, label)
         batch = of_positions(parts, token_mask.numel())
         start, end, offsets = (part.numpy() for part in parts[:3])
         sizes = int((end - start).sum()), int((offsets[1:] - offsets[:-1]).max(initial=0)), True
@@ -143,7 +151,7 @@ class StepBatch:
         Raises:
             InputError: A span is empty, out of range, out of order or overlaps another.
         """
-        _check_size("num_tokens", num_tokens)
+        check_size("num_tokens", num_tokens)
         kind: type = type(spans)
         if kind in (str, bytes):
             raise InputError(f"spans is {shown(spans)}; expected a list for each rollout")
@@ -159,7 +167,7 @@ class StepBatch:
             raise InputError(f"spans holds {flat.dtype}; expected pairs (start, end) of integers")
         start, end = flat.long().reshape(-1, 2).unbind(1)
         if row_length is not None:
-            _check_size("row_length", row_length)
+            check_size("row_length", row_length)
             if num_tokens != len(spans) * row_length:
                 raise InputError(
                     f"num_tokens is {num_tokens}; expected {len(spans)} rows of row_length "
@@ -169,7 +177,7 @@ class StepBatch:
             _refuse_first((start < 0) | (end > row_length), start, end, f"[0, {row_length})", row)
             start, end = start + row * row_length, end + row * row_length
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        groups = _groups(group_of_rollout, num_rollouts=len(spans))
+        groups = grouped(group_labels(group_of_rollout, num_rollouts=len(spans)))
         batch = cls(start.contiguous(), end.contiguous(), offsets, *groups, num_tokens)
         batch.validate()
         batch._look_at_sizes()
@@ -183,7 +191,7 @@ class StepBatch:
         """
         for name in _POSITIONS:
             part = getattr(self, name)
-            _check_plain(name, part, "1-d int64")
+            check_plain(name, part, "1-d int64")
             if part.ndim != 1 or part.dtype != torch.int64:
                 raise InputError(
                     f"{name} is {part.dtype} of shape {tuple(part.shape)}; expected 1-d int64"
@@ -192,7 +200,7 @@ class StepBatch:
                 raise InputError(
                     f"{name} is on {part.device}; expected {self.device}, as step_start"
                 )
-        _check_size("num_tokens", self.num_tokens)
+        check_size("num_tokens", self.num_tokens)
 
     @property
     def num_steps(self) -> int:
@@ -340,57 +348,9 @@ _SIZES = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
 _POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
 
 
-def _groups(
-    group_of_rollout: Tensor | Sequence[int], *, num_rollouts: int
-) -> tuple[Tensor, Tensor]:
-    """Return group_offsets [G+1] and group_rollouts [R] on the CPU."""
-    return _grouped(_label(group_of_rollout, num_rollouts=num_rollouts))
-
-
-def _label(group_of_rollout: Tensor | Sequence[int], *, num_rollouts: int) -> Tensor:
-    expected = f"integers of shape ({num_rollouts},), one for each rollout"
-    if isinstance(group_of_rollout, Tensor):
-        _check_numbers("group_of_rollout", group_of_rollout, expected)
-    try:
-        label = torch.as_tensor(group_of_rollout)
-    except (TypeError, ValueError, OverflowError, RuntimeError) as error:
-        raise InputError(
-            f"group_of_rollout is {shown(group_of_rollout)}; expected {expected}: {error}"
-        ) from error
-    if num_rollouts == 0 and label.numel() == 0:
-        label = label.long()
-    if tuple(label.shape) != (num_rollouts,) or label.dtype not in _INTEGERS:
-        raise InputError(
-            f"group_of_rollout is {label.dtype} of shape {tuple(label.shape)}; expected {expected}"
-        )
-    return label
-
-
-def _grouped(label: Tensor) -> tuple[Tensor, Tensor]:
-    _, group, size = torch.unique(label.cpu(), return_inverse=True, return_counts=True)
-    return torch.cat([size.new_zeros(1), size.cumsum(0)]), group.argsort(stable=True)
-
-
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-
-
-def _parts_of_mask(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-    """Return the positions of a batch on the CPU."""
-    try:
-        import finestep_fast._core as core
-    except ImportError as error:
-        raise BuildError(
-            "StepBatch.from_mask needs the compiled module finestep_fast._core; "
-            "build it with `pip install .`, or use StepBatch.from_spans"
-        ) from error
-    mask = token_mask.detach().cpu().contiguous().numpy()
-    spans = core.step_spans(mask, torch.get_num_threads())
-    return (*(torch.from_numpy(part) for part in spans), *_grouped(label))
-
-
 def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
     """The same, what tokens belong to steps, and one number for each position of a step."""
-    batch = of_positions(_parts_of_mask(token_mask, label), token_mask.numel())
+    batch = of_positions(positions_of_mask(token_mask, label), token_mask.numel())
     positions = [getattr(batch, name) for name in _POSITIONS]
     rollouts_at_position = torch.bincount(batch.position_of_step)
     parts = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
@@ -417,40 +377,6 @@ _LIBRARY.define(
 )
 _LIBRARY.impl("parts_of_mask", _traced_parts, "CompositeExplicitAutograd")
 torch.library.register_fake("finestep_fast::parts_of_mask", _fake_parts, lib=_LIBRARY)
-
-
-def _check_plain(name: str, value: object, expected: str) -> None:
-    """Refuse what is not a dense tensor with numbers of its own."""
-    if not isinstance(value, Tensor):
-        raise InputError(f"{name} is {shown(value)}; expected a tensor, {expected}")
-    if value.layout is not torch.strided or value.is_nested or value.is_quantized:
-        kind = "nested" if value.is_nested else value.layout
-        raise InputError(f"{name} is a {kind} tensor of {value.dtype}; expected {expected}, dense")
-    if torch.compiler.is_compiling():
-        return
-    if torch._C._functorch.is_functorch_wrapped_tensor(value):
-        raise InputError(
-            f"{name} is wrapped by torch.func (vmap, grad, jvp ...); expected a tensor of its own"
-        )
-
-
-def _check_numbers(name: str, value: object, expected: str) -> None:
-    """Refuse what is not a dense tensor whose numbers can be looked at."""
-    _check_plain(name, value, expected)
-    if torch.compiler.is_compiling() or not isinstance(value, Tensor):
-        return
-    kind = type(value)
-    if value.is_meta or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
-        raise InputError(
-            f"{name} is a {kind.__name__} on {value.device}, whose numbers cannot be read; "
-            f"expected {expected}"
-        )
-
-
-def _check_size(name: str, value: object) -> None:
-    is_whole = isinstance(value, int | torch.SymInt) and not isinstance(value, bool)
-    if not is_whole or not 0 <= value < 2**63:  # type: ignore[operator]
-        raise InputError(f"{name} is {shown(value)}; expected an integer >= 0, of 64 bits")
 
 
 def _check_offsets(name: str, offsets: Tensor, num_parts: int, total: int) -> None:

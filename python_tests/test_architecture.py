@@ -16,7 +16,7 @@ PACKAGE = ROOT / "finestep_fast"
 # module -> the parts of finestep_fast that may import it
 KNOWN_BY = {
     "accelerate": {"train", "eval", "adapters"},
-    "finestep_fast._core": {"batch", "ops", "sql"},
+    "finestep_fast._core": {"ops", "positions", "sql"},
     "matplotlib": {"train", "eval"},
     "pydantic": {"config"},
     "rich": {"output", "train", "eval"},

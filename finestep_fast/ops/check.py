@@ -63,6 +63,9 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
         raise InputError(f"impl is {shown(impl)}; it must be a name, such as 'auto'")
     if impl == "reference" or torch.compiler.is_compiling():
         return
+    nobody_wraps = torch._C._functorch.maybe_current_level() is None
+    if nobody_wraps and forward_ad._current_level < 0:
+        return
     for tensors in (differentiable, others):
         for name, value in tensors.items():
             if isinstance(value, Tensor) and is_wrapped(value):
