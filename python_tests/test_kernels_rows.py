@@ -28,7 +28,11 @@ from support.tolerance import assert_as_exact, assert_as_exact_overall
 
 DEVICE = device_of("triton")
 SMALL = ("a rollout without steps among others", "steps without a gap between them")
-LATER = [LossConfig(ratio="step", aggregation="step_mean"), LossConfig(ratio="rollout")]
+LATER = [
+    LossConfig(ratio="step", aggregation="step_mean"),
+    LossConfig(ratio="rollout"),
+    LossConfig(ratio="rollout_averaged"),
+]
 SENTINEL = 7.0
 
 
@@ -68,7 +72,7 @@ FACTORS: dict[str, Sequence[Any]] = {
     "layout": ("packed", "padded"),
     "kind": get_args(Kind),
     "dual_clip": (None, 1.1),
-    "ratio": get_args(Ratio),
+    "ratio": ("token", "step", "rollout"),  # to these kernels, one that is shared is as another
     "aggregation": get_args(Aggregation),
     "kl": (None, *get_args(KL)),
     "token_weight": (False, True),

@@ -57,7 +57,7 @@ FACTORS: dict[str, Sequence[Any]] = {
     "dtype": (torch.float32, torch.float64, torch.bfloat16, torch.float16),
     "layout": ("packed", "padded"),
     "kind": get_args(Kind),
-    "ratio": get_args(Ratio),
+    "ratio": ("token", "step", "rollout_averaged"),  # to a head, one that is shared is as another
     "aggregation": get_args(Aggregation),
     "kl": (None, *get_args(KL)),
     "token_weight": (False, True),

@@ -139,7 +139,8 @@ def test_step_advantages_that_cancel_over_a_rollout_still_teach(impl: str) -> No
         out = policy_loss(logp, **given, loss=LossConfig(ratio=ratio), impl=impl)
         out.loss.backward()
         assert logp.grad is not None
-        return logp.grad[0].tolist()
+        slopes: list[float] = logp.grad[0].tolist()
+        return slopes
 
     for ratio in ("token", "step", "rollout"):
         assert gradient(ratio) == [-0.25, -0.25, 0, 0.25, 0.25]
