@@ -42,11 +42,10 @@ struct GroupMap {
 void check_groups(const GroupMap& map, std::int64_t num_steps);
 
 // Returns what each step is worth against the others of its group: [S]. A spread that
-// roundings alone may make counts as none; `epsilon` is the distance of rewards around 1. The result
-// is the same for any number of threads.
+// roundings alone may make counts as none; `epsilon` is the distance of rewards around 1. The
+// result is the same for any number of threads.
 std::vector<double> step_advantage(const GroupMap& map, std::span<const double> step_reward,
                                    std::span<const double> rollout_outcome,
-                                   const CreditSettings& settings, double epsilon,
-                                   int num_threads);
+                                   const CreditSettings& settings, double epsilon, int num_threads);
 
 }  // namespace finestep
