@@ -147,6 +147,7 @@ def test_a_given_model_with_a_weight_that_is_not_finite_is_refused(
         f"data.questions={world / 'train.json'}",
         f"data.databases={world / 'databases'}",
         "rollout.max_rollout_tokens=500",
+        "env.describe_tools=false",
         f"output={tmp_path / 'run'}",
     ]
     assert main(given) == 2

@@ -127,7 +127,9 @@ def test_what_a_run_made_is_cleared_only_where_a_new_one_begins(tmp_path: Path) 
 
 def test_an_output_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"output is '.*file'; it cannot be used: .*File exists"):
+    with pytest.raises(
+        InputError, match=r"output is '.*file'; it must be a folder, .*: File exists"
+    ):
         enter(tmp_path / "file")
 
 

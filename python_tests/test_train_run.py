@@ -106,7 +106,8 @@ def test_a_run_with_the_reference_begins_as_one_with_the_compiled_core(
     for one, two in zip(*rollouts, strict=True):
         assert [step["reply"] for step in one["steps"]] == [step["reply"] for step in two["steps"]]
         for step, other in zip(one["steps"], two["steps"], strict=True):
-            assert step["advantage"] == pytest.approx(other["advantage"], rel=1e-5, abs=1e-6)
+            # Six decimals are recorded: a last one may be rounded to either side.
+            assert round(abs(step["advantage"] - other["advantage"]) * 10**6) <= 1
 
 
 def test_the_run_learns_something_to_compare(left_alone: Path) -> None:
