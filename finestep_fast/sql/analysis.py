@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 from sqlglot import exp
 from sqlglot.dialects.sqlite import SQLite
@@ -26,7 +27,22 @@ MAX_REMEMBERED = 16_384
 
 
 class AsWritten(SQLite):
-    """SQLite, with paths into JSON as they are written: sqlglot reads them in ways of its own."""
+    """SQLite, with as written what sqlglot takes for something else of another value.
+
+    Those are paths into JSON, `mod`, which is no `%` (7 % 2.5 is 1.0), and the type STRING, which
+    is no TEXT but of numeric affinity.
+    """
+
+    class Tokenizer(SQLite.Tokenizer):
+        """Without the word STRING."""
+
+        KEYWORDS: ClassVar = {k: v for k, v in SQLite.Tokenizer.KEYWORDS.items() if k != "STRING"}
+
+    class Parser(SQLite.Parser):
+        """Without the function `mod`."""
+
+        FUNCTIONS: ClassVar = {k: v for k, v in SQLite.Parser.FUNCTIONS.items() if k != "MOD"}
+        SUPPORTS_USER_DEFINED_TYPES = True
 
     def to_json_path(self, path: exp.Expr | None) -> exp.Expr | None:
         """The path as it is."""

@@ -280,7 +280,7 @@ class Reading:
         unsure = [s for around in scope.outward() for s in around.sources.values()]
         if any(s.columns is None and not s.missing for s in unsure):
             return name
-        return self._missing(written, written)
+        return self._missing(written, written if name.isidentifier() else repr(written))
 
     def _existing(self, name: str, source: Source) -> str:
         """Counts a column that exists, if it is one of the database."""
