@@ -187,7 +187,6 @@ def _group_relative(
     count = tl.zeros([POSITIONS], tl.float64)
     mean = tl.zeros([POSITIONS], tl.float64)
     square = tl.zeros([POSITIONS], tl.float64)
-    size = tl.zeros([POSITIONS], tl.float64)
     low = tl.full([POSITIONS], float("inf"), tl.float64)
     high = tl.full([POSITIONS], float("-inf"), tl.float64)
     for i_tile in range(first, last, TILE):
@@ -220,18 +219,12 @@ def _group_relative(
         square += _set_sum(deviation * deviation, SCOPE) + shift * shift * count * share
         mean += shift * share
         count = total_count
-        tile_size = _process_size(reward_ptr, setting_ptr, step, num_steps, max_rollout_steps)
-        tile_size = process_weight * tile_size + outcome_weight * tl.abs(outcome)
-        tile_size *= (16 + 4 * num_steps).to(tl.float64)
-        tile_size = tl.max(tl.where(m_value, tile_size[:, None], 0.0), axis=0)
         tile_low = tl.min(tl.where(m_value, value, float("inf")), axis=0)
         tile_high = tl.max(tl.where(m_value, value, float("-inf")), axis=0)
         if SCOPE == POOLED:
-            size = tl.maximum(size, tl.max(tile_size, axis=0))
             low = tl.minimum(low, tl.min(tile_low, axis=0))
             high = tl.maximum(high, tl.max(tile_high, axis=0))
         else:
-            size = tl.maximum(size, tile_size)
             low = tl.minimum(low, tile_low)
             high = tl.maximum(high, tile_high)
 
@@ -239,10 +232,9 @@ def _group_relative(
     advantage = own - mean
     if tl.load(setting_ptr + LEAVE_ONE_OUT) != 0.0:
         advantage *= count / others
-    if reward_ptr.dtype.element_ty == tl.float64:
-        rounding = 2.220446049250313e-16 * size
-    else:
-        rounding = 1.1920928955078125e-07 * size
+    rounding = _rounding(
+        rewards, group, setting_ptr, process_weight, outcome_weight, SCOPE, POSITIONS, TILE
+    )
     # Of NaNs, minimum and maximum see nothing; the squares do.
     alike = (count < 2.0) | ((high - low <= rounding) & (square == square))
     ddof = tl.load(setting_ptr + DDOF)
@@ -331,13 +323,44 @@ def _process(reward_ptr, step, num_steps, i_step, baseline):
 
 
 @triton.jit
-def _process_size(reward_ptr, setting_ptr, step, num_steps, max_rollout_steps):
-    """Return the sums of the sizes of process rewards and baselines [TILE]."""
+def _rounding(
+    rewards,
+    group,
+    setting_ptr,
+    process_weight,
+    outcome_weight,
+    SCOPE: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    TILE: tl.constexpr,
+):
+    """Return how far apart roundings take values of the same comparison set, [POSITIONS].
+
+    A look at the group of its own: within that at the values, registers would spill.
+    """
+    reward_ptr, outcome_ptr, step_offsets_ptr, group_rollouts_ptr, max_rollout_steps = rewards
+    _, first, last = group
     baseline = tl.load(setting_ptr + BASELINE)
-    size = baseline * num_steps.to(tl.float64)
-    for i_step in range(max_rollout_steps):
-        size += tl.abs(_process(reward_ptr, step, num_steps, i_step, 0.0))
-    return size
+    largest = tl.zeros([POSITIONS], tl.float64)
+    for i_tile in range(first, last, TILE):
+        o_place = i_tile + tl.arange(0, TILE)
+        m_place = o_place < last
+        rollout = tl.load(group_rollouts_ptr + o_place, mask=m_place, other=0)
+        step = tl.load(step_offsets_ptr + rollout, mask=m_place, other=0)
+        num_steps = tl.load(step_offsets_ptr + rollout + 1, mask=m_place, other=0) - step
+        outcome = tl.load(outcome_ptr + rollout, mask=m_place, other=0.0).to(tl.float64)
+        process_size = baseline * num_steps.to(tl.float64)
+        for i_step in range(max_rollout_steps):
+            process_size += tl.abs(_process(reward_ptr, step, num_steps, i_step, 0.0))
+        size = process_weight * process_size + outcome_weight * tl.abs(outcome)
+        size = (16 + 4 * num_steps).to(tl.float64) * size
+        position = tl.arange(0, POSITIONS)[None, :] if SCOPE == PER_INDEX else 0
+        m_value = num_steps[:, None] > position
+        largest = tl.maximum(largest, tl.max(tl.where(m_value, size[:, None], 0.0), axis=0))
+    if reward_ptr.dtype.element_ty == tl.float64:
+        epsilon = 2.220446049250313e-16
+    else:
+        epsilon = 1.1920928955078125e-07
+    return epsilon * largest
 
 
 @lru_cache(maxsize=256)

@@ -27,8 +27,8 @@ WIDE_BLOCK = 512
 """Tokens of one look where only a mean is taken or zeros are written."""
 NUM_WARPS = 4
 FEW_REGISTERS, ALL_REGISTERS, FEW_STEPS = 128, 255, 32
-"""Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64
-and rollouts of more than FEW_STEPS steps need all."""
+"""Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64,
+rollouts of more than FEW_STEPS steps and credit of two channels apart need all."""
 PROGRAMS_WANTED = 1024
 """About as many programs as one device runs at a time."""
 PART_SLOTS = 1024
@@ -109,7 +109,11 @@ def launched(
         program_sum = torch.empty(
             len(SUMS), num_rollouts * parts, dtype=torch.float64, device=logp.device
         )
-        is_small = dtype == torch.float32 and spans.max_rollout_steps <= FEW_STEPS
+        is_small = (
+            dtype == torch.float32
+            and spans.max_rollout_steps <= FEW_STEPS
+            and not (isinstance(advantages, Rewards) and advantages.credit.channels == "decoupled")
+        )
         with torch.cuda.device_of(logp):
             policy_loss_forward[(num_rollouts * parts,)](
                 program_sum,
