@@ -38,7 +38,6 @@ struct Torch {
   pybind11::object no_dispatch = tensor.attr(dispatch);
   pybind11::str is_cpu = "is_cpu";
   pybind11::str is_neg = "is_neg";
-  pybind11::str is_zerotensor = "_is_zerotensor";
 
   Torch() {
     const auto torch = pybind11::module_::import("torch");
@@ -112,13 +111,12 @@ struct pybind11::detail::type_caster<finestep::Memory> {
     }
     // Its memory would not be read as torch reads it, or there is none.
     if (!getattr(given, torch.dispatch).is(torch.no_dispatch) ||
-        !getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>() ||
-        call(torch.is_zerotensor).cast<bool>()) {
+        !getattr(given, torch.is_cpu).cast<bool>() || call(torch.is_neg).cast<bool>()) {
       return false;
     }
+    value.dtype = static_cast<int>(known - torch.dtypes.begin());
     value.address = PyLong_AsVoidPtr(call(torch.data_ptr).ptr());
     value.size = call(torch.numel).cast<std::int64_t>();
-    value.dtype = static_cast<int>(known - torch.dtypes.begin());
-    return true;
+    return value.address != nullptr || value.size == 0;  // zeros that torch never wrote have none
   }
 };

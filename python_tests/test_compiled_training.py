@@ -161,9 +161,11 @@ def test_a_training_step_that_makes_its_batch_compiles_in_one_graph(op: Op) -> N
     assert_the_same_compiled(op, backend="aot_eager", is_made_inside=True)
 
 
+# Graphs are cut and traced as by aot_eager; what inductor adds is the same for all ops.
 @pytest.mark.slow
-@pytest.mark.parametrize("is_made_inside", [False, True])
-@pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize(
+    ("op", "is_made_inside"), [(step_policy_loss, False), (linear_policy_loss, True)]
+)
 def test_a_training_step_compiles_in_one_graph_of_inductor(op: Op, is_made_inside: bool) -> None:
     with torch._inductor.utils.fresh_cache():
         assert_the_same_compiled(op, backend="inductor", is_made_inside=is_made_inside)
