@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-TARGETS = ("sm_90", "gfx942")
+TARGETS: tuple[str, ...] = ("sm_90", "gfx942")
 if settings.get_current_profile_name() == "dev":
     TARGETS += ("sm_80", "sm_100")
 STEP_KERNELS = {

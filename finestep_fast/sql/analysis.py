@@ -38,7 +38,7 @@ class AsWritten(SQLite):
 
         KEYWORDS: ClassVar = {k: v for k, v in SQLite.Tokenizer.KEYWORDS.items() if k != "STRING"}
 
-    class Parser(SQLite.Parser):
+    class Parser(SQLite.Parser):  # type: ignore[valid-type, misc]
         """Without the function `mod`."""
 
         FUNCTIONS: ClassVar = {k: v for k, v in SQLite.Parser.FUNCTIONS.items() if k != "MOD"}
