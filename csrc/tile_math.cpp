@@ -175,7 +175,7 @@ FINESTEP_CLONES void add_k1(Tile& tile, Run run, const StepTerms& step, TokenSum
     const double apart = logp_ref[i] - logp[i];
     const double d = cut(apart);
     sum -= d;
-    gradient[i] += outside(apart) ? 0.0 : kl_weight + (d - d);  // or NaN
+    gradient[i] += outside(apart) ? 0.0 : kl_weight + (0.0 * d);  // or NaN
   }
   sums.loss += kl_weight * sum;
   sums.reference_kl += sum;
