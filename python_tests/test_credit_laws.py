@@ -22,10 +22,9 @@ from finestep_fast.reference.credit import (
     group_relative,
     outcome_return,
     process_return,
-    process_size,
-    rounding,
     smoothed,
 )
+from finestep_fast.reference.rounding import process_size, rounding
 from support.batches import Rollout, packed, rollout_lists, rollout_outcome, step_reward
 from support.doors import step_advantage
 from support.impls import IMPLS

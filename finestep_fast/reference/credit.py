@@ -15,6 +15,7 @@ from torch import Tensor
 
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
+from finestep_fast.reference.rounding import process_size, rounding
 
 
 def step_advantage(
@@ -80,44 +81,6 @@ def _rewards(
     dtype = torch.promote_types(step_reward.dtype, rollout_outcome.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
     return step_reward.to(dtype) - credit.process_baseline, rollout_outcome.to(dtype)
-
-
-def process_size(batch: StepBatch, step_reward: Tensor, *, credit: CreditConfig) -> Tensor:
-    """Return `sum over the steps of |reward| + baseline`: what process returns are added up from.
-
-    Args:
-        batch: Whose steps are whose.
-        step_reward: [S] process rewards.
-        credit: The settings.
-
-    Returns:
-        [R] sizes; 0 for a rollout without steps.
-    """
-    size = step_reward.abs() + credit.process_baseline
-    return size.new_zeros(batch.num_rollouts).index_add(0, batch.rollout_of_step, size)
-
-
-def rounding(batch: StepBatch, process_size: Tensor, outcome: Tensor) -> Tensor:
-    """Return how far apart roundings may take two returns that would be equal without them.
-
-    `(16 + 4n) eps (process size + |outcome|)`: no term of a return is rounded more than 4n + 4
-    times on its way, by eps / 2 of itself each time. Rewards, baseline and outcome may cancel; what
-    is left then says nothing of the roundings, so they are told by what was added up. For any
-    return of the rollout: discounts are left out.
-
-    Source: ours, after the error bound of a sum (Higham, "Accuracy and Stability of Numerical
-    Algorithms", 2002, chapter 4).
-
-    Args:
-        batch: Whose steps are whose.
-        process_size: [R] weighted `process_size`.
-        outcome: [R] weighted outcomes.
-
-    Returns:
-        [R] differences.
-    """
-    times = 16 + 4 * batch.step_offsets.diff().to(outcome.dtype)
-    return times * torch.finfo(outcome.dtype).eps * (process_size + outcome.abs())
 
 
 # 1. Temporal
