@@ -1,0 +1,24 @@
+// The clipped policy loss of the tokens inside steps, its gradient and its metrics, in one pass.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "credit/step_map.h"
+#include "loss/loss_settings.h"
+
+namespace finestep {
+
+struct PolicyLoss {
+  double loss = 0;
+  // policy_tokens, clip_fraction_low, _high, _dual, approx_kl, ratio_mean, ratio_max,
+  // effective_sample_size, reference_kl; then the mean advantage by position of the step.
+  std::vector<double> metrics;
+};
+
+// The result is the same for any number of threads.
+PolicyLoss policy_loss(const StepMap& map, const TokenInputs& tokens,
+                       std::span<const double> step_advantage, const LossSettings& settings,
+                       GradientOutput gradient, int num_threads);
+
+}  // namespace finestep
