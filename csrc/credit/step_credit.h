@@ -8,7 +8,7 @@
 
 namespace finestep {
 
-// Choices by name; in the order in which Python numbers them.
+// Named as in Python's CreditConfig.
 enum class Scope : std::uint8_t { pooled, per_index, trajectory };
 enum class Channels : std::uint8_t { joint, decoupled };
 enum class Std : std::uint8_t { sample, population, none };

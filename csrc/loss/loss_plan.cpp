@@ -128,14 +128,14 @@ class Owner {
 
 std::vector<double> aggregation_weights(const StepMap& map,
                                         std::span<const std::int64_t> policy_offset,
-                                        const LossSettings& settings) {
+                                        const LossSettings& settings, std::optional<double> count) {
   const auto num_tokens = static_cast<double>(policy_offset.back());
   const auto num_rollouts = static_cast<double>(map.num_rollouts());
   const auto num_steps = static_cast<double>(map.num_steps());
   std::vector<double> weight(map.step_start.size());
   switch (settings.aggregation) {
     case Aggregation::token_mean:
-      std::ranges::fill(weight, 1 / settings.count.value_or(num_tokens));
+      std::ranges::fill(weight, 1 / count.value_or(num_tokens));
       break;
     case Aggregation::rollout_mean:
       for (std::size_t r = 0; r + 1 < map.step_offsets.size(); ++r) {
@@ -143,18 +143,18 @@ std::vector<double> aggregation_weights(const StepMap& map,
         const auto last = static_cast<std::size_t>(map.step_offsets[r + 1]);
         const auto size = static_cast<double>(policy_offset[last] - policy_offset[first]);
         std::fill(weight.begin() + map.step_offsets[r], weight.begin() + map.step_offsets[r + 1],
-                  1 / (size * settings.count.value_or(num_rollouts)));
+                  1 / (size * count.value_or(num_rollouts)));
       }
       break;
     case Aggregation::step_mean:
       for (std::size_t s = 0; s < weight.size(); ++s) {
         const auto size = static_cast<double>(policy_offset[s + 1] - policy_offset[s]);
-        weight[s] = 1 / (size * settings.count.value_or(num_steps));
+        weight[s] = 1 / (size * count.value_or(num_steps));
       }
       break;
     case Aggregation::constant:
       std::ranges::fill(weight,
-                        1 / (settings.count.value_or(num_rollouts) * settings.constant_tokens));
+                        1 / (count.value_or(num_rollouts) * settings.constant_tokens.value_or(1)));
       break;
   }
   return weight;

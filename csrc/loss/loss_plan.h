@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,10 +17,10 @@ struct LossPlan {
   TokenSums sums;               // of shared ratios: what needs no look at single tokens
 };
 
-// Aggregation weight of a token of each step: [S].
+// Aggregation weight of a token of each step: [S]. `count` as in policy_loss().
 std::vector<double> aggregation_weights(const StepMap& map,
                                         std::span<const std::int64_t> policy_offset,
-                                        const LossSettings& settings);
+                                        const LossSettings& settings, std::optional<double> count);
 
 // Plan for ratios of single tokens: coefficient = weight * advantage and the pessimistic bounds.
 LossPlan token_ratio_plan(std::span<const double> step_weight,

@@ -8,7 +8,7 @@
 
 namespace finestep {
 
-// Choices by name; in the order in which Python numbers them.
+// Named as in Python's LossConfig.
 enum class LossKind : std::uint8_t { ppo, cispo };
 enum class RatioLevel : std::uint8_t { token, step, rollout, rollout_averaged };
 enum class Aggregation : std::uint8_t { token_mean, rollout_mean, step_mean, constant };
@@ -21,10 +21,9 @@ struct LossSettings {
   double clip_high = 0;
   std::optional<double> dual_clip;
   Aggregation aggregation = Aggregation::token_mean;
-  double constant_tokens = 1;
+  std::optional<double> constant_tokens;
   std::optional<KlEstimator> kl;
   double kl_weight = 0;
-  std::optional<double> count;  // what the aggregation divides by; else the batch's own
 };
 
 // [T] each; the last two may be absent. Only policy tokens are read.

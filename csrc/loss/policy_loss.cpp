@@ -206,13 +206,13 @@ std::vector<double> metrics(std::int64_t num_policy_tokens, const TokenSums& sum
 
 PolicyLoss policy_loss(const StepMap& map, const TokenInputs& tokens,
                        std::span<const double> step_advantage, const LossSettings& settings,
-                       GradientOutput gradient, int num_threads) {
+                       std::optional<double> count, GradientOutput gradient, int num_threads) {
   const auto policy_offset = policy_offsets(map);
   const std::int64_t num_policy_tokens = policy_offset.back();
   const auto useful = num_chunks(num_policy_tokens, kTokensPerThread);
   const auto team = static_cast<int>(std::min<std::int64_t>(num_threads, useful));
 
-  const auto step_weight = aggregation_weights(map, policy_offset, settings);
+  const auto step_weight = aggregation_weights(map, policy_offset, settings, count);
   const bool is_shared = settings.ratio != RatioLevel::token;
   const LossPlan plan = is_shared ? shared_ratio_plan(map, policy_offset, tokens, step_weight,
                                                       step_advantage, settings, team)

@@ -1,6 +1,7 @@
 // The clipped policy loss of the tokens inside steps, its gradient and its metrics, in one pass.
 #pragma once
 
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -16,9 +17,10 @@ struct PolicyLoss {
   std::vector<double> metrics;
 };
 
-// The result is the same for any number of threads.
+// `count` is what the aggregation divides by, else the batch's own number. The result is the same
+// for any number of threads.
 PolicyLoss policy_loss(const StepMap& map, const TokenInputs& tokens,
                        std::span<const double> step_advantage, const LossSettings& settings,
-                       GradientOutput gradient, int num_threads);
+                       std::optional<double> count, GradientOutput gradient, int num_threads);
 
 }  // namespace finestep

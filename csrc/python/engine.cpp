@@ -1,5 +1,4 @@
-#include "python/engine.h"
-
+#include <pybind11/native_enum.h>
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 #include <unistd.h>
@@ -10,15 +9,16 @@
 #include <optional>
 #include <string>
 #include <tuple>
-#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "python/bindings.h"
+#include "python/database_list.h"
+#include "python/enum_members.h"
+#include "python/sql_values.h"
 #include "sql/match_batch.h"
-#include "sql/precheck.h"
 #include "sql/run_batch.h"
 #include "sql/runner.h"
-#include "sql/spider_query.h"
 #include "sql/sqlite_library.h"
 #include "threads/job_queue.h"
 
@@ -30,12 +30,12 @@ namespace {
 constexpr std::chrono::milliseconds kSlice(50);
 constexpr std::chrono::milliseconds kPatience(800);  // with what cannot be interrupted
 
-using PyValue = py::typing::Union<py::int_, py::float_, py::str, py::bytes, py::none>;
-using PyRows = py::typing::Tuple<py::typing::Tuple<PyValue, py::ellipsis>, py::ellipsis>;
 using PyNames = py::typing::Tuple<py::str, py::ellipsis>;
-using PyResult = py::typing::Tuple<py::int_, PyNames, PyRows, py::bool_, py::str, py::float_,
+using PyResult = py::typing::Tuple<QueryStatus, PyNames, PyRows, py::bool_, py::str, py::float_,
                                    py::int_, py::bool_>;
-using PyReport = py::typing::Tuple<py::bool_, py::int_, py::str, py::float_, py::int_, py::float_>;
+using PyReport =
+    py::typing::Tuple<py::bool_, QueryStatus, py::str, py::float_, Verdict, py::float_>;
+using Statuses = EnumMembers<QueryStatus, 6>;
 using PyMatches =
     py::typing::Tuple<py::typing::List<py::typing::Optional<PyReport>>, py::typing::List<py::int_>,
                       py::typing::List<py::typing::Tuple<py::bool_, py::int_>>>;
@@ -44,105 +44,6 @@ using PyResults =
 using PyJobs = py::typing::List<py::typing::Tuple<py::str, py::str>>;
 using PyPairs = py::typing::List<py::typing::Tuple<py::str, py::str, py::str>>;
 using PyFlags = py::typing::List<py::bool_>;
-
-py::object checked(PyObject* made) {
-  if (made == nullptr) {
-    throw py::error_already_set();
-  }
-  return py::reinterpret_steal<py::object>(made);
-}
-
-// The text in UTF-8; a lone surrogate as its three bytes, which is no UTF-8 and told later.
-std::string utf8_of(const py::handle& text) {
-  Py_ssize_t size = 0;
-  if (const char* const data = PyUnicode_AsUTF8AndSize(text.ptr(), &size)) {
-    return {data, static_cast<std::size_t>(size)};
-  }
-  PyErr_Clear();
-  const auto bytes = checked(PyUnicode_AsEncodedString(text.ptr(), "utf-8", "surrogatepass"));
-  return py::cast<std::string>(bytes);
-}
-
-py::object decoded(std::string_view text, bool& is_invalid) {
-  PyObject* const made =
-      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), nullptr);
-  if (made != nullptr) {
-    return py::reinterpret_steal<py::object>(made);
-  }
-  if (PyErr_ExceptionMatches(PyExc_UnicodeDecodeError) == 0) {
-    throw py::error_already_set();
-  }
-  PyErr_Clear();
-  is_invalid = true;
-  return checked(
-      PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "surrogateescape"));
-}
-
-py::object decoded(std::string_view text) {
-  bool is_invalid = false;
-  return decoded(text, is_invalid);
-}
-
-py::object value_of(const Cell& cell, bool& is_invalid) {
-  switch (cell.kind) {
-    case CellKind::integer:
-      return checked(PyLong_FromLongLong(cell.integer));
-    case CellKind::real:
-      return checked(PyFloat_FromDouble(cell.real));
-    case CellKind::text:
-      return decoded(cell.bytes, is_invalid);
-    case CellKind::blob:
-      return checked(
-          PyBytes_FromStringAndSize(cell.bytes.data(), static_cast<Py_ssize_t>(cell.bytes.size())));
-    default:
-      return py::none();
-  }
-}
-
-py::tuple rows_of(const StoredRows& stored, bool& is_invalid) {
-  py::tuple rows(stored.num_rows());
-  for (std::size_t r = 0; r < stored.num_rows(); ++r) {
-    py::tuple row(stored.num_columns());
-    for (std::size_t c = 0; c < stored.num_columns(); ++c) {
-      row[c] = value_of(stored.cell(r, c), is_invalid);
-    }
-    rows[r] = std::move(row);
-  }
-  return rows;
-}
-
-// Databases in the order in which they are first named.
-class DatabaseList {
- public:
-  std::size_t index_of(const py::handle& path) {
-    const auto [known, is_new] = index_by_object_.try_emplace(path.ptr(), paths_.size());
-    if (is_new) {
-      const auto bytes = checked(PyUnicode_EncodeFSDefault(path.ptr()));
-      const auto [same, is_other] =
-          index_by_path_.try_emplace(py::cast<std::string>(bytes), paths_.size());
-      known->second = same->second;
-      if (is_other) {
-        paths_.push_back(same->first);
-      }
-    }
-    return known->second;
-  }
-
-  // Looks at the files.
-  std::vector<Database> found() const {
-    const py::gil_scoped_release release;
-    std::vector<Database> databases;
-    for (const std::string& path : paths_) {
-      databases.push_back(found_database(path));
-    }
-    return databases;
-  }
-
- private:
-  std::unordered_map<PyObject*, std::size_t> index_by_object_;
-  std::unordered_map<std::string, std::size_t> index_by_path_;
-  std::vector<std::string> paths_;
-};
 
 struct EngineSettings {
   int threads;
@@ -181,9 +82,10 @@ class SqlEngine {
     RunBatch::start(batch, *queue);
     const auto overdue = wait(*queue, batch, limit_of(timeout_s, grace_s));
     py::typing::List<py::typing::Optional<PyResult>> results;
+    Statuses statuses;
     for (auto& job : batch->jobs()) {
       if (job->is_done) {
-        results.append(result_of(*job));
+        results.append(result_of(*job, statuses));
         job->rows.clear();
       } else {
         results.append(py::none());
@@ -193,11 +95,10 @@ class SqlEngine {
   }
 
   PyMatches match(const PyPairs& pairs, const std::optional<PyFlags>& ordered,
-                  const std::tuple<int, bool, double, std::int64_t>& comparison, bool early_exit,
-                  bool utf8_only, std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
+                  const ComparisonSettings& comparison, bool early_exit, bool utf8_only,
+                  std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
                   std::optional<double> grace_s) {
     begin_after_fork();
-    const auto& [semantics, is_ordered, float_tolerance, budget] = comparison;
     DatabaseList databases;
     std::vector<MatchPair> listed;
     for (std::size_t i = 0; i < pairs.size(); ++i) {
@@ -205,13 +106,10 @@ class SqlEngine {
       listed.push_back({.database = databases.index_of(pair[0]),
                         .predicted = utf8_of(pair[1]),
                         .gold = utf8_of(pair[2]),
-                        .ordered = ordered ? py::cast<bool>((*ordered)[i]) : is_ordered});
+                        .ordered = ordered ? py::cast<bool>((*ordered)[i]) : comparison.ordered});
     }
     MatchSettings settings{};
-    settings.comparison.semantics = static_cast<Semantics>(semantics);
-    settings.comparison.ordered = is_ordered;
-    settings.comparison.float_tolerance = float_tolerance;
-    settings.comparison.search_budget = budget;
+    settings.comparison = comparison;
     settings.limits = {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s};
     settings.early_exit = early_exit;
     settings.utf8_only = utf8_only;
@@ -299,7 +197,7 @@ class SqlEngine {
   }
 
   // (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
-  static PyResult result_of(RunBatch::Job& job) {
+  static PyResult result_of(RunBatch::Job& job, Statuses& statuses) {
     bool is_invalid = false;
     py::tuple columns(job.rows.columns().size());
     py::tuple rows(0);
@@ -311,7 +209,7 @@ class SqlEngine {
     } else {
       columns = py::tuple(0);
     }
-    return py::make_tuple(static_cast<int>(job.report.status), columns, rows, job.report.truncated,
+    return py::make_tuple(statuses[job.report.status], columns, rows, job.report.truncated,
                           decoded(job.report.message), job.report.elapsed_ms, job.report.size_bytes,
                           is_invalid);
   }
@@ -320,15 +218,17 @@ class SqlEngine {
   // answer; the place of every pair's in it; and [(gold, place)] of those that hang.
   static PyMatches match_result(MatchBatch& batch, const std::vector<std::size_t>& overdue) {
     py::list reports;
+    Statuses statuses;
+    EnumMembers<Verdict, 3> verdicts;
     for (const auto& report : batch.reports()) {
       if (!report) {
         reports.append(py::none());
         continue;
       }
-      reports.append(py::make_tuple(
-          report->gold_failed, static_cast<int>(report->report.status),
-          decoded(report->report.message), report->gold_failed ? 0.0 : report->report.elapsed_ms,
-          static_cast<int>(report->outcome.verdict), report->outcome.score));
+      reports.append(py::make_tuple(report->gold_failed, statuses[report->report.status],
+                                    decoded(report->report.message),
+                                    report->gold_failed ? 0.0 : report->report.elapsed_ms,
+                                    verdicts[report->outcome.verdict], report->outcome.score));
     }
     py::list hanging;
     for (const std::size_t task : overdue) {
@@ -346,53 +246,32 @@ class SqlEngine {
   pid_t process_ = 0;
 };
 
-// The rows of our own queries on one database, in turn; None for one that fails.
-py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& library,
-                                                        const py::str& path,
-                                                        const py::typing::List<py::str>& queries,
-                                                        int max_instructions) {
-  const auto file = py::cast<std::string>(checked(PyUnicode_EncodeFSDefault(path.ptr())));
-  Connection connection(library.api(), file_identity(file));
-  py::typing::List<py::typing::Optional<PyRows>> results;
-  for (const auto& query : queries) {
-    const std::string sql = utf8_of(query);
-    StoredRows rows;
-    bool is_whole = false;
-    {
-      const py::gil_scoped_release release;
-      is_whole = run_own_query(connection, sql, max_instructions, rows);
-    }
-    bool is_invalid = false;
-    results.append(is_whole ? py::object(rows_of(rows, is_invalid)) : py::none());
-  }
-  return results;
-}
-
 constexpr auto kEngineDoc =
-    "Runs queries on SQLite databases. The door to it is finestep_fast.sql.Engine.";
+    "Runs queries on SQLite databases. Its entry point is finestep_fast.sql.Engine.";
 constexpr auto kRunDoc =
     "Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, "
     "message, "
-    "elapsed_ms, size_bytes, invalid_utf8), or None where the work was called off. With grace_s it "
+    "elapsed_ms, size_bytes, invalid_utf8), or None where the work was cancelled. With grace_s it "
     "returns once a query has outlived its deadline by so much: then hanging lists their places.";
 constexpr auto kMatchDoc =
     "Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report "
-    "is (gold_failed, status, message, elapsed_ms, verdict, score). comparison: (semantics, "
-    "ordered of pairs without their own, float_tolerance, budget). With grace_s it returns once a "
+    "is (gold_failed, status, message, elapsed_ms, verdict, score). ordered: one "
+    "flag per pair, else that of comparison. With grace_s it returns once a "
     "query has outlived "
     "its deadline by so much: then hanging lists (is_gold, report), and reports that are missing "
     "are None.";
 
 }  // namespace
 
-void bind_sql_runner(py::module_& module) {
-  py::class_<SqliteLibrary, std::shared_ptr<SqliteLibrary>>(
-      module, "SqliteLibrary",
-      "One opened SQLite library. `file` is a library, or a module that uses one.")
-      .def(py::init<const std::string&>(), py::arg("file"))
-      .def_property_readonly("path", &SqliteLibrary::path)
-      .def_property_readonly("version", &SqliteLibrary::version)
-      .def_property_readonly("compile_options", &SqliteLibrary::compile_options);
+void bind_engine(py::module_& module) {
+  py::native_enum<QueryStatus>(module, "QueryStatus", "enum.Enum", "How a query ended.")
+      .value("ok", QueryStatus::ok)
+      .value("error", QueryStatus::error)
+      .value("timeout", QueryStatus::timeout)
+      .value("too_large", QueryStatus::too_large)
+      .value("denied", QueryStatus::denied)
+      .value("database_unreadable", QueryStatus::database_unreadable)
+      .finalize();
   py::class_<SqlEngine>(module, "SqlEngine", kEngineDoc)
       .def(py::init([](const std::shared_ptr<SqliteLibrary>& library, int threads,
                        std::int64_t max_connections, std::int64_t gold_cache_bytes,
@@ -403,26 +282,16 @@ void bind_sql_runner(py::module_& module) {
                                                                .gold_cache_bytes = gold_cache_bytes,
                                                                .max_heap_bytes = max_heap_bytes});
            }),
-           py::arg("library"), py::arg("threads"), py::arg("max_connections"),
+           py::arg("library"), py::kw_only(), py::arg("threads"), py::arg("max_connections"),
            py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"))
-      .def("run", &SqlEngine::run, py::arg("jobs"), py::arg("max_rows"), py::arg("max_bytes"),
-           py::arg("timeout_s"), py::arg("grace_s") = py::none(), kRunDoc)
+      .def("run", &SqlEngine::run, py::arg("jobs"), py::kw_only(), py::arg("max_rows"),
+           py::arg("max_bytes"), py::arg("timeout_s"), py::arg("grace_s") = py::none(), kRunDoc)
       .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("comparison"),
-           py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"), py::arg("max_bytes"),
-           py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)
+           py::kw_only(), py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"),
+           py::arg("max_bytes"), py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)
       .def("counters", &SqlEngine::counters,
            "Queries run, golds that were remembered, the most queries at the same time.")
       .def("close", &SqlEngine::close, "Stop running queries and close every connection.");
-  module.def("own_rows", &own_rows, py::arg("library"), py::arg("path"), py::arg("queries"),
-             py::arg("max_instructions"),
-             "Rows of queries that are trusted, None for one that fails. Raises RuntimeError for a "
-             "database that cannot be read.");
-  module.def("test_suite_query", &test_suite_query, py::arg("sql"), py::arg("keep_distinct"),
-             "The query as the test-suite evaluator runs it.");
-  module.def("expanded_ctes", &expanded_ctes, py::arg("sql"),
-             "How many copies of common table expressions a query expands to.");
-  module.def("formats_are_literal", &formats_are_literal, py::arg("sql"),
-             "Whether every call of printf has a literal pattern of bounded width.");
 }
 
 }  // namespace finestep

@@ -1,5 +1,3 @@
-#include "python/logits.h"
-
 #include <pybind11/stl.h>
 
 #include <cstdint>
@@ -9,6 +7,7 @@
 #include <tuple>
 
 #include "loss/logits_rows.h"
+#include "python/bindings.h"
 #include "python/tensor.h"
 
 namespace py = pybind11;
@@ -76,7 +75,7 @@ constexpr auto kWriteLogitGradientsDoc =
 
 }  // namespace
 
-void bind_logits_rows(py::module_& module) {
+void bind_logit_rows(py::module_& module) {
   using ReleaseGil = py::call_guard<py::gil_scoped_release>;
   module.def("read_logit_rows", &read_logit_rows, py::arg("rows"), py::arg("vocabulary"),
              py::arg("out"), py::arg("num_threads"), kReadLogitRowsDoc, ReleaseGil());

@@ -1,13 +1,9 @@
-// The Python face of the core: views in, GIL released, core called, result out. Only this file and
-// its neighbours named bindings_* know Python.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
 #include <algorithm>
-#include <array>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -25,9 +21,7 @@
 #include "loss/policy_loss.h"
 #include "loss/scale_gradient.h"
 #include "numbers/element.h"
-#include "python/comparison.h"
-#include "python/engine.h"
-#include "python/logits.h"
+#include "python/bindings.h"
 #include "python/tensor.h"
 
 namespace py = pybind11;
@@ -74,62 +68,13 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
                         as_array(std::move(spans.offsets)));
 }
 
-using Settings = std::vector<double>;
-
-std::optional<double> optional(double value) {
-  return std::isnan(value) ? std::nullopt : std::optional(value);
-}
-
-template <typename Choice>
-Choice choice(double index) {
-  return static_cast<Choice>(static_cast<int>(index));
-}
-
-// In the order of the fields of CreditConfig; a choice by its index, None as NaN.
-finestep::CreditSettings credit_settings(const Settings& field) {
-  require(field.size() >= 15, "credit settings are incomplete");
-  return {.process_baseline = field[0],
-          .process_weight = field[1],
-          .outcome_weight = field[2],
-          .process_discount = field[3],
-          .outcome_discount = field[4],
-          .smoothing = field[5],
-          .scope = choice<finestep::Scope>(field[6]),
-          .channels = choice<finestep::Channels>(field[7]),
-          .std = choice<finestep::Std>(field[8]),
-          .std_floor = field[9],
-          .epsilon = field[10],
-          .leave_one_out = field[11] != 0,
-          .step_weight = field[12],
-          .rollout_weight = field[13],
-          .advantage_clip = optional(field[14])};
-}
-
-// In the order of the fields of LossConfig, likewise.
-finestep::LossSettings loss_settings(const Settings& field) {
-  require(field.size() == 9, "loss settings are incomplete");
-  finestep::LossSettings settings{.kind = choice<finestep::LossKind>(field[0]),
-                                  .ratio = choice<finestep::RatioLevel>(field[1]),
-                                  .clip_low = field[2],
-                                  .clip_high = field[3],
-                                  .dual_clip = optional(field[4]),
-                                  .aggregation = choice<finestep::Aggregation>(field[5]),
-                                  .constant_tokens = optional(field[6]).value_or(1),
-                                  .kl = std::nullopt,
-                                  .kl_weight = field[8],
-                                  .count = std::nullopt};
-  if (!std::isnan(field[7])) {
-    settings.kl = choice<finestep::KlEstimator>(field[7]);
-  }
-  return settings;
-}
-
 // (step_offsets, group_offsets, group_rollouts), (step_reward, rollout_outcome)
 using Groups = std::tuple<Memory, Memory, Memory>;
 using Rewards = std::tuple<Memory, Memory>;
 
-std::vector<double> advantages(const Groups& groups, const Rewards& rewards, const Settings& credit,
-                               finestep::Dtype dtype, int num_threads) {
+std::vector<double> advantages(const Groups& groups, const Rewards& rewards,
+                               const finestep::CreditSettings& credit, finestep::Dtype dtype,
+                               int num_threads) {
   const auto& [step_offsets, group_offsets, group_rollouts] = groups;
   const finestep::GroupMap map{.step_offsets = positions(step_offsets),
                                .group_offsets = positions(group_offsets),
@@ -139,12 +84,12 @@ std::vector<double> advantages(const Groups& groups, const Rewards& rewards, con
   finestep::check_groups(map, num_steps);
   const double epsilon = dtype == finestep::Dtype::float64 ? 0x1p-52 : 0x1p-23;
   return finestep::step_advantage(map, numbers(step_reward, num_steps),
-                                  numbers(rollout_outcome, std::ssize(map.group_rollouts)),
-                                  credit_settings(credit), epsilon, num_threads);
+                                  numbers(rollout_outcome, std::ssize(map.group_rollouts)), credit,
+                                  epsilon, num_threads);
 }
 
-void step_advantage(const Groups& groups, const Rewards& rewards, const Settings& credit,
-                    const Memory& out, int num_threads) {
+void step_advantage(const Groups& groups, const Rewards& rewards,
+                    const finestep::CreditSettings& credit, const Memory& out, int num_threads) {
   const auto to = output(out, std::get<0>(rewards).size);
   const auto advantage = advantages(groups, rewards, credit, to.dtype, num_threads);
   finestep::narrow(advantage.data(), 1, std::ssize(advantage), to, 0);
@@ -166,8 +111,8 @@ finestep::StepMap step_map(const Memory& step_start, const Memory& step_end,
 }
 
 void evaluate(const Tokens& tokens, const Steps& steps, std::span<const double> step_advantage,
-              const Settings& loss, const std::optional<Memory>& count, const LossOut& out,
-              bool clear_between, int num_threads) {
+              const finestep::LossSettings& loss, const std::optional<Memory>& count,
+              const LossOut& out, bool clear_between, int num_threads) {
   const auto& [logp, logp_old, logp_ref, token_weight] = tokens;
   const auto& [step_start, step_end, step_offsets] = steps;
   const auto& [loss_out, gradient_out, metrics_out] = out;
@@ -179,33 +124,33 @@ void evaluate(const Tokens& tokens, const Steps& steps, std::span<const double> 
                                      .logp_old = input(logp_old, num_tokens),
                                      .logp_ref = input(logp_ref, num_tokens),
                                      .token_weight = input(token_weight, num_tokens)};
-  auto settings = loss_settings(loss);
-  require(!settings.kl || logp_ref.has_value(), "token_logp_ref is missing");
+  require(!loss.kl || logp_ref.has_value(), "token_logp_ref is missing");
+  std::optional<double> divisor;
   if (count) {
-    settings.count = numbers(*count, 1).front();
+    divisor = numbers(*count, 1).front();
   }
   finestep::GradientOutput gradient;
   if (gradient_out) {
     gradient = {.elements = output(*gradient_out, num_tokens), .clear_between = clear_between};
   }
   const auto result =
-      finestep::policy_loss(map, inputs, step_advantage, settings, gradient, num_threads);
+      finestep::policy_loss(map, inputs, step_advantage, loss, divisor, gradient, num_threads);
   finestep::narrow(&result.loss, 1, 1, output(loss_out, 1), 0);
   finestep::narrow(result.metrics.data(), 1, std::ssize(result.metrics),
                    output(metrics_out, std::ssize(result.metrics)), 0);
 }
 
 void policy_loss(const Tokens& tokens, const Steps& steps, const Memory& step_advantage,
-                 const Settings& loss, const std::optional<Memory>& count, const LossOut& out,
-                 bool clear_between, int num_threads) {
+                 const finestep::LossSettings& loss, const std::optional<Memory>& count,
+                 const LossOut& out, bool clear_between, int num_threads) {
   const auto advantage = numbers(step_advantage, step_advantage.size);
   evaluate(tokens, steps, advantage, loss, count, out, clear_between, num_threads);
 }
 
 void step_policy_loss(const Tokens& tokens, const Steps& steps, const Groups& groups,
-                      const Rewards& rewards, const Settings& credit, const Settings& loss,
-                      const std::optional<Memory>& count, const LossOut& out, bool clear_between,
-                      int num_threads) {
+                      const Rewards& rewards, const finestep::CreditSettings& credit,
+                      const finestep::LossSettings& loss, const std::optional<Memory>& count,
+                      const LossOut& out, bool clear_between, int num_threads) {
   const auto dtype = static_cast<finestep::Dtype>(std::get<0>(rewards).dtype);
   auto advantage = advantages(groups, rewards, credit, dtype, num_threads);
   if (dtype != finestep::Dtype::float64) {  // the same numbers as from step_advantage
@@ -238,8 +183,6 @@ bool all_within(const Memory& values, double low, double high) {
 constexpr auto kStepSpansDoc =
     "Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets "
     "[R+1]). `mask` is [R, L], C-contiguous.";
-constexpr auto kModuleDoc =
-    "The compiled CPU core of finestep_fast. Doors to it: StepBatch and finestep_fast.ops.";
 constexpr auto kStepAdvantageDoc =
     "Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; "
     "rewards: step_reward [S], rollout_outcome [R]; credit: the fields of CreditConfig.";
@@ -260,32 +203,32 @@ constexpr auto kAllWithinDoc = "Whether low <= value <= high for all values; nev
 constexpr auto kScaleGradientDoc =
     "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
+void define(py::module_& module) {
+  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+  module.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(),
+             py::arg("num_threads") = 1, kStepSpansDoc);
+  module.def("step_spans", &step_spans<std::uint8_t>, py::arg("mask").noconvert(),
+             py::arg("num_threads") = 1, kStepSpansDoc);
+  module.def("step_advantage", &step_advantage, py::arg("groups"), py::arg("rewards"),
+             py::arg("credit"), py::arg("out"), py::arg("num_threads"), kStepAdvantageDoc,
+             ReleaseGil());
+  module.def("policy_loss", &policy_loss, py::arg("tokens"), py::arg("steps"),
+             py::arg("step_advantage"), py::arg("loss"), py::arg("count"), py::arg("out"),
+             py::arg("clear_between"), py::arg("num_threads"), kPolicyLossDoc, ReleaseGil());
+  module.def("step_policy_loss", &step_policy_loss, py::arg("tokens"), py::arg("steps"),
+             py::arg("groups"), py::arg("rewards"), py::arg("credit"), py::arg("loss"),
+             py::arg("count"), py::arg("out"), py::arg("clear_between"), py::arg("num_threads"),
+             kStepPolicyLossDoc, ReleaseGil());
+  module.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
+             py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
+             ReleaseGil());
+  module.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
+             py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc,
+             ReleaseGil());
+  module.def("all_within", &all_within, py::arg("values"), py::arg("low"), py::arg("high"),
+             kAllWithinDoc);
+}
+
 }  // namespace
 
-PYBIND11_MODULE(_core, m) {
-  m.doc() = kModuleDoc;
-  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
-  m.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(), py::arg("num_threads") = 1,
-        kStepSpansDoc);
-  m.def("step_spans", &step_spans<std::uint8_t>, py::arg("mask").noconvert(),
-        py::arg("num_threads") = 1, kStepSpansDoc);
-  m.def("step_advantage", &step_advantage, py::arg("groups"), py::arg("rewards"), py::arg("credit"),
-        py::arg("out"), py::arg("num_threads"), kStepAdvantageDoc, ReleaseGil());
-  m.def("policy_loss", &policy_loss, py::arg("tokens"), py::arg("steps"), py::arg("step_advantage"),
-        py::arg("loss"), py::arg("count"), py::arg("out"), py::arg("clear_between"),
-        py::arg("num_threads"), kPolicyLossDoc, ReleaseGil());
-  m.def("step_policy_loss", &step_policy_loss, py::arg("tokens"), py::arg("steps"),
-        py::arg("groups"), py::arg("rewards"), py::arg("credit"), py::arg("loss"), py::arg("count"),
-        py::arg("out"), py::arg("clear_between"), py::arg("num_threads"), kStepPolicyLossDoc,
-        ReleaseGil());
-  m.def("scale_gradient", &scale_gradient, py::arg("gradient"), py::arg("scale"),
-        py::arg("step_start"), py::arg("step_end"), py::arg("num_threads"), kScaleGradientDoc,
-        ReleaseGil());
-  m.def("token_values", &token_values, py::arg("step_value"), py::arg("step_start"),
-        py::arg("step_end"), py::arg("out"), py::arg("num_threads"), kTokenValuesDoc, ReleaseGil());
-  m.def("all_within", &all_within, py::arg("values"), py::arg("low"), py::arg("high"),
-        kAllWithinDoc);
-  finestep::bind_comparison(m);
-  finestep::bind_logits_rows(m);
-  finestep::bind_sql_runner(m);
-}
+void finestep::bind_losses(py::module_& module) { define(module); }

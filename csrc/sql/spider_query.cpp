@@ -43,7 +43,7 @@ std::size_t current_year_end(const std::vector<SqlToken>& tokens, std::size_t i)
 
 }  // namespace
 
-std::string test_suite_query(std::string_view sql, bool keep_distinct) {
+std::string spider_query(std::string_view sql, bool keep_distinct) {
   const std::string text = with_joined_operators(std::string(sql));
   const auto tokens = sql_tokens(text);
   std::string kept;

@@ -8,6 +8,6 @@ namespace finestep {
 
 // `> =`, `< =` and `! =` are joined wherever they stand, YEAR(CURDATE()) becomes 2020, and, unless
 // `keep_distinct`, every word DISTINCT is dropped and what follows the first statement is cut off.
-std::string test_suite_query(std::string_view sql, bool keep_distinct);
+std::string spider_query(std::string_view sql, bool keep_distinct);
 
 }  // namespace finestep
