@@ -50,32 +50,26 @@ class Scope(enum.Enum):
     Which steps are compared.
     """
 
-    per_index: typing.ClassVar[Scope]
-    pooled: typing.ClassVar[Scope]
-    trajectory: typing.ClassVar[Scope]
-    @classmethod
-    def __new__(cls, value): ...
+    per_index = 1
+    pooled = 0
+    trajectory = 2
 
 class Channels(enum.Enum):
     """
     How rewards and outcomes combine.
     """
 
-    decoupled: typing.ClassVar[Channels]
-    joint: typing.ClassVar[Channels]
-    @classmethod
-    def __new__(cls, value): ...
+    decoupled = 1
+    joint = 0
 
 class Std(enum.Enum):
     """
     What advantages are divided by.
     """
 
-    none: typing.ClassVar[Std]
-    population: typing.ClassVar[Std]
-    sample: typing.ClassVar[Std]
-    @classmethod
-    def __new__(cls, value): ...
+    none = 2
+    population = 1
+    sample = 0
 
 class CreditSettings:
     """
@@ -136,45 +130,37 @@ class LossKind(enum.Enum):
     The form of the policy loss.
     """
 
-    cispo: typing.ClassVar[LossKind]
-    ppo: typing.ClassVar[LossKind]
-    @classmethod
-    def __new__(cls, value): ...
+    cispo = 1
+    ppo = 0
 
 class RatioLevel(enum.Enum):
     """
     Which tokens share a ratio.
     """
 
-    rollout: typing.ClassVar[RatioLevel]
-    rollout_averaged: typing.ClassVar[RatioLevel]
-    step: typing.ClassVar[RatioLevel]
-    token: typing.ClassVar[RatioLevel]
-    @classmethod
-    def __new__(cls, value): ...
+    rollout = 2
+    rollout_averaged = 3
+    step = 1
+    token = 0
 
 class Aggregation(enum.Enum):
     """
     How tokens are weighted.
     """
 
-    constant: typing.ClassVar[Aggregation]
-    rollout_mean: typing.ClassVar[Aggregation]
-    step_mean: typing.ClassVar[Aggregation]
-    token_mean: typing.ClassVar[Aggregation]
-    @classmethod
-    def __new__(cls, value): ...
+    constant = 3
+    rollout_mean = 1
+    step_mean = 2
+    token_mean = 0
 
 class KlEstimator(enum.Enum):
     """
     The estimate of the distance to the reference policy.
     """
 
-    k1: typing.ClassVar[KlEstimator]
-    k2: typing.ClassVar[KlEstimator]
-    k3: typing.ClassVar[KlEstimator]
-    @classmethod
-    def __new__(cls, value): ...
+    k1 = 0
+    k2 = 1
+    k3 = 2
 
 class LossSettings:
     """
@@ -217,25 +203,21 @@ class Semantics(enum.Enum):
     When two results are the same.
     """
 
-    bird: typing.ClassVar[Semantics]
-    multiset: typing.ClassVar[Semantics]
-    ordered: typing.ClassVar[Semantics]
-    soft_f1: typing.ClassVar[Semantics]
-    strict: typing.ClassVar[Semantics]
-    test_suite: typing.ClassVar[Semantics]
-    @classmethod
-    def __new__(cls, value): ...
+    bird = 0
+    multiset = 2
+    ordered = 3
+    soft_f1 = 5
+    strict = 1
+    test_suite = 4
 
 class Verdict(enum.Enum):
     """
     Whether two results are the same.
     """
 
-    different: typing.ClassVar[Verdict]
-    equal: typing.ClassVar[Verdict]
-    undecided: typing.ClassVar[Verdict]
-    @classmethod
-    def __new__(cls, value): ...
+    different = 0
+    equal = 1
+    undecided = 2
 
 class ComparisonSettings:
     """
@@ -287,14 +269,12 @@ class QueryStatus(enum.Enum):
     How a query ended.
     """
 
-    database_unreadable: typing.ClassVar[QueryStatus]
-    denied: typing.ClassVar[QueryStatus]
-    error: typing.ClassVar[QueryStatus]
-    ok: typing.ClassVar[QueryStatus]
-    timeout: typing.ClassVar[QueryStatus]
-    too_large: typing.ClassVar[QueryStatus]
-    @classmethod
-    def __new__(cls, value): ...
+    database_unreadable = 5
+    denied = 4
+    error = 1
+    ok = 0
+    timeout = 2
+    too_large = 3
 
 class SqlEngine:
     """

@@ -1,4 +1,4 @@
-"""Queries behind the fence: what hangs or crashes there costs its neighbours nothing."""
+"""Queries in a process of their own: what hangs or crashes there costs its neighbours nothing."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import IO
 
 import pytest
 
-from finestep_fast.sql import Engine, Status, fence_worker
-from finestep_fast.sql.fence import FencedEngine
+from finestep_fast.sql import Engine, Status, subprocess_worker
+from finestep_fast.sql.subprocess_engine import SubprocessEngine
 from support.databases import written
 
 # One instruction that compares millions of bytes at millions of places: hours, not interruptible.
@@ -29,11 +29,11 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with Engine(threads=2, timeout_s=0.4, fence=True) as engine:
+    with Engine(threads=2, timeout_s=0.4, subprocess=True) as engine:
         yield engine
 
 
-def test_results_are_those_without_a_fence(shop: Path, engine: Engine) -> None:
+def test_results_are_those_of_an_engine_in_this_process(shop: Path, engine: Engine) -> None:
     queries = [
         "SELECT * FROM customer",
         "SELEC",
@@ -78,7 +78,7 @@ def test_a_query_that_cannot_be_interrupted_is_ended_and_its_neighbours_run(
 def test_a_process_that_is_gone_before_it_is_asked_is_started_anew(
     shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    send, gone = fence_worker.send, "SELECT 'gone'"
+    send, gone = subprocess_worker.send, "SELECT 'gone'"
     ended = []
 
     def send_too_late(pipe: IO[bytes], message: object) -> None:
@@ -90,16 +90,16 @@ def test_a_process_that_is_gone_before_it_is_asked_is_started_anew(
         send(pipe, message)
 
     started: list[subprocess.Popen[bytes]] = []
-    running = FencedEngine._running
+    running = SubprocessEngine._running
 
-    def noted(self: FencedEngine) -> subprocess.Popen[bytes]:
+    def noted(self: SubprocessEngine) -> subprocess.Popen[bytes]:
         process = running(self)
         if process not in started:
             started.append(process)
         return process
 
-    monkeypatch.setattr(FencedEngine, "_running", noted)
-    monkeypatch.setattr(fence_worker, "send", send_too_late)
+    monkeypatch.setattr(SubprocessEngine, "_running", noted)
+    monkeypatch.setattr(subprocess_worker, "send", send_too_late)
     results = engine.run([(shop, gone), (shop, "SELECT 2")])
     assert [r.status for r in results] == [Status.ERROR, Status.OK]
     assert ended
@@ -111,16 +111,16 @@ def test_a_process_that_crashes_is_started_anew(
     shop: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite has no known crash to try: the process is killed when it gets a certain query."""
-    send = FencedEngine._ask
+    send = SubprocessEngine._ask
     crashes = "SELECT 'crash'"
 
-    def ask(self: FencedEngine, what: str, *arguments: object) -> object:
+    def ask(self: SubprocessEngine, what: str, *arguments: object) -> object:
         process = self._running()
         if crashes in str(arguments):
             process.kill()
         return send(self, what, *arguments)
 
-    monkeypatch.setattr(FencedEngine, "_ask", ask)
+    monkeypatch.setattr(SubprocessEngine, "_ask", ask)
     triples = [(shop, "SELECT 1", "SELECT 1"), (shop, crashes, "SELECT 1")]
     triples += [(shop, "SELECT 1", crashes)]
     matches = engine.match(triples)
@@ -132,7 +132,7 @@ def test_a_process_that_crashes_is_started_anew(
 
 
 def test_closing_comes_back_at_once(shop: Path) -> None:
-    engine = Engine(fence=True, timeout_s=30)
+    engine = Engine(subprocess=True, timeout_s=30)
     matches: list[Status] = []
     thread = threading.Thread(
         target=lambda: matches.extend(m.status for m in engine.match([(shop, WEDGE, WEDGE)]))
@@ -144,7 +144,7 @@ def test_closing_comes_back_at_once(shop: Path) -> None:
     assert matches == [Status.GOLD_TIMEOUT]
 
 
-UNFENCED = f"""
+IN_PROCESS = f"""
 import sys, threading, time
 from finestep_fast.sql import Engine
 engine = Engine(threads=1, timeout_s=30)
@@ -172,7 +172,7 @@ except KeyboardInterrupt:
 def test_closing_and_interrupting_do_not_wait_for_what_hangs(shop: Path) -> None:
     # In processes of their own: a thread that hangs ends with its process only.
     done = subprocess.run(
-        [sys.executable, "-c", UNFENCED, str(shop)],
+        [sys.executable, "-c", IN_PROCESS, str(shop)],
         check=True,
         capture_output=True,
         text=True,

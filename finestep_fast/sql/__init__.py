@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finestep_fast.sql.comparison import Semantics, compare, compare_batch, score_f1
+from finestep_fast.config.semantics import Semantics
+from finestep_fast.sql.comparison import compare, compare_batch, score_f1
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
 from finestep_fast.sql.library import Library, library
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value

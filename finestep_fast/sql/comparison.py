@@ -9,27 +9,28 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from finestep_fast import _core
+from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.outcome import Value
 
-Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
-
-# In the order of the core's enumeration.
-INDEX_OF_SEMANTICS = {name: index for index, name in enumerate(get_args(Semantics))}
 SEARCH_BUDGET = 500_000_000
 MOST_THREADS = 4096
-VERDICTS = (False, True, None)
+IS_EQUAL = {
+    _core.Verdict.different: False,
+    _core.Verdict.equal: True,
+    _core.Verdict.undecided: None,
+}
 
 Rows = Iterable[Sequence[Value]]
 
 
 def checked_semantics(semantics: str) -> None:
     """Raises InputError unless the name is one of `Semantics`."""
-    if not isinstance(semantics, str) or semantics not in INDEX_OF_SEMANTICS:
-        known = ", ".join(INDEX_OF_SEMANTICS)
+    if not isinstance(semantics, str) or semantics not in get_args(Semantics):
+        known = ", ".join(get_args(Semantics))
         raise InputError(f"semantics is {shown(semantics)}; expected one of {known}")
 
 
@@ -95,7 +96,7 @@ def compare(
     settings = checked_settings(semantics, ordered, float_tolerance, search_budget)
     predicted = ready(predicted_rows, "predicted_rows", settings)
     verdict, _ = predicted.outcome(ready(gold_rows, "gold_rows", settings))
-    return VERDICTS[verdict]
+    return IS_EQUAL[verdict]
 
 
 def compare_batch(
@@ -146,16 +147,18 @@ def compare_batch(
         raise InputError(f"ordered is {shown(ordered)}; expected a bool, or one per pair")
     if len(orders) != len(both):
         raise InputError(f"ordered has {len(orders)} values; expected {len(both)}, one per pair")
-    index, _, tolerance, budget = checked_settings(semantics, False, float_tolerance, search_budget)
+    settings = checked_settings(semantics, False, float_tolerance, search_budget)
     try:
-        outcomes = _core.compare_pairs(both, orders, index, tolerance, budget, threads)
+        outcomes = _core.compare_pairs(both, orders, settings, threads)
     except (TypeError, ValueError):
-        settings = [(index, order, tolerance, budget) for order in orders]
+        each = [
+            checked_settings(semantics, order, float_tolerance, search_budget) for order in orders
+        ]
         return [
             verdict_of_pair(pair, f"pairs[{place}]", how)
-            for place, (pair, how) in enumerate(zip(both, settings, strict=True))
+            for place, (pair, how) in enumerate(zip(both, each, strict=True))
         ]
-    return [VERDICTS[verdict] for verdict, _ in outcomes]
+    return [IS_EQUAL[verdict] for verdict, _ in outcomes]
 
 
 def rereadable(rows: Any) -> Any:
@@ -164,7 +167,7 @@ def rereadable(rows: Any) -> Any:
 
 
 def verdict_of_pair(
-    pair: tuple[Any, Any], place: str, settings: tuple[int, bool, float, int]
+    pair: tuple[Any, Any], place: str, settings: _core.ComparisonSettings
 ) -> bool | None:
     """The verdict on one pair of which a side may be no rows; told in a warning."""
     sides: list[_core.ReadyResult | None] = []
@@ -183,7 +186,7 @@ def verdict_of_pair(
     if predicted is None:
         return False
     verdict, _ = predicted.outcome(gold)
-    return VERDICTS[verdict]
+    return IS_EQUAL[verdict]
 
 
 def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
@@ -216,7 +219,7 @@ def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
 
 def checked_settings(
     semantics: str, ordered: bool, float_tolerance: float, search_budget: int
-) -> tuple[int, bool, float, int]:
+) -> _core.ComparisonSettings:
     """The settings of a comparison as the core takes them.
 
     Raises:
@@ -229,7 +232,12 @@ def checked_settings(
     checked_number("search_budget", search_budget, whole=True)
     if search_budget < 0:
         raise InputError(f"search_budget is {search_budget}; expected a number >= 0")
-    return INDEX_OF_SEMANTICS[semantics], ordered, float_tolerance, search_budget
+    return _core.ComparisonSettings(
+        semantics=_core.Semantics[semantics],
+        ordered=ordered,
+        float_tolerance=float_tolerance,
+        search_budget=search_budget,
+    )
 
 
 def checked_tolerance(semantics: str, float_tolerance: float) -> None:
@@ -244,7 +252,7 @@ def checked_tolerance(semantics: str, float_tolerance: float) -> None:
         )
 
 
-def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core.ReadyResult:
+def ready(rows: Any, name: str, settings: _core.ComparisonSettings) -> _core.ReadyResult:
     """A result made ready for comparison.
 
     Raises:
@@ -253,7 +261,7 @@ def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core
     if isinstance(rows, str | bytes):
         raise InputError(f"{name} is {shown(rows)}; expected rows")
     try:
-        return _core.ReadyResult(rows, name, *settings)
+        return _core.ReadyResult(rows, name, settings)
     except ValueError as error:
         raise InputError(str(error)) from error
     except TypeError as error:

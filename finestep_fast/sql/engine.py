@@ -13,33 +13,29 @@ from types import TracebackType
 
 from finestep_fast import _core
 from finestep_fast.config.check import check_flag
+from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.comparison import (
     MOST_THREADS,
     SEARCH_BUDGET,
-    Semantics,
     checked_number,
     checked_settings,
     listed,
 )
-from finestep_fast.sql.fence import FencedEngine, MatchReport, RunReport
 from finestep_fast.sql.library import open_library
-from finestep_fast.sql.outcome import Match, Result, Status
+from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Status
+from finestep_fast.sql.subprocess_engine import (
+    EngineSettings,
+    Limits,
+    MatchReport,
+    RunReport,
+    SubprocessEngine,
+)
 
 DatabasePath = str | os.PathLike[str]
 Pair = tuple[str, str, str]
 
-# In the order in which the compiled module numbers them.
-QUERY_STATUSES = (
-    Status.OK,
-    Status.ERROR,
-    Status.TIMEOUT,
-    Status.TOO_LARGE,
-    Status.DENIED,
-    Status.DATABASE_UNREADABLE,
-)
-EQUAL, UNDECIDED = 1, 2
-CALLED_OFF = "stopped because the work was called off"
+CANCELLED = "stopped because the work was cancelled"
 
 # What an entry of a batch is made of, and the status of one in which that part is no good.
 JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
@@ -104,10 +100,10 @@ class Engine:
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
         max_heap_bytes: int = 2 << 30,
-        fence: bool = False,
+        subprocess: bool = False,
         grace_s: float = 0.25,
     ) -> None:
-        check_flag("fence", fence)
+        check_flag("subprocess", subprocess)
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.timeout_s = timeout_s
         self.max_rows = max_rows
@@ -123,12 +119,17 @@ class Engine:
             grace_s=grace_s,
         )
         library = open_library()
-        settings = (self.threads, max_connections, gold_cache_bytes, max_heap_bytes)
-        self._core: _core.SqlEngine | FencedEngine
-        if fence:
-            self._core = FencedEngine(library.path, settings, grace_s)
+        settings = EngineSettings(
+            threads=self.threads,
+            max_connections=max_connections,
+            gold_cache_bytes=gold_cache_bytes,
+            max_heap_bytes=max_heap_bytes,
+        )
+        self._core: _core.SqlEngine | SubprocessEngine
+        if subprocess:
+            self._core = SubprocessEngine(library.path, settings, grace_s)
         else:
-            self._core = _core.SqlEngine(library, *settings)
+            self._core = _core.SqlEngine(library, **settings)
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -177,7 +178,7 @@ class Engine:
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
         queries, complaints = fit_to_run(jobs, "jobs", JOB_PARTS)
-        reports, _ = self._core.run(queries, *limits)  # type: ignore[arg-type]
+        reports, _ = self._core.run(queries, **limits)  # type: ignore[arg-type]
         results = [result_of(report) for report in reports]
         for (i, status), complaint in complaints.items():
             if results[i].status is status:
@@ -242,7 +243,7 @@ class Engine:
             ordered = [orders[gold] for _, _, gold in pairs]
         utf8_only = semantics in ("bird", "soft_f1")
         reports, unit_of_pair, _ = self._core.match(
-            pairs, ordered, settings, early_exit, utf8_only, *limits
+            pairs, ordered, settings, early_exit=early_exit, utf8_only=utf8_only, **limits
         )
         by_unit = [match_of(report) for report in reports]
         matches = [by_unit[unit] for unit in unit_of_pair]
@@ -253,7 +254,7 @@ class Engine:
 
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
-    ) -> tuple[int, int, float]:
+    ) -> Limits:
         """The limits of one call: its own where it names them, else the engine's."""
         if self._is_closed:
             raise InputError("the engine is closed; expected one that is open")
@@ -261,32 +262,32 @@ class Engine:
         size = self.max_bytes if max_bytes is None else max_bytes
         seconds = self.timeout_s if timeout_s is None else timeout_s
         checked_limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
-        return rows, size, seconds
+        return Limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
 
 
 def result_of(report: RunReport | None) -> Result:
     """The result in a report of the compiled module; none is work that was called off."""
     if report is None:
-        return Result(Status.TIMEOUT, message=CALLED_OFF)
-    number, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
-    status = QUERY_STATUSES[number]
+        return Result(Status.TIMEOUT, message=CANCELLED)
+    ended, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
+    status = QUERY_STATUS[ended]
     return Result(status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
 
 
 def match_of(report: MatchReport | None) -> Match:
     """The verdict in a report of the compiled module; none is work that was called off."""
     if report is None:
-        return Match(False, Status.GOLD_TIMEOUT, CALLED_OFF)
-    gold_failed, number, message, elapsed_ms, verdict, score = report
-    status = QUERY_STATUSES[number]
+        return Match(False, Status.GOLD_TIMEOUT, CANCELLED)
+    gold_failed, ended, message, elapsed_ms, verdict, score = report
+    status = QUERY_STATUS[ended]
     if gold_failed:
         text = message if status is Status.DATABASE_UNREADABLE else f"gold query: {message}"
         return Match(False, status.as_gold, text)
     if status is not Status.OK:
         return Match(False, status.as_predicted, message, elapsed_ms)
-    if verdict == UNDECIDED:
+    if verdict is _core.Verdict.undecided:
         return Match(False, Status.UNDECIDED, Status.UNDECIDED.sentence, elapsed_ms)
-    return Match(verdict == EQUAL, Status.OK, "", elapsed_ms, score)
+    return Match(verdict is _core.Verdict.equal, Status.OK, "", elapsed_ms, score)
 
 
 def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
@@ -294,8 +295,8 @@ def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
     path, predicted, gold = pair
     return (
         path,
-        _core.test_suite_query(predicted, keep_distinct),
-        _core.test_suite_query(gold, keep_distinct),
+        _core.spider_query(predicted, keep_distinct),
+        _core.spider_query(gold, keep_distinct),
     )
 
 

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
 
+from finestep_fast import _core
+
 Value = int | float | str | bytes | None
 Row = tuple[Value, ...]
 
@@ -59,6 +61,8 @@ class Status(StrEnum):
         return GOLD_STATUS[self]
 
 
+QUERY_STATUS = {status: Status[status.name.upper()] for status in _core.QueryStatus}
+"""The status that the compiled module gives a query, by its name."""
 PREDICTED_STATUS = {
     Status.OK: Status.OK,
     Status.ERROR: Status.PREDICTED_ERROR,

@@ -1,7 +1,8 @@
-"""The process behind the fence: runs what it is asked to, until one query hangs.
+"""The child process of a `SubprocessEngine`: runs what it is asked to, until a query hangs.
 
-A program that knows nothing of the package but its compiled module, so that it starts at once:
-`python fence_worker.py COMPILED_MODULE`. Messages are marshalled values behind their length.
+A program that imports nothing of the package except its compiled module, so that it starts fast:
+`python subprocess_worker.py COMPILED_MODULE`. A message is a marshalled value after its length;
+members of enumerations cross by name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import IO, Any
 
 
 def send(pipe: IO[bytes], message: Any) -> None:
-    """Writes one message."""
+    """Write one message."""
     data = marshal.dumps(message)
     pipe.write(struct.pack("<Q", len(data)))
     pipe.write(data)
@@ -22,10 +23,10 @@ def send(pipe: IO[bytes], message: Any) -> None:
 
 
 def received(pipe: IO[bytes]) -> Any:
-    """Reads one message.
+    """Read one message.
 
     Raises:
-        EOFError: There is none any more.
+        EOFError: There are no more.
     """
     head = pipe.read(8)
     if len(head) < 8:
@@ -38,24 +39,39 @@ def received(pipe: IO[bytes]) -> Any:
 
 
 def main() -> None:
-    """Answers messages until there are no more."""
+    """Answer messages until there are no more."""
     spec = importlib.util.spec_from_file_location("_core", sys.argv[1])
     assert spec is not None
     assert spec.loader is not None
     core = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(core)
+
+    def run(jobs: Any, limits: Any) -> Any:
+        reports, hanging = engine.run(jobs, **limits, grace_s=grace_s)
+        return [report and (report[0].name, *report[1:]) for report in reports], hanging
+
+    def match(pairs: Any, ordered: Any, comparison: Any, settings: Any) -> Any:
+        comparison["semantics"] = core.Semantics[comparison["semantics"]]
+        how = core.ComparisonSettings(**comparison)
+        reports, unit_of_pair, hanging = engine.match(
+            pairs, ordered, how, **settings, grace_s=grace_s
+        )
+        spelled = [
+            report and (report[0], report[1].name, *report[2:4], report[4].name, report[5])
+            for report in reports
+        ]
+        return spelled, unit_of_pair, hanging
+
     requests, answers = sys.stdin.buffer, sys.stdout.buffer
     library, settings, grace_s = received(requests)
-    engine = core.SqlEngine(core.SqliteLibrary(library), *settings)
+    engine = core.SqlEngine(core.SqliteLibrary(library), **settings)
+    answer_to = {"run": run, "match": match, "counters": engine.counters}
     while True:
         try:
             what, arguments = received(requests)
         except EOFError:
             break
-        if what == "counters":
-            send(answers, engine.counters())
-        else:
-            send(answers, getattr(engine, what)(*arguments, grace_s))
+        send(answers, answer_to[what](*arguments))
 
 
 if __name__ == "__main__":
