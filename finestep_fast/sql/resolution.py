@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from finestep_fast.sql.parsing import UnreadableError, text_of
 from finestep_fast.sql.scope import Scope, Source, found_source, known
 
 # Where SQLite reads an unknown name in double quotes as a string without a second thought.
@@ -205,7 +206,7 @@ class Reading:
         if not isinstance(node, exp.Expr):
             return str(node)
         if is_misgrouped(node):
-            raise ValueError("sqlglot groups this otherwise than SQLite does")
+            raise UnreadableError("sqlglot groups this otherwise than SQLite does")
         if isinstance(node, exp.Column):
             return self._column_node(node, scope, as_value)
         if isinstance(node, exp.Literal):
@@ -217,7 +218,7 @@ class Reading:
         if isinstance(node, (exp.Query, exp.Subquery)):
             return f"({self._query(node, scope, scope.defined)[0]})"
         if isinstance(node, exp.Table):
-            return folded(node.this) if isinstance(node.this, exp.Identifier) else node.sql()
+            return folded(node.this) if isinstance(node.this, exp.Identifier) else text_of(node)
         if isinstance(node, exp.Anonymous):
             inner = ",".join(self._text(e, scope, i > 0) for i, e in enumerate(node.expressions))
             return f"{str(node.this).lower()}({inner})"
