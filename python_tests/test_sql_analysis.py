@@ -6,7 +6,7 @@ import pytest
 import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlglot.exp import Table
+from sqlglot import exp
 
 from finestep_fast.sql import DatabaseSchema, database_schema
 from finestep_fast.sql.analysis import analyse, outermost_order
@@ -352,6 +352,6 @@ def test_whatever_sqlglot_raises_is_a_query_without_a_parse(
     assert not analyse(f"SELECT  'not {bug.__name__}'", schema).parsed
     assert outermost_order(f"SELECT 'not {bug.__name__}' ORDER BY 1")
     monkeypatch.undo()
-    monkeypatch.setattr(Table, "sql", broken)
+    monkeypatch.setattr(exp.Table, "sql", broken)
     with pytest.raises(UnreadableError, match="Table"):
-        text_of(Table())
+        text_of(exp.Table())
