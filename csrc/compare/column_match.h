@@ -46,7 +46,7 @@ class ColumnBag {
   std::size_t num_columns_ = 0;
   std::size_t num_rows_ = 0;
   GrowingArray<std::uint64_t> cells_;  // row by row, the hash of each value
-  Hash128 digest_;                     // of the bag of unordered rows, but for their warps
+  Hash128 digest_;                     // of the bag of unordered rows, without their warps
   std::vector<std::pair<std::size_t, Hash128>> warps_;  // the rows that have one, ascending
 };
 

@@ -9,13 +9,13 @@
 namespace finestep {
 namespace {
 
-using Colours = std::vector<std::uint64_t>;  // one per column that is looked at
+using Colours = std::vector<std::uint64_t>;  // one per column that is compared
 
-// The columns of one result; of columns that agree in every row only the first is looked at.
+// The columns of one result; of columns that agree in every row only the first is compared.
 struct Columns {
   std::span<const std::uint64_t> cells;
   std::size_t stride = 0;
-  std::vector<std::size_t> place;  // of each column that is looked at
+  std::vector<std::size_t> place;  // of each column that is compared
   Colours colours;                 // at first how many columns it stands for
 
   [[nodiscard]] std::size_t size() const { return place.size(); }

@@ -12,14 +12,14 @@
 
 namespace finestep {
 
-// In the order of the names in Python's `Semantics`.
+// Named as in Python's `Semantics`.
 enum class Semantics : std::uint8_t { bird, strict, multiset, ordered, test_suite, soft_f1 };
 
 struct ComparisonSettings {
   Semantics semantics = Semantics::bird;
   bool ordered = false;        // strict and test_suite: the gold query orders its rows
   double float_tolerance = 0;  // strict: between two numbers of which at least one is real
-  // Values looked at in a search for a permutation or a pairing before it gives up.
+  // Values read in a search for a permutation or a pairing before it gives up.
   std::int64_t search_budget = 500'000'000;
   // Text is given as a program decoded it, not as a database holds it: it is never invalid UTF-8,
   // and test_suite, which otherwise drops bytes that are, keeps all of it.
@@ -64,8 +64,8 @@ Outcome compare(const Comparand& predicted, const Comparand& gold,
                 const ComparisonSettings& settings);
 
 // Whether the rows so far already rule out that an unfinished result will equal a finished gold
-// one, all rows of either being of one width. It looks at the row last added and at the number of
-// rows, so ask after every row or every so often.
+// one, all rows of either being of one width. It uses the row last added and the number of rows,
+// so ask after every row or every few rows.
 bool cannot_equal(const Comparand& partial, const Comparand& gold,
                   const ComparisonSettings& settings);
 

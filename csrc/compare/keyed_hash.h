@@ -1,4 +1,4 @@
-// Hashes of values and rows that nobody outside this process can predict.
+// Hashes of values and rows that cannot be predicted outside this process.
 #pragma once
 
 #include <array>
@@ -18,7 +18,7 @@ struct Hash128 {
 };
 
 // SipHash-1-3 over 64-bit words, under a key that is drawn once per process. Predictions are
-// adversarial input: without the key nobody can write two results that collide on purpose, nor
+// adversarial input: without the key no one can write two results that collide on purpose, nor
 // one whose hashes sort badly, and no hash ever leaves the process. Two different rows collide by
 // chance with probability 2^-128, two values in their 64-bit hashes with 2^-64.
 class KeyedHash {

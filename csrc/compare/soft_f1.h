@@ -13,14 +13,14 @@
 namespace finestep {
 
 // The different rows of a result in the order in which they first came: 8 bytes a value, and while
-// rows still come 16 to 64 bytes a row to know them by.
+// rows are added 16 to 64 bytes a row to recognise them.
 class FirstRows {
  public:
   void add(std::span<const Cell> row);
   void finish() { seen_ = {}; }
   // F1 of this result as the predicted one, in [0, 1]: rows are paired by position, a value counts
   // if the other row of its pair holds it anywhere. Two empty results score 1. A gold row without
-  // columns, by whose number of values the original divides, makes the score 0.
+  // columns makes the score 0; the original would divide by its number of columns.
   [[nodiscard]] double score(const FirstRows& gold) const;
   [[nodiscard]] std::size_t size_bytes() const;
 

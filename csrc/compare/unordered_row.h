@@ -13,8 +13,8 @@ namespace finestep {
 // What that evaluator sorts a value by, in UTF-8: "2<class 'int'>", "2.0<class 'float'>".
 std::string sort_key(const Cell& cell);
 
-// Rows whose unordered rows are equal as Python tuples have equal keys, others have not. The wart
-// is in the sorting: 2 and 2.0 are equal, but stand at different places beside 2.5.
+// Rows have equal keys exactly if their unordered rows are equal as Python tuples. Sorting makes an
+// exception of its own: 2 and 2.0 are equal, but sorted to different places beside 2.5.
 struct UnorderedRow {
   std::uint64_t values = 0;  // of the bag of values
   Hash128 warp;  // of their order where it is not the one of the same values as integers; else 0

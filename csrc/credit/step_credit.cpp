@@ -15,7 +15,7 @@ constexpr std::int64_t kGroupsPerChunk = 8;
 // Below this, waking another thread costs more than it saves.
 constexpr std::int64_t kStepsPerThread = 4096;
 
-// What is compared: the rewards of one channel, or of both.
+// The rewards that are compared: those of one channel, or of both.
 struct Channel {
   double process_weight;
   double outcome_weight;
@@ -73,7 +73,7 @@ class GroupCredit {
                               static_cast<std::size_t>(rollout.num_steps));
   }
 
-  // Lists the group's rollouts, but for those without steps: they are compared with nobody.
+  // Lists the group's rollouts, except those without steps, which are compared with none.
   void enter(std::size_t group) {
     rollouts_.clear();
     std::size_t place = 0;
@@ -211,7 +211,7 @@ class GroupCredit {
     }
   }
 
-  // Replaces each value by its advantage over the others; 0 for all without company, and where
+  // Replaces each value by its advantage over the others; 0 for all if there is only one, and where
   // they are no farther apart than `rounding`.
   void relative(std::span<double> set, double rounding, double std_floor) const {
     double total = 0;

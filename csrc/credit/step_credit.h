@@ -41,8 +41,8 @@ struct GroupMap {
 // Throws std::out_of_range where an index could lead outside the arrays.
 void check_groups(const GroupMap& map, std::int64_t num_steps);
 
-// Returns what each step is worth against the others of its group: [S]. A spread that
-// roundings alone may make counts as none; `epsilon` is the distance of rewards around 1. The
+// Returns the advantage of each step over the others of its group: [S]. A spread that rounding
+// alone may cause counts as none; `epsilon` is the distance of rewards around 1. The
 // result is the same for any number of threads.
 std::vector<double> step_advantage(const GroupMap& map, std::span<const double> step_reward,
                                    std::span<const double> rollout_outcome,

@@ -1,4 +1,4 @@
-// Whose tokens are whose, and how to walk over the tokens that belong to somebody.
+// Which tokens belong to which step and rollout, and how to walk over the policy tokens.
 #pragma once
 
 #include <algorithm>
@@ -33,8 +33,7 @@ void check_offsets(std::span<const std::int64_t> offsets, std::int64_t total);
 // [S+1]: the policy tokens of step s are those numbered from [s] to [s + 1] - 1.
 std::vector<std::int64_t> policy_offsets(const StepMap& map);
 
-// Tokens of one step: `count` of them, of which the first is `place` policy tokens after some
-// other.
+// `count` tokens of one step; the first lies `place` policy tokens after a given one.
 struct Run {
   std::int64_t place;
   std::int64_t count;

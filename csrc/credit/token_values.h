@@ -1,4 +1,4 @@
-// Gives every token the value of the step that owns it.
+// Gives every token the value of its step.
 #pragma once
 
 #include <span>

@@ -13,13 +13,13 @@
 
 // A row is taken in blocks that fit into the first-level cache: float32 for logits of up to 32
 // bits, float64 for the rest. Sums over a block are added up in float64. A NaN passes on into
-// everything that is made of its row.
+// every result of its row.
 
 namespace finestep {
 namespace {
 
 constexpr std::int64_t kBlock = 512;
-// Sums that a block is dealt out to, however wide the machine's vectors are: 32 terms to each.
+// Partial sums of a block, however wide the machine's vectors are: 32 terms in each.
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kElementsPerChunk = 65536;
 
@@ -28,7 +28,7 @@ template <typename Real>
   return x < kLowestExponent<Real> ? kLowestExponent<Real> : x;
 }
 
-// What has been seen of a row so far, with x_j = (logit_j - maximum) / temperature.
+// The sums over a row so far, with x_j = (logit_j - maximum) / temperature.
 struct Sums {
   double maximum = 0;
   double total = 0;     // sum_j exp x_j

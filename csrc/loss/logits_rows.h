@@ -13,7 +13,7 @@ struct LogitRows {
   Elements logits;                       // the whole matrix
   std::int64_t num_rows = 0;             // of the whole matrix
   std::int64_t vocabulary = 0;           // V
-  std::span<const std::int64_t> row;     // [C] which rows are meant; the others are not touched
+  std::span<const std::int64_t> row;     // [C] the rows that are read; the others are not touched
   std::span<const std::int64_t> target;  // [C] 0 .. V-1
   std::span<const double> temperature;   // [C] the logits of a row are divided by it
 };
@@ -21,7 +21,7 @@ struct LogitRows {
 // Throws std::out_of_range where a row or target could lead outside the matrix.
 void check_rows(const LogitRows& rows);
 
-// [C] each: what one look at the rows finds out.
+// [C] each: what one pass over the rows finds.
 struct RowSums {
   std::span<double> logp;     // of the target, never above 0
   std::span<double> entropy;  // of the row's distribution, never below 0
@@ -39,7 +39,7 @@ struct RowSlopes {
 };
 
 // Writes d loss / d logit to the same rows of `gradient`, a matrix of the same shape, which may be
-// the logits themselves. Reads each row once, but for one whose slopes are 0: that becomes 0.
+// the logits themselves. Reads each row once, except a row whose slopes are 0: it becomes 0.
 void write_row_gradients(const LogitRows& rows, const RowSums& sums, const RowSlopes& slopes,
                          Elements gradient, int num_threads);
 

@@ -1,4 +1,4 @@
-// What the policy loss knows of each step before it looks at tokens one by one.
+// The terms of each step that the policy loss works out before it reads tokens one by one.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@ namespace finestep {
 
 struct LossPlan {
   std::vector<StepTerms> step;  // [S]
-  TokenSums sums;               // of shared ratios: what needs no look at single tokens
+  TokenSums sums;               // for shared ratios: all that does not depend on single tokens
 };
 
 // Aggregation weight of a token of each step: [S]. `count` as in policy_loss().

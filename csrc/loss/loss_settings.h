@@ -1,4 +1,4 @@
-// What the policy loss is given besides the layout of tokens: choices, inputs, where gradients go.
+// The policy loss's arguments besides the token layout: choices, inputs, where gradients go.
 #pragma once
 
 #include <cstdint>

@@ -13,7 +13,7 @@
 namespace finestep {
 namespace {
 
-// Tokens are dealt to threads in chunks, and sums are taken chunk by chunk, in order.
+// Tokens are given to threads in chunks, and sums are taken chunk by chunk, in order.
 constexpr std::int64_t kTilesPerChunk = 16;
 constexpr std::int64_t kChunkTokens = kTilesPerChunk * kTileTokens;
 // Below this, waking another thread costs more than it saves.
@@ -71,7 +71,7 @@ class Pass {
     }
   }
 
-  // Steps lie apart; by the time the processor has seen where one leads, it is half done.
+  // Steps lie apart: without this the processor finds the next one only when it is half done.
   void prefetch(std::size_t s) const {
     if (s >= map_.step_start.size()) {
       return;

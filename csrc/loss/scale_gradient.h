@@ -1,4 +1,4 @@
-// Scales the gradient that the policy loss left behind.
+// Scales the gradient that the policy loss wrote.
 #pragma once
 
 #include "credit/step_map.h"

@@ -13,7 +13,7 @@ namespace finestep {
 inline constexpr std::int64_t kTileTokens = 256;
 using Column = std::array<double, kTileTokens>;
 
-// Left as it is found: only the first `count` elements of a column that was filled are ever read.
+// Not initialised: only the first `count` elements of a column that was filled are ever read.
 // NOLINTNEXTLINE(cppcoreguidelines-pro-type-member-init)
 struct Tile {
   alignas(64) Column logp;
@@ -25,7 +25,7 @@ struct Tile {
   bool may_be_cut = false;      // some log ratio reaches the limit
 };
 
-// What holds for all tokens of a step.
+// The terms that all tokens of a step share.
 struct StepTerms {
   double coefficient = 0;  // see the functions
   double low = 0;          // the ratio is clipped below this
@@ -33,7 +33,7 @@ struct StepTerms {
   double kl_weight = 0;
 };
 
-// What is summed up over policy tokens.
+// Sums over policy tokens.
 struct TokenSums {
   double loss = 0;
   double approx_kl = 0;
@@ -41,7 +41,7 @@ struct TokenSums {
   double ratio_squared = 0;
   double ratio_max = 0;
   double clipped_low = 0;   // by `low`
-  double clipped_high = 0;  // by `high`, but for
+  double clipped_high = 0;  // by `high`, except
   double clipped_dual = 0;  // those where the advantage is negative (ppo only)
   double reference_kl = 0;
 

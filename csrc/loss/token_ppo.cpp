@@ -21,8 +21,8 @@ template <typename Element>
   }
 }
 
-// Only the bounds that are there are looked at. Nothing is cut, for a cut in this loop costs a
-// third of its time: the extremes tell afterwards whether anything had to be. Comparisons are
+// Only bounds that exist are compared with. Nothing is cut, because a cut in this loop costs a
+// third of its time: the extremes show afterwards whether a cut was needed. Comparisons are
 // written so that a NaN is neither clipped nor an extreme: it passes on into loss and gradient.
 template <bool kHasLow, bool kHasHigh, bool kIsWeighted, typename Element>
 [[gnu::always_inline]] inline bool within(const PpoRun& run, const StepTerms& step,

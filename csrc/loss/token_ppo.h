@@ -18,8 +18,8 @@ struct PpoRun {
   std::int64_t count = 0;
 };
 
-// What `token_ratios` and `ppo` do, for tokens in memory. Returns whether it was done: where a log
-// ratio lies outside the limit nothing is added to the sums, and the gradient is of no use.
+// What `token_ratios` and `ppo` do, for tokens in memory. Returns whether it succeeded: where a log
+// ratio lies outside the limit nothing is added to the sums, and the gradient must not be used.
 [[nodiscard]] bool token_ppo(const PpoRun& run, const StepTerms& step, TokenSums& sums);
 
 }  // namespace finestep

@@ -1,4 +1,4 @@
-// The one macro of the core: which functions are compiled for several levels of x86-64.
+// The only macro here: which functions are compiled for several levels of x86-64.
 #pragma once
 
 // A function marked so is compiled for the baseline, for AVX2 and for AVX-512, and the loader picks

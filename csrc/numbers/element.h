@@ -6,7 +6,7 @@
 
 namespace finestep {
 
-// In the order in which Python numbers them.
+// In the order of kDtypes in python/tensor.h.
 enum class Dtype : std::uint8_t { float32, float64, bfloat16, float16 };
 
 constexpr std::int64_t size_bytes(Dtype dtype) {

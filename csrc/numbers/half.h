@@ -27,7 +27,7 @@ struct Bfloat16 {
 struct Float16 {
   std::uint16_t bits;
 
-  // Shifted into place, the exponent is 112 too small; a multiplication mends that, also for
+  // Shifted into place, the exponent is 112 too small; a multiplication corrects that, also for
   // subnormal numbers.
   [[gnu::always_inline]] explicit operator float() const {
     const std::uint32_t magnitude = (bits & 0x7fffU) << 13U;

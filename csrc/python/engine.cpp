@@ -28,7 +28,7 @@ namespace finestep {
 namespace {
 
 constexpr std::chrono::milliseconds kSlice(50);
-constexpr std::chrono::milliseconds kPatience(800);  // with what cannot be interrupted
+constexpr std::chrono::milliseconds kPatience(800);  // for what cannot be interrupted
 
 using PyNames = py::typing::Tuple<py::str, py::ellipsis>;
 using PyResult = py::typing::Tuple<QueryStatus, PyNames, PyRows, py::bool_, py::str, py::float_,
@@ -132,7 +132,7 @@ class SqlEngine {
     }
   }
 
-  // Queries run, golds that were remembered, the most queries at the same time.
+  // Queries run, golds that were reused, the most queries at the same time.
   std::tuple<std::int64_t, std::int64_t, int> counters() {
     begin_after_fork();
     return {runner_->num_queries_run, runner_->num_golds_reused, queue_->most_at_once()};
@@ -290,7 +290,7 @@ void bind_engine(py::module_& module) {
            py::kw_only(), py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"),
            py::arg("max_bytes"), py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)
       .def("counters", &SqlEngine::counters,
-           "Queries run, golds that were remembered, the most queries at the same time.")
+           "Queries run, golds that were reused, the most queries at the same time.")
       .def("close", &SqlEngine::close, "Stop running queries and close every connection.");
 }
 

@@ -1,4 +1,4 @@
-// Tensors as the core's functions take them: an address, a size and a dtype.
+// Tensors as this module's functions take them: an address, a size and a dtype.
 #pragma once
 
 #include <pybind11/gil_safe_call_once.h>
@@ -26,7 +26,7 @@ struct Memory {
 inline constexpr std::array kDtypes{"float32", "float64", "bfloat16", "float16", "int64"};
 inline constexpr int kInt64 = 4;
 
-// What is asked for in torch once, and not again for each tensor.
+// What is looked up in torch once, not again for each tensor.
 struct Torch {
   pybind11::object tensor = pybind11::module_::import("torch").attr("Tensor");
   std::array<pybind11::object, kDtypes.size()> dtypes;
@@ -65,7 +65,7 @@ inline std::span<const std::int64_t> positions(const Memory& memory) {
 
 inline Elements output(const Memory& memory, std::int64_t size) {
   require(memory.size == size && 0 <= memory.dtype && memory.dtype < kInt64,
-          "a float tensor has another size or dtype than its neighbours ask for");
+          "a float tensor has another size or dtype than the other arguments require");
   return {.data = memory.address, .dtype = static_cast<Dtype>(memory.dtype)};
 }
 
@@ -86,7 +86,7 @@ inline std::vector<double> numbers(const Memory& memory, std::int64_t size) {
 
 }  // namespace finestep
 
-// Takes a tensor where a function asks for memory.
+// Converts a tensor to a `Memory` argument.
 template <>
 struct pybind11::detail::type_caster<finestep::Memory> {
   PYBIND11_TYPE_CASTER(finestep::Memory, const_name("torch.Tensor"));

@@ -22,7 +22,7 @@ constexpr int kOpenUri = 0x40;
 constexpr int kOpenNoMutex = 0x8000;
 constexpr int kOpenPrivateCache = 0x40000;
 
-// With what the header of a journal begins while it holds changes to undo.
+// What the header of a journal begins with while it holds changes to undo.
 constexpr std::string_view kJournalMagic = "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7";
 // Virtual tables that every database has, where SQLite was built with them.
 constexpr auto kTableFunctions = std::to_array<std::string_view>(
@@ -60,7 +60,7 @@ bool has_content(const std::string& path) {
   return !error && size > 0;
 }
 
-// Whether a journal lacks what SQLite would play back; `journal_mode=PERSIST` leaves such ones.
+// Whether a journal lacks what SQLite would play back; `journal_mode=PERSIST` leaves such journals.
 bool is_finished(const std::string& journal) {
   std::string head(kJournalMagic.size(), '\0');
   std::ifstream file(journal, std::ios::binary);
@@ -165,16 +165,17 @@ std::string Connection::first_text(const char* sql) const {
   return text;
 }
 
-void Connection::fence() {
+void Connection::guard() {
   first_text("PRAGMA query_only=1");
   first_text("PRAGMA temp_store=2");
   open_virtual_tables();
-  guard_.fence(*api_, connection_);
+  guard_.install(*api_, connection_);
 }
 
 // SQLite declares a virtual table when it is first named, for which it writes to the schema in
-// memory and prepares whatever the table may need later. All of that asks the wall, as a query
-// would: done before it stands. One that cannot be opened is told to the query that names it.
+// memory and prepares whatever the table may need later. The sandbox would refuse all of that as it
+// refuses a query, so it is done before the sandbox is there. A table that cannot be opened fails
+// the query that names it.
 void Connection::open_virtual_tables() const {
   std::vector<std::string> names(kTableFunctions.begin(), kTableFunctions.end());
   SqliteStatement* statement = nullptr;
@@ -213,7 +214,7 @@ std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity)
     }
   }
   auto connection = std::make_unique<Connection>(*api_, identity);
-  connection->fence();
+  connection->guard();
   return connection;
 }
 

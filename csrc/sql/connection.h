@@ -21,13 +21,14 @@ class UnreadableDatabase : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// What makes two looks at a path the same database: the file itself, its size and its age.
+// What makes the files found at a path at two times the same database: the file itself, its size
+// and its age.
 struct FileIdentity {
   std::string path;
   std::string key;  // different for every file and every state of it
 };
 
-// Looks at a file. Throws UnreadableDatabase.
+// The file at a path. Throws UnreadableDatabase.
 FileIdentity file_identity(const std::string& path);
 
 // A path in quotes, for messages.
@@ -37,7 +38,7 @@ std::string quoted_path(const std::string& path);
 class Connection {
  public:
   // Throws UnreadableDatabase; also for a log beside the file with changes that a reader without
-  // locks would miss. Without a guard (see fence) it is for our own queries only.
+  // locks would miss. Without guard() it is for our own queries only.
   Connection(const SqliteApi& api, FileIdentity identity);
   ~Connection();
   Connection(const Connection&) = delete;
@@ -45,8 +46,8 @@ class Connection {
   Connection(Connection&&) = delete;
   Connection& operator=(Connection&&) = delete;
 
-  // Makes it fit for queries of others.
-  void fence();
+  // Adds the sandbox, so that it may run the queries of others.
+  void guard();
 
   [[nodiscard]] const SqliteApi& api() const { return *api_; }
   [[nodiscard]] SqliteConnection* get() const { return connection_; }

@@ -24,8 +24,8 @@ SharedGold GoldStore::find(const GoldKey& key, const Waiter& waiter, bool& must_
   return nullptr;
 }
 
-void GoldStore::land(const GoldKey& key, const SharedGold& gold) {
-  const bool is_shared = gold && !gold->report.is_volatile && !gold->report.called_off;
+void GoldStore::publish(const GoldKey& key, const SharedGold& gold) {
+  const bool is_shared = gold && !gold->report.is_volatile && !gold->report.cancelled;
   std::vector<Waiter> waiters;
   {
     const std::scoped_lock lock(mutex_);

@@ -1,5 +1,5 @@
-// Gold results: remembered between calls within a budget of memory, and run once however many ask
-// at the same time.
+// Gold results: remembered between calls within a budget of memory, and run once even if several
+// callers ask at the same time.
 #pragma once
 
 #include <cstdint>
@@ -17,7 +17,7 @@
 
 namespace finestep {
 
-// What came of a gold query: its rows, ready to be compared, or why there are none.
+// The outcome of a gold query: its rows, ready to be compared, or why there are none.
 struct Gold {
   QueryReport report;
   std::optional<Comparand> rows;
@@ -32,19 +32,20 @@ struct GoldKey {
 
 class GoldStore {
  public:
-  // Called with the gold once somebody else has run it, or with nothing if it must be asked for
-  // anew.
+  // Called with the gold once another caller has run it, or with nothing if it must be requested
+  // again.
   using Waiter = std::function<void(const SharedGold&)>;
 
   explicit GoldStore(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
 
   // The gold if it is remembered. Else nothing, and `must_run` says whether the caller has to run
-  // it and land it; if not, somebody does already and `waiter` will be called.
+  // it and publish it; if not, another caller runs it already and `waiter` will be called.
   SharedGold find(const GoldKey& key, const Waiter& waiter, bool& must_run);
 
   // Ends the run of a gold. It is remembered if it is OK and does not depend on time or chance.
-  // Without a gold, or with one that others must not share, those who wait are told to ask anew.
-  void land(const GoldKey& key, const SharedGold& gold);
+  // Without a gold, or with one that others must not share, the waiters are called with nothing, so
+  // that they ask again.
+  void publish(const GoldKey& key, const SharedGold& gold);
 
  private:
   struct Entry {
@@ -57,7 +58,7 @@ class GoldStore {
 
   std::int64_t max_bytes_;
   std::mutex mutex_;
-  std::list<Entry> entries_;  // the longest unused first
+  std::list<Entry> entries_;  // the one unused for longest first
   std::unordered_map<std::string, std::list<Entry>::iterator> entry_by_key_;
   std::unordered_map<std::string, std::vector<Waiter>> waiters_by_key_;  // of golds that run
   std::int64_t size_bytes_ = 0;

@@ -69,10 +69,10 @@ constexpr int kSelect = 21;
 constexpr int kFunction = 31;
 constexpr int kRecursive = 33;
 
-// What SQLite has prepared on this connection: that tells of the engine, not of the database.
+// What SQLite has prepared on this connection: a description of the engine, not of the database.
 constexpr std::string_view kStatementTable = "sqlite_stmt";
 
-// Functions that only compute. Not here: load_extension, fts3_tokenizer, edit, readfile,
+// Functions that only compute. Left out: load_extension, fts3_tokenizer, edit, readfile,
 // writefile, sqlite_log, compile options, and whatever an unknown build adds.
 constexpr auto kFunctions = std::to_array<std::string_view>({
     "->",
@@ -268,7 +268,7 @@ int must_stop(void* guard) { return static_cast<const Guard*>(guard)->must_stop(
 
 }  // namespace
 
-void Guard::fence(const SqliteApi& api, SqliteConnection* connection) {
+void Guard::install(const SqliteApi& api, SqliteConnection* connection) {
   for (const auto& [limit, value] : kLimits) {
     api.limit(connection, limit, value);
   }

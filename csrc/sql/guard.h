@@ -1,4 +1,4 @@
-// The wall around one connection: what a query may do, and until when.
+// The sandbox of one connection: what a query may do, and until when.
 #pragma once
 
 #include <atomic>
@@ -24,12 +24,12 @@ class Guard {
   ~Guard() = default;
 
   // Puts limits, settings, authorizer and progress handler on a connection that was just opened.
-  void fence(const SqliteApi& api, SqliteConnection* connection);
+  void install(const SqliteApi& api, SqliteConnection* connection);
 
   // Starts the clock for one query; false if it may not even be prepared (see refusal()). `sql`
   // and `cancelled` must outlive the query.
   bool begin(std::string_view sql, Clock::time_point deadline, const std::atomic<bool>& cancelled);
-  // Tells that the query is prepared: what is asked for from now on is asked by SQLite itself.
+  // Says that the query is prepared: SQLite itself asks for everything from now on.
   void start() { is_running_ = true; }
   void end() { cancelled_ = nullptr; }
 

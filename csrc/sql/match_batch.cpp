@@ -33,8 +33,8 @@ GoldKey gold_key(const Database& database, const std::string& sql,
   return {.rows = std::move(key), .run = std::move(run)};
 }
 
-// The report of a query whose rows were taken for comparison: a result that is not whole, or not
-// text where it says so, is a failure.
+// The report of a query whose rows were taken for comparison: a truncated result, or text that
+// is not UTF-8 where only that is allowed, is a failure.
 QueryReport as_whole(QueryReport report, const ComparandSink& sink, bool utf8_only) {
   if (report.status != QueryStatus::ok) {
     return report;
@@ -56,7 +56,7 @@ void fail_for_memory(QueryReport& report) {
   report.out_of_memory = true;
 }
 
-// What was seen before, by its texts; the views point into the batch.
+// Queries seen before, by their texts; the views point into the batch.
 using PairKey = std::tuple<std::size_t, std::string_view, bool>;
 struct PairKeyHash {
   std::size_t operator()(const PairKey& key) const {
@@ -134,9 +134,9 @@ void MatchBatch::request_golds(const std::vector<std::size_t>& slots) {
           Gold{.report = {.status = QueryStatus::database_unreadable, .message = problem},
                .rows = std::nullopt});
     } else {
-      const auto waiter = [self = shared_from_this(), this, slot](const SharedGold& landed) {
+      const auto waiter = [self = shared_from_this(), this, slot](const SharedGold& published) {
         static_cast<void>(self);  // keeps us alive
-        receive_gold(slot, landed);
+        receive_gold(slot, published);
       };
       gold = runner_->golds.find(asked.key, waiter, must_run);
       runner_->num_golds_reused += gold ? 1 : 0;
@@ -216,8 +216,8 @@ bool MatchBatch::run_gold(std::size_t slot, bool alone, TaskWatch& watch) {
     const std::scoped_lock lock(mutex_);
     asked.is_ours = false;
   }
-  runner_->golds.land(asked.key, gold);
-  if (!gold->report.called_off) {
+  runner_->golds.publish(asked.key, gold);
+  if (!gold->report.cancelled) {
     queue_->add(shared_from_this(), take_gold(slot, gold), true);
   }
   return true;
@@ -250,7 +250,7 @@ bool MatchBatch::run_predicted(std::size_t unit, bool alone, TaskWatch& watch) {
   if (done.report.out_of_memory && !alone) {
     return false;
   }
-  if (done.report.is_volatile && !done.report.called_off) {
+  if (done.report.is_volatile && !done.report.cancelled) {
     queue_->add(shared_from_this(), split(unit), false);
   }
   finish(unit, std::move(done));
@@ -297,7 +297,7 @@ void MatchBatch::abandon() {
       was_ours = std::exchange(slot.is_ours, false);
     }
     if (was_ours) {
-      runner_->golds.land(slot.key, nullptr);
+      runner_->golds.publish(slot.key, nullptr);
     }
   }
 }

@@ -16,7 +16,7 @@
 
 namespace finestep {
 
-// One pair as it was asked for.
+// One pair as it was given.
 struct MatchPair {
   std::size_t database = 0;
   std::string predicted;
@@ -24,7 +24,7 @@ struct MatchPair {
   bool ordered = false;  // the gold query orders its rows
 };
 
-// What came of a pair. `report` is the gold query's if that failed, else the predicted one's.
+// The outcome of a pair. `report` is the gold query's if that failed, else the predicted one's.
 struct MatchReport {
   bool gold_failed = true;
   QueryReport report;
@@ -49,7 +49,7 @@ class MatchBatch : public Batch {
   void abandon() override;
 
   // One report per unit of work, and the unit of every pair. Pairs that are alike share one, unless
-  // they depend on time or chance. No report yet: none.
+  // they depend on time or chance. No report yet: nullopt.
   std::vector<std::optional<MatchReport>> reports();
   std::vector<std::size_t> unit_of_pair();
   // Which units wait for a task, and whether it is that of a gold query.
@@ -65,7 +65,7 @@ class MatchBatch : public Batch {
     SharedGold gold;
     std::vector<std::size_t> units;
     std::size_t num_open = 0;  // units that still need it
-    bool is_ours = false;      // this batch runs it, and has not landed it
+    bool is_ours = false;      // this batch runs it, and has not published it
   };
   struct Unit {
     std::size_t slot;

@@ -22,7 +22,7 @@ bool starts_query(const std::string& word) {
   return word == "select" || word == "with" || word == "values";
 }
 
-// A query's tokens with what is asked about them again and again.
+// A query's tokens with what is looked up repeatedly.
 class Expressions {
  public:
   explicit Expressions(std::string_view sql) : tokens_(sql_tokens_without_space(sql)) {
@@ -122,7 +122,7 @@ class Expressions {
     is_above_.assign(bodies_.size(), false);
   }
 
-  // The places where a table is read that is such an expression, as far as tokens can tell.
+  // The places where a table is read that is such an expression, as far as tokens show it.
   void find_reads() {
     for (std::size_t i = 0; i < tokens_.size(); ++i) {
       const bool qualifies = i + 1 < tokens_.size() && tokens_[i + 1].text == ".";

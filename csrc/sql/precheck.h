@@ -1,5 +1,5 @@
-// What can be told from a query's text alone, before SQLite sees it: what would wedge `prepare` or
-// one instruction beyond any deadline, and whether a call depends on the time.
+// What a query's text alone shows, before SQLite sees it: what would keep `prepare` or one
+// instruction busy beyond any deadline, and whether a call depends on the time.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ std::int64_t expanded_ctes(std::string_view sql);
 // Older SQLite spends seconds inside one uninterruptible call on a pattern such as '%.*c'.
 bool formats_are_literal(std::string_view sql);
 
-// Whether a call of a date function may look at the clock: it names 'now', or no time at all.
-// `is_date_function` says which names count. Cautious: any "now" anywhere in the text counts.
+// Whether a call of a date function may read the clock: it names 'now', or no time at all.
+// `is_date_function` says which names these are. Cautious: any "now" anywhere in the text counts.
 bool reads_clock(std::string_view sql, bool (*is_date_function)(std::string_view));
 
 }  // namespace finestep

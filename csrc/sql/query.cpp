@@ -15,13 +15,13 @@ namespace finestep {
 namespace {
 
 constexpr auto kOutOfMemory = "out of memory";
-constexpr auto kCalledOff = "stopped because the work was called off";
-// About what Python takes for a value and for a row.
+constexpr auto kCancelled = "stopped because the work was cancelled";
+// About the memory that Python takes for a value and for a row.
 constexpr std::int64_t kRowBytes = 40;
 constexpr std::int64_t kCellBytes = 8;
 constexpr std::int64_t kNumberBytes = 28;
 constexpr std::int64_t kTextBytes = 49;
-// What is longer SQLite refuses, whatever follows.
+// SQLite refuses longer text, whatever follows.
 constexpr std::size_t kMostBytes = 1'000'000'000;
 
 class Statement {
@@ -172,7 +172,7 @@ class Run {
       connection_->guard().refuse("writing");
       return fail_with(kSqliteDeny);
     }
-    // Such as REINDEX where there is no index: it asks nobody, and is no empty result.
+    // Such as REINDEX where there is no index: the authorizer is not asked, and it has no result.
     if (api_->column_count(statement) == 0) {
       connection_->guard().refuse("a statement that returns no columns");
       return fail_with(kSqliteDeny);
@@ -221,9 +221,9 @@ class Run {
       return fail(QueryStatus::denied, guard.refusal());
     }
     if (has_code(code, kSqliteInterrupt)) {
-      report_->called_off = guard.is_cancelled();
+      report_->cancelled = guard.is_cancelled();
       return fail(QueryStatus::timeout,
-                  report_->called_off ? kCalledOff : "stopped at the deadline");
+                  report_->cancelled ? kCancelled : "stopped at the deadline");
     }
     if (has_code(code, kSqliteNoMemory) || extended == kSqliteIoErrorNoMemory) {
       report_->out_of_memory = true;

@@ -1,4 +1,4 @@
-// One query on one fenced connection, from its text to its rows.
+// One query on one sandboxed connection, from its text to its rows.
 #pragma once
 
 #include <atomic>
@@ -12,7 +12,7 @@
 
 namespace finestep {
 
-// In the order of the statuses of a query in Python's `Status`.
+// Named as in Python's `Status`.
 enum class QueryStatus : std::uint8_t {
   ok,
   error,
@@ -38,10 +38,10 @@ struct QueryReport {
   bool truncated = false;       // a cap on rows or bytes cut it short
   bool out_of_memory = false;   // perhaps by another query's fault
   bool is_volatile = false;     // it depends on time or chance
-  bool called_off = false;      // it was cancelled
+  bool cancelled = false;       // it was cancelled
 };
 
-// What takes the rows of a query.
+// Takes the rows of a query.
 class RowSink {
  public:
   RowSink() = default;
@@ -58,7 +58,7 @@ class RowSink {
 };
 
 // Runs a query to its end, its deadline, its caps, or until the sink needs no more. What is wrong
-// with the query is in the report; only what the sink throws is thrown.
+// with the query is in the report; nothing is thrown except what the sink throws.
 QueryReport run_query(Connection& connection, std::string_view sql, const QueryLimits& limits,
                       const std::atomic<bool>& cancelled, RowSink& sink);
 

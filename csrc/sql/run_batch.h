@@ -15,13 +15,13 @@ namespace finestep {
 
 class RunBatch : public Batch {
  public:
-  // One query on one of the databases, and what came of it.
+  // One query on one of the databases, and its outcome.
   struct Job {
     std::size_t database = 0;
     std::string sql;
     QueryReport report;
     StoredRows rows;
-    std::atomic<bool> is_done{false};  // then the rest is at rest
+    std::atomic<bool> is_done{false};  // the other fields no longer change
   };
 
   RunBatch(std::shared_ptr<SqlRunner> runner, std::vector<Database> databases,
@@ -31,7 +31,7 @@ class RunBatch : public Batch {
   static void start(const std::shared_ptr<RunBatch>& batch, JobQueue& queue);
   bool perform(std::size_t task, bool alone, TaskWatch& watch) override;
 
-  // One is to be read once it, or the whole batch, is done.
+  // A job may be read once it, or the whole batch, is done.
   std::vector<std::unique_ptr<Job>>& jobs() { return jobs_; }
 
  private:

@@ -11,14 +11,14 @@
 
 namespace finestep {
 
-// No library could be used; the text says what was tried.
+// No library could be used; the message lists what was tried.
 class NoSqliteLibrary : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;
 };
 
 // One opened SQLite library. It stays open until the process ends: connections and threads may
-// outlive whoever opened it.
+// outlive the object that opened it.
 class SqliteLibrary {
  public:
   // `file` is a library, or a module that uses one (such as Python's own _sqlite3): then it is the
@@ -31,7 +31,7 @@ class SqliteLibrary {
   [[nodiscard]] std::string version() const;
   [[nodiscard]] std::vector<std::string> compile_options() const;
 
-  // Who may run while the memory of this copy is short.
+  // Decides which queries may run while the memory of this copy is short.
   MemoryGate& gate() { return gate_; }
   // Lowers the limit on the memory that this copy of SQLite may take in the whole process.
   void limit_heap(std::int64_t max_bytes) const;

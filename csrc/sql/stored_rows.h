@@ -1,4 +1,4 @@
-// Rows of a result kept as they came, for whoever wants to see them.
+// Rows of a result kept as they came, for a caller that reads them.
 #pragma once
 
 #include <cstddef>

@@ -17,14 +17,13 @@
 
 namespace finestep {
 
-// Seen by whoever watches a task: since when its query runs, in ticks of steady_clock; 0 while
-// none.
+// For watching a task: when its query started, in ticks of steady_clock; 0 while none runs.
 struct TaskWatch {
   std::size_t task = 0;
   std::atomic<std::int64_t> query_started{0};
 };
 
-// Tasks that were asked for together. Owns all that its tasks need: it may outlive who asked.
+// Tasks that were requested together. Owns all that its tasks need: it may outlive the caller.
 class Batch : public std::enable_shared_from_this<Batch> {
  public:
   Batch() = default;
@@ -34,16 +33,16 @@ class Batch : public std::enable_shared_from_this<Batch> {
   Batch& operator=(Batch&&) = delete;
   virtual ~Batch() = default;
 
-  // Does one task, on any thread; false if it ran out of memory and is worth another try alone.
+  // Does one task, on any thread; false if it ran out of memory and should be tried again alone.
   virtual bool perform(std::size_t task, bool alone, TaskWatch& watch) = 0;
-  // Called once, after cancelling: what has not begun never will.
+  // Called once, after cancelling: tasks that have not begun never will.
   virtual void abandon() {}
 
   [[nodiscard]] bool is_done() const { return num_open_ == 0; }
   [[nodiscard]] const std::atomic<bool>& cancelled() const { return cancelled_; }
 
  protected:
-  // Answers that are still owed. A batch is done when there are none.
+  // Answers that are still missing. A batch is done when there are none.
   void open(std::size_t number) { num_open_ += static_cast<std::int64_t>(number); }
   void close(std::size_t number) { num_open_ -= static_cast<std::int64_t>(number); }
 
@@ -72,15 +71,15 @@ class JobQueue : public std::enable_shared_from_this<JobQueue> {
 
   // Adds tasks in their order: behind the waiting tasks of the batch, or before them.
   void add(const std::shared_ptr<Batch>& batch, const std::vector<std::size_t>& tasks, bool first);
-  // Wakes who waits for the batch, after answers came from another batch's task.
+  // Wakes the callers that wait for the batch, after answers came from another batch's task.
   void notify();
   // Waits until the batch is done, at most so long; throws what a task threw.
   bool wait(Batch& batch, std::chrono::milliseconds patience);
-  // Calls the batch off and waits until no task of it runs, at most so long.
+  // Cancels the batch and waits until no task of it runs, at most so long.
   void cancel(const std::shared_ptr<Batch>& batch, std::chrono::milliseconds patience);
   // Tasks of a batch whose query has run for longer than that.
   std::vector<std::size_t> overdue(const Batch& batch, std::chrono::nanoseconds limit);
-  // Calls every batch off and ends the threads, waiting for them at most so long.
+  // Cancels every batch and ends the threads, waiting for them at most so long.
   void close(std::chrono::milliseconds patience);
   // The most tasks that ever ran at the same time.
   int most_at_once();

@@ -1,5 +1,5 @@
-// Who runs while memory is short: SQLite's limit is the whole process's, so a query that failed for
-// want of memory runs once more while no other does.
+// Which queries run while memory is short. SQLite's limit holds for the whole process, so a query
+// that ran out of memory runs once more while no other query runs.
 #pragma once
 
 #include <atomic>
@@ -11,8 +11,8 @@ namespace finestep {
 
 class MemoryGate {
  public:
-  // Lets one query in, beside others or alone, where it waits for those that run and lets no new
-  // one in. False if `cancelled` was set while it waited.
+  // Lets one query in, beside others or alone. Alone, it waits for those that run, and no new one
+  // is let in. False if `cancelled` was set while it waited.
   bool enter(bool alone, const std::atomic<bool>& cancelled);
   void leave(bool alone);
 

@@ -46,7 +46,7 @@ def run(
     timeout_s: float = 30.0,
     threads: int | None = None,
 ) -> list[Result]:
-    """Runs queries, each given as (database, query); see `Engine.run`."""
+    """Run queries, each given as (database, query); see `Engine.run`."""
     with Engine(threads=threads) as engine:
         return engine.run(jobs, max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
 
@@ -63,7 +63,7 @@ def match(
     timeout_s: float = 30.0,
     threads: int | None = None,
 ) -> list[Match]:
-    """Compares queries, each given as (database, predicted, gold); see `Engine.match`."""
+    """Compare queries, each given as (database, predicted, gold); see `Engine.match`."""
     with Engine(threads=threads) as engine:
         return engine.match(
             triples,

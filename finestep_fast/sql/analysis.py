@@ -21,39 +21,36 @@ MAX_REMEMBERED = 16_384
 
 @dataclass(frozen=True, slots=True)
 class QueryFacts:
-    """What a query says.
-
-    Attributes:
-        normal_form: Equal for queries that differ only in white space, comments, letter case of
-            keywords and names, quotes around names, redundant parentheses, and aliases.
-            Without a parse it keeps parentheses and aliases.
-        tables: Tables of the database that the query names, as the query spells them, folded.
-        columns: Columns it names: `table.column` where the table is known, else as written. Names
-            that the query gives itself are not among them.
-        missing: Those of `tables` and `columns` that do not exist.
-        parsed: Whether the query could be parsed as SQLite does; if not, there are no names.
-    """
+    """What a query says."""
 
     normal_form: str
+    """Equal for queries that differ only in white space, comments, letter case of keywords and
+    names, quotes around names, redundant parentheses, and aliases. Without a parse it keeps
+    parentheses and aliases."""
     tables: tuple[str, ...] = ()
+    """Tables of the database that the query names, as the query spells them, folded."""
     columns: tuple[str, ...] = ()
+    """Columns it names: `table.column` where the table is known, else as written. Names that the
+    query gives itself are not among them."""
     missing: tuple[str, ...] = ()
+    """Those of `tables` and `columns` that do not exist."""
     parsed: bool = False
+    """Whether the query could be parsed as SQLite does; if not, there are no names."""
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The tables and columns the query names."""
+        """Return the tables and columns the query names."""
         return self.tables + self.columns
 
     @property
     def existing(self) -> tuple[str, ...]:
-        """Those of them that exist."""
+        """Return those of them that exist."""
         return tuple(name for name in self.named if name not in self.missing)
 
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def analyse(sql: str, schema: DatabaseSchema) -> QueryFacts:
-    """The facts of one query on one database; remembered, and never an exception.
+    """Return the facts of one query on one database; remembered, and never an exception.
 
     An unqualified name in double quotes that is no column, where a value is expected, is a string,
     as SQLite has it.
@@ -78,7 +75,7 @@ def analyse(sql: str, schema: DatabaseSchema) -> QueryFacts:
 
 @lru_cache(maxsize=MAX_REMEMBERED)
 def outermost_order(sql: str) -> bool:
-    """Whether the outermost SELECT of a query orders its rows; never an exception."""
+    """Return whether the outermost SELECT of a query orders its rows; never an exception."""
     query = parsed_query(sql)
     if query is None:
         return lexer.orders_outermost(sql)

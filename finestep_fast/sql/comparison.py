@@ -1,7 +1,7 @@
 """When two results are the same: each definition in use under its own name.
 
 Not an executor: rows come in, a verdict goes out. `bird` is Python's `set(a) == set(b)` with all
-its consequences; `strict` is the one to recommend. The work is done by the compiled core.
+its consequences; `strict` is the one to recommend. The compiled core does the work.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ Rows = Iterable[Sequence[Value]]
 
 
 def checked_semantics(semantics: str) -> None:
-    """Raises InputError unless the name is one of `Semantics`."""
+    """Raise InputError unless the name is one of `Semantics`."""
     if not isinstance(semantics, str) or semantics not in get_args(Semantics):
         known = ", ".join(get_args(Semantics))
         raise InputError(f"semantics is {shown(semantics)}; expected one of {known}")
 
 
 def checked_number(name: str, value: object, *, whole: bool) -> None:
-    """Raises InputError unless the value is a number that the core can count with."""
+    """Raise InputError unless the value is a number that the core can use."""
     kind, rule = (int, "an integer of 64 bits") if whole else (int | float, "a finite number")
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not -(2**63) <= value < 2**63:  # type: ignore[operator]
@@ -43,7 +43,7 @@ def checked_number(name: str, value: object, *, whole: bool) -> None:
 
 
 def listed(given: Any) -> list[Any] | None:
-    """The items of something iterable; None for text and anything else."""
+    """Return the items of something iterable; None for text and anything else."""
     if isinstance(given, str | bytes):
         return None
     try:
@@ -62,12 +62,12 @@ def compare(
     float_tolerance: float = 0.0,
     search_budget: int = SEARCH_BUDGET,
 ) -> bool | None:
-    """Whether two results are equal.
+    """Return whether two results are equal.
 
     Values compare as in Python: 1 equals 1.0 exactly, text never equals bytes, NULL equals NULL.
     Two empty results are equal. Rows are compared by keyed 128-bit hashes, values by 64-bit ones
-    under `test_suite` and `soft_f1`; nobody who does not know the key, which is drawn anew in every
-    process, can make two of them collide.
+    under `test_suite` and `soft_f1`. The key is drawn anew in every process; without it no one can
+    make two of them collide.
 
     Args:
         predicted_rows: Rows as DB-API gives them, of int (64 bits), float, str, bytes and None.
@@ -83,7 +83,7 @@ def compare(
         float_tolerance: For `strict`: the relative and absolute difference allowed between two
             numbers of which at least one is a float.
         search_budget: For `test_suite`, and `strict` with a tolerance: how many values a search for
-            a permutation or a pairing may look at. What needs no search is decided whatever it is.
+            a permutation or a pairing may read. What needs no search is decided without it.
 
     Returns:
         The verdict. None, which counts as false, if the search used up its budget: undecided.
@@ -108,7 +108,7 @@ def compare_batch(
     search_budget: int = SEARCH_BUDGET,
     threads: int | None = None,
 ) -> list[bool | None]:
-    """Compares many pairs of results, on several threads; each verdict is that of `compare`.
+    """Compare many pairs of results, on several threads; each verdict is that of `compare`.
 
     Args:
         pairs: Predicted and gold rows. They must not change during the call.
@@ -124,8 +124,8 @@ def compare_batch(
         None. A warning names their place.
 
     Raises:
-        InputError: The settings are as `compare` refuses them, an entry is no pair, or the words on
-            order are not as many as the pairs.
+        InputError: The settings are as `compare` refuses them, an entry is no pair, or there are
+            not as many flags of order as pairs.
     """
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     checked_number("threads", threads, whole=True)
@@ -162,14 +162,14 @@ def compare_batch(
 
 
 def rereadable(rows: Any) -> Any:
-    """The rows as a list, if they are some that might be gone after they were read."""
+    """Return the rows as a list if they can be read only once, else unchanged."""
     return list(rows) if isinstance(rows, Iterator) else rows
 
 
 def verdict_of_pair(
     pair: tuple[Any, Any], place: str, settings: _core.ComparisonSettings
 ) -> bool | None:
-    """The verdict on one pair of which a side may be no rows; told in a warning."""
+    """Return the verdict on one pair of which a side may be no rows; warn of such a side."""
     sides: list[_core.ReadyResult | None] = []
     for side, rows in enumerate(pair):
         try:
@@ -190,7 +190,7 @@ def verdict_of_pair(
 
 
 def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
-    """BIRD mini-dev's Soft-F1 of two results.
+    """Return BIRD mini-dev's Soft-F1 of two results.
 
     Each result without its repeated rows; rows paired by position; a value counts if the other row
     of its pair holds it anywhere:
@@ -220,7 +220,7 @@ def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
 def checked_settings(
     semantics: str, ordered: bool, float_tolerance: float, search_budget: int
 ) -> _core.ComparisonSettings:
-    """The settings of a comparison as the core takes them.
+    """Return the settings of a comparison for the core.
 
     Raises:
         InputError: One of them is not what it must be.
@@ -241,7 +241,7 @@ def checked_settings(
 
 
 def checked_tolerance(semantics: str, float_tolerance: float) -> None:
-    """Raises InputError for a tolerance that is no size, or that the semantics does not have."""
+    """Raise InputError for a negative tolerance, or one that the semantics does not have."""
     checked_number("float_tolerance", float_tolerance, whole=False)
     if not float_tolerance >= 0:
         raise InputError(f"float_tolerance is {float_tolerance}; expected a finite number >= 0")
@@ -253,7 +253,7 @@ def checked_tolerance(semantics: str, float_tolerance: float) -> None:
 
 
 def ready(rows: Any, name: str, settings: _core.ComparisonSettings) -> _core.ReadyResult:
-    """A result made ready for comparison.
+    """Return a result made ready for comparison.
 
     Raises:
         InputError: A row or value is not one that SQLite gives.

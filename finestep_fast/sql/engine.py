@@ -37,7 +37,7 @@ Pair = tuple[str, str, str]
 
 CANCELLED = "stopped because the work was cancelled"
 
-# What an entry of a batch is made of, and the status of one in which that part is no good.
+# What an entry of a batch is made of, and the status of an entry in which that part is unusable.
 JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
 TRIPLE_PARTS = (
     ("database", Status.DATABASE_UNREADABLE),
@@ -48,17 +48,14 @@ TRIPLE_PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What an engine has done so far.
-
-    Attributes:
-        queries_run: Queries that were really run, golds among them.
-        golds_reused: Golds that were remembered from an earlier call.
-        most_at_once: The most queries that ran at the same time.
-    """
+    """What an engine has done so far."""
 
     queries_run: int
+    """Queries that were really run, golds among them."""
     golds_reused: int
+    """Golds that were remembered from an earlier call."""
     most_at_once: int
+    """The most queries that ran at the same time."""
 
 
 class Engine:
@@ -78,12 +75,12 @@ class Engine:
         gold_cache_bytes: Memory that remembered gold results may take.
         max_heap_bytes: Memory that SQLite may take. One process has one such limit: the smallest
             that any engine in it asked for.
-        fence: Whether queries run in a process of their own. SQLite looks at the clock between two
-            instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
-            within this process. With a fence that process is ended and started anew, the query has
-            timed out, and its neighbours are run again; the same if it crashes. Calls then take
-            turns, and each costs a way through a pipe.
-        grace_s: With a fence: how long a query may outlive its deadline.
+        subprocess: Whether queries run in a process of their own. SQLite checks the clock between
+            two instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
+            within this process. A subprocess is ended and started again: the query has timed out,
+            and the others of its batch are run again; the same if it crashes. Calls then take
+            turns, and their data goes through a pipe.
+        grace_s: With `subprocess`: how long a query may outlive its deadline.
 
     Raises:
         InputError: A limit is not a positive number.
@@ -144,13 +141,13 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stops running queries and closes every connection; done within a second."""
+        """Stop running queries and close every connection, within a second."""
         self._is_closed = True
         self._core.close()
 
     @property
     def counters(self) -> Counters:
-        """What the engine has done so far."""
+        """Return what the engine has done so far."""
         return Counters(*self._core.counters())
 
     def run(
@@ -161,7 +158,7 @@ class Engine:
         max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Result]:
-        """Runs queries and returns their rows.
+        """Run queries and return their rows.
 
         Args:
             jobs: Pairs of a database and a query.
@@ -197,7 +194,7 @@ class Engine:
         max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Match]:
-        """Runs predicted and gold queries and compares their results.
+        """Run predicted and gold queries and compare their results.
 
         A gold query runs once however often it is asked for, also across calls, and a predicted
         query once per call, unless they depend on time or chance: then a gold runs once per call
@@ -255,7 +252,7 @@ class Engine:
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
     ) -> Limits:
-        """The limits of one call: its own where it names them, else the engine's."""
+        """Return the limits of one call: its own where it names them, else the engine's."""
         if self._is_closed:
             raise InputError("the engine is closed; expected one that is open")
         rows = self.max_rows if max_rows is None else max_rows
@@ -266,7 +263,7 @@ class Engine:
 
 
 def result_of(report: RunReport | None) -> Result:
-    """The result in a report of the compiled module; none is work that was called off."""
+    """Return the result in a report of the compiled module; None is work that was cancelled."""
     if report is None:
         return Result(Status.TIMEOUT, message=CANCELLED)
     ended, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
@@ -275,7 +272,7 @@ def result_of(report: RunReport | None) -> Result:
 
 
 def match_of(report: MatchReport | None) -> Match:
-    """The verdict in a report of the compiled module; none is work that was called off."""
+    """Return the verdict in a report of the compiled module; None is work that was cancelled."""
     if report is None:
         return Match(False, Status.GOLD_TIMEOUT, CANCELLED)
     gold_failed, ended, message, elapsed_ms, verdict, score = report
@@ -291,7 +288,7 @@ def match_of(report: MatchReport | None) -> Match:
 
 
 def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
-    """The pair with both queries as the test-suite evaluator runs them."""
+    """Return the pair with both queries as the test-suite evaluator runs them."""
     path, predicted, gold = pair
     return (
         path,
@@ -301,7 +298,7 @@ def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
 
 
 def orders_rows(sql: str) -> bool:
-    """Whether the outermost query orders its rows."""
+    """Return whether the outermost query orders its rows."""
     # Imported here: only `strict` needs sqlglot.
     from finestep_fast.sql.analysis import outermost_order
 
@@ -311,7 +308,7 @@ def orders_rows(sql: str) -> bool:
 def fit_to_run(
     entries: Iterable[tuple[object, ...]], name: str, parts: tuple[tuple[str, Status], ...]
 ) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
-    """The entries of a batch as texts, and what is wrong with some of them.
+    """Return the entries of a batch as texts, and what is wrong with some of them.
 
     An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
 
@@ -342,7 +339,7 @@ def fit_to_run(
 
 
 def query_text(sql: object) -> tuple[str, str]:
-    """The query and "", or "" and why it cannot be run at all."""
+    """Return the query and "", or "" and why it cannot be run at all."""
     if not isinstance(sql, str):
         return "", f"is {shown(sql)}; expected text"
     if "\0" in sql:
@@ -356,7 +353,7 @@ def query_text(sql: object) -> tuple[str, str]:
 
 
 def path_text(path: object) -> tuple[str, str]:
-    """The path as text and "", or "" and why it is none."""
+    """Return the path as text and "", or "" and why it is none."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return "", f"is {shown(path)}; expected a path"
     text = os.fsdecode(path)
@@ -368,7 +365,7 @@ def path_text(path: object) -> tuple[str, str]:
 
 
 def checked_limits(**limits: float) -> None:
-    """Raises InputError for a limit that is not a positive number; but for times, a whole one."""
+    """Raise InputError for a limit that is not a positive number, whole except for times."""
     for name, value in limits.items():
         checked_number(name, value, whole=not name.endswith("_s"))
         if not value > 0 or (name == "threads" and value > MOST_THREADS):
