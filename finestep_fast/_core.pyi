@@ -295,7 +295,7 @@ class SqlEngine:
         """
     def counters(self) -> tuple[int, int, int]:
         """
-        Queries run, golds that were remembered, the most queries at the same time.
+        Queries run, golds that were reused, the most queries at the same time.
         """
     def match(
         self,

@@ -165,7 +165,7 @@ std::string Connection::first_text(const char* sql) const {
   return text;
 }
 
-void Connection::guard() {
+void Connection::add_sandbox() {
   first_text("PRAGMA query_only=1");
   first_text("PRAGMA temp_store=2");
   open_virtual_tables();
@@ -214,7 +214,7 @@ std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity)
     }
   }
   auto connection = std::make_unique<Connection>(*api_, identity);
-  connection->guard();
+  connection->add_sandbox();
   return connection;
 }
 

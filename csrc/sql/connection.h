@@ -38,7 +38,7 @@ std::string quoted_path(const std::string& path);
 class Connection {
  public:
   // Throws UnreadableDatabase; also for a log beside the file with changes that a reader without
-  // locks would miss. Without guard() it is for our own queries only.
+  // locks would miss. Without add_sandbox() it is for our own queries only.
   Connection(const SqliteApi& api, FileIdentity identity);
   ~Connection();
   Connection(const Connection&) = delete;
@@ -47,7 +47,7 @@ class Connection {
   Connection& operator=(Connection&&) = delete;
 
   // Adds the sandbox, so that it may run the queries of others.
-  void guard();
+  void add_sandbox();
 
   [[nodiscard]] const SqliteApi& api() const { return *api_; }
   [[nodiscard]] SqliteConnection* get() const { return connection_; }
