@@ -1,10 +1,11 @@
 """
-The compiled CPU core of finestep_fast. Doors to it: StepBatch and finestep_fast.ops.
+The compiled CPU core of finestep_fast. Its entry points are StepBatch, finestep_fast.ops and finestep_fast.sql.
 """
 
 from __future__ import annotations
 
 import collections.abc
+import enum
 import typing
 
 import numpy
@@ -12,9 +13,22 @@ import numpy.typing
 import torch
 
 __all__: list[str] = [
+    "Aggregation",
+    "Channels",
+    "ComparisonSettings",
+    "CreditSettings",
+    "KlEstimator",
+    "LossKind",
+    "LossSettings",
+    "QueryStatus",
+    "RatioLevel",
     "ReadyResult",
+    "Scope",
+    "Semantics",
     "SqlEngine",
     "SqliteLibrary",
+    "Std",
+    "Verdict",
     "all_within",
     "compare_pairs",
     "expanded_ctes",
@@ -23,30 +37,217 @@ __all__: list[str] = [
     "policy_loss",
     "read_logit_rows",
     "scale_gradient",
+    "spider_query",
     "step_advantage",
     "step_policy_loss",
     "step_spans",
-    "test_suite_query",
     "token_values",
     "write_logit_gradients",
 ]
 
-class ReadyResult:
+class Scope(enum.Enum):
     """
-    One result made ready for comparison. rows: sequences of int, float, str, bytes and None; name: what errors call them; semantics: an index into bird, strict, multiset, ordered, test_suite, soft_f1.
+    Which steps are compared.
+    """
+
+    per_index = 1
+    pooled = 0
+    trajectory = 2
+
+class Channels(enum.Enum):
+    """
+    How rewards and outcomes combine.
+    """
+
+    decoupled = 1
+    joint = 0
+
+class Std(enum.Enum):
+    """
+    What advantages are divided by.
+    """
+
+    none = 2
+    population = 1
+    sample = 0
+
+class CreditSettings:
+    """
+    The fields of CreditConfig that computing needs.
     """
     def __init__(
         self,
-        rows: typing.Any,
-        name: str,
-        semantics: typing.SupportsInt | typing.SupportsIndex,
+        *,
+        process_baseline: typing.SupportsFloat | typing.SupportsIndex,
+        process_weight: typing.SupportsFloat | typing.SupportsIndex,
+        outcome_weight: typing.SupportsFloat | typing.SupportsIndex,
+        process_discount: typing.SupportsFloat | typing.SupportsIndex,
+        outcome_discount: typing.SupportsFloat | typing.SupportsIndex,
+        smoothing: typing.SupportsFloat | typing.SupportsIndex,
+        scope: Scope,
+        channels: Channels,
+        std: Std,
+        std_floor: typing.SupportsFloat | typing.SupportsIndex,
+        epsilon: typing.SupportsFloat | typing.SupportsIndex,
+        leave_one_out: bool,
+        step_weight: typing.SupportsFloat | typing.SupportsIndex,
+        rollout_weight: typing.SupportsFloat | typing.SupportsIndex,
+        advantage_clip: typing.SupportsFloat | typing.SupportsIndex | None,
+    ) -> None: ...
+    @property
+    def advantage_clip(self) -> float | None: ...
+    @property
+    def channels(self) -> Channels: ...
+    @property
+    def epsilon(self) -> float: ...
+    @property
+    def leave_one_out(self) -> bool: ...
+    @property
+    def outcome_discount(self) -> float: ...
+    @property
+    def outcome_weight(self) -> float: ...
+    @property
+    def process_baseline(self) -> float: ...
+    @property
+    def process_discount(self) -> float: ...
+    @property
+    def process_weight(self) -> float: ...
+    @property
+    def rollout_weight(self) -> float: ...
+    @property
+    def scope(self) -> Scope: ...
+    @property
+    def smoothing(self) -> float: ...
+    @property
+    def std(self) -> Std: ...
+    @property
+    def std_floor(self) -> float: ...
+    @property
+    def step_weight(self) -> float: ...
+
+class LossKind(enum.Enum):
+    """
+    The form of the policy loss.
+    """
+
+    cispo = 1
+    ppo = 0
+
+class RatioLevel(enum.Enum):
+    """
+    Which tokens share a ratio.
+    """
+
+    rollout = 2
+    rollout_averaged = 3
+    step = 1
+    token = 0
+
+class Aggregation(enum.Enum):
+    """
+    How tokens are weighted.
+    """
+
+    constant = 3
+    rollout_mean = 1
+    step_mean = 2
+    token_mean = 0
+
+class KlEstimator(enum.Enum):
+    """
+    The estimate of the distance to the reference policy.
+    """
+
+    k1 = 0
+    k2 = 1
+    k3 = 2
+
+class LossSettings:
+    """
+    The fields of LossConfig.
+    """
+    def __init__(
+        self,
+        *,
+        kind: LossKind,
+        ratio: RatioLevel,
+        clip_low: typing.SupportsFloat | typing.SupportsIndex,
+        clip_high: typing.SupportsFloat | typing.SupportsIndex,
+        dual_clip: typing.SupportsFloat | typing.SupportsIndex | None,
+        aggregation: Aggregation,
+        constant_tokens: typing.SupportsFloat | typing.SupportsIndex | None,
+        kl: KlEstimator | None,
+        kl_weight: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> None: ...
+    @property
+    def aggregation(self) -> Aggregation: ...
+    @property
+    def clip_high(self) -> float: ...
+    @property
+    def clip_low(self) -> float: ...
+    @property
+    def constant_tokens(self) -> float | None: ...
+    @property
+    def dual_clip(self) -> float | None: ...
+    @property
+    def kind(self) -> LossKind: ...
+    @property
+    def kl(self) -> KlEstimator | None: ...
+    @property
+    def kl_weight(self) -> float: ...
+    @property
+    def ratio(self) -> RatioLevel: ...
+
+class Semantics(enum.Enum):
+    """
+    When two results are the same.
+    """
+
+    bird = 0
+    multiset = 2
+    ordered = 3
+    soft_f1 = 5
+    strict = 1
+    test_suite = 4
+
+class Verdict(enum.Enum):
+    """
+    Whether two results are the same.
+    """
+
+    different = 0
+    equal = 1
+    undecided = 2
+
+class ComparisonSettings:
+    """
+    How results are compared.
+    """
+    def __init__(
+        self,
+        *,
+        semantics: Semantics,
         ordered: bool,
         float_tolerance: typing.SupportsFloat | typing.SupportsIndex,
         search_budget: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
-    def outcome(self, gold: ReadyResult) -> tuple[int, float]:
+    @property
+    def float_tolerance(self) -> float: ...
+    @property
+    def ordered(self) -> bool: ...
+    @property
+    def search_budget(self) -> int: ...
+    @property
+    def semantics(self) -> Semantics: ...
+
+class ReadyResult:
+    """
+    One result made ready for comparison. rows: sequences of int, float, str, bytes and None; name: what errors call them.
+    """
+    def __init__(self, rows: typing.Any, name: str, settings: ComparisonSettings) -> None: ...
+    def outcome(self, gold: ReadyResult) -> tuple[Verdict, float]:
         """
-        Compare this predicted result with a gold one made with the same settings: (0 different, 1 equal, 2 undecided; score).
+        Compare this predicted result with a gold one made with the same settings: (verdict, score).
         """
     @property
     def size_bytes(self) -> int: ...
@@ -63,13 +264,26 @@ class SqliteLibrary:
     @property
     def version(self) -> str: ...
 
+class QueryStatus(enum.Enum):
+    """
+    How a query ended.
+    """
+
+    database_unreadable = 5
+    denied = 4
+    error = 1
+    ok = 0
+    timeout = 2
+    too_large = 3
+
 class SqlEngine:
     """
-    Runs queries on SQLite databases. The door to it is finestep_fast.sql.Engine.
+    Runs queries on SQLite databases. Its entry point is finestep_fast.sql.Engine.
     """
     def __init__(
         self,
         library: SqliteLibrary,
+        *,
         threads: typing.SupportsInt | typing.SupportsIndex,
         max_connections: typing.SupportsInt | typing.SupportsIndex,
         gold_cache_bytes: typing.SupportsInt | typing.SupportsIndex,
@@ -81,18 +295,14 @@ class SqlEngine:
         """
     def counters(self) -> tuple[int, int, int]:
         """
-        Queries run, golds that were remembered, the most queries at the same time.
+        Queries run, golds that were reused, the most queries at the same time.
         """
     def match(
         self,
         pairs: list[tuple[str, str, str]],
         ordered: list[bool] | None,
-        comparison: tuple[
-            typing.SupportsInt | typing.SupportsIndex,
-            bool,
-            typing.SupportsFloat | typing.SupportsIndex,
-            typing.SupportsInt | typing.SupportsIndex,
-        ],
+        comparison: ComparisonSettings,
+        *,
         early_exit: bool,
         utf8_only: bool,
         max_rows: typing.SupportsInt | typing.SupportsIndex,
@@ -100,14 +310,17 @@ class SqlEngine:
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
         grace_s: typing.SupportsFloat | typing.SupportsIndex | None = None,
     ) -> tuple[
-        list[tuple[bool, int, str, float, int, float] | None], list[int], list[tuple[bool, int]]
+        list[tuple[bool, QueryStatus, str, float, Verdict, float] | None],
+        list[int],
+        list[tuple[bool, int]],
     ]:
         """
-        Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report is (gold_failed, status, message, elapsed_ms, verdict, score). comparison: (semantics, ordered of pairs without their own, float_tolerance, budget). With grace_s it returns once a query has outlived its deadline by so much: then hanging lists (is_gold, report), and reports that are missing are None.
+        Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report is (gold_failed, status, message, elapsed_ms, verdict, score). ordered: one flag per pair, else that of comparison. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists (is_gold, report), and reports that are missing are None.
         """
     def run(
         self,
         jobs: list[tuple[str, str]],
+        *,
         max_rows: typing.SupportsInt | typing.SupportsIndex,
         max_bytes: typing.SupportsInt | typing.SupportsIndex,
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
@@ -115,7 +328,7 @@ class SqlEngine:
     ) -> tuple[
         list[
             tuple[
-                int,
+                QueryStatus,
                 tuple[str, ...],
                 tuple[tuple[int | float | str | bytes | None, ...], ...],
                 bool,
@@ -129,7 +342,7 @@ class SqlEngine:
         list[int],
     ]:
         """
-        Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was called off. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists their places.
+        Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was cancelled. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists their places.
         """
 
 def all_within(
@@ -144,13 +357,11 @@ def all_within(
 def compare_pairs(
     pairs: collections.abc.Sequence[tuple[typing.Any, typing.Any]],
     ordered: collections.abc.Sequence[bool],
-    semantics: typing.SupportsInt | typing.SupportsIndex,
-    float_tolerance: typing.SupportsFloat | typing.SupportsIndex,
-    search_budget: typing.SupportsInt | typing.SupportsIndex,
+    settings: ComparisonSettings,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
-) -> list[tuple[int, float]]:
+) -> list[tuple[Verdict, float]]:
     """
-    Compare pairs of a predicted and a gold result, each given as rows; ordered: one word per pair. Like ReadyResult.outcome for each, in their order.
+    Compare pairs of a predicted and a gold result, each given as rows; ordered: one flag per pair, which goes before that of the settings. Like ReadyResult.outcome for each, in their order.
     """
 
 def expanded_ctes(sql: str) -> int:
@@ -177,7 +388,7 @@ def policy_loss(
     tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
     steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     step_advantage: torch.Tensor,
-    loss: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    loss: LossSettings,
     count: torch.Tensor | None,
     out: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor],
     clear_between: bool,
@@ -208,10 +419,15 @@ def scale_gradient(
     Multiply gradient [T] by scale [1] in place, for the tokens inside steps.
     """
 
+def spider_query(sql: str, keep_distinct: bool) -> str:
+    """
+    The query as the test-suite evaluator runs it.
+    """
+
 def step_advantage(
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     rewards: tuple[torch.Tensor, torch.Tensor],
-    credit: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    credit: CreditSettings,
     out: torch.Tensor,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
@@ -224,8 +440,8 @@ def step_policy_loss(
     steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     rewards: tuple[torch.Tensor, torch.Tensor],
-    credit: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
-    loss: collections.abc.Sequence[typing.SupportsFloat | typing.SupportsIndex],
+    credit: CreditSettings,
+    loss: LossSettings,
     count: torch.Tensor | None,
     out: tuple[torch.Tensor, torch.Tensor | None, torch.Tensor],
     clear_between: bool,
@@ -259,11 +475,6 @@ def step_spans(
 ]:
     """
     Return the runs of True of each row as flat half-open spans: (start [S], end [S], offsets [R+1]). `mask` is [R, L], C-contiguous.
-    """
-
-def test_suite_query(sql: str, keep_distinct: bool) -> str:
-    """
-    The query as the test-suite evaluator runs it.
     """
 
 def token_values(

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
+from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import InputError
-
-Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
 
 VALIDATORS = ("format", "executes", "novel", "grounded")
 

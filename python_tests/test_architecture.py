@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "finestep_fast"
+CSRC = ROOT / "csrc"
 
 # module -> the parts of finestep_fast that may import it
 KNOWN_BY = {
@@ -24,6 +26,17 @@ KNOWN_BY = {
     "transformers": {"train", "eval", "adapters"},
     "triton": {"kernels"},
     "yaml": {"config"},
+}
+
+# folder of csrc -> the other folders that it may include; `python` alone includes Python's headers
+MAY_INCLUDE: dict[str, set[str]] = {
+    "compare": set(),
+    "credit": {"numbers", "threads"},
+    "loss": {"credit", "numbers", "threads"},
+    "numbers": set(),
+    "python": {"compare", "credit", "loss", "numbers", "sql", "threads"},
+    "sql": {"compare", "threads"},
+    "threads": set(),
 }
 
 
@@ -91,13 +104,69 @@ def test_importing_the_library_imports_torch_and_nothing_else_heavy() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def _includes(folder: Path) -> dict[str, list[str]]:
+    """Path below the folder -> what each source includes, with its quotes or angles."""
+    include = re.compile(r'^\s*#\s*include\s+("[^"]+"|<[^>]+>)', re.MULTILINE)
+    return {
+        str(path.relative_to(folder)): include.findall(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in {".h", ".cpp"}
+    }
+
+
+def _cycle(includes: dict[str, list[str]]) -> list[str]:
+    """Some headers that include one another in a circle; empty if there are none."""
+    done: set[str] = set()
+
+    def found(path: str, trail: list[str]) -> list[str]:
+        if path in trail:
+            return [*trail[trail.index(path) :], path]
+        if path in done:
+            return []
+        cycles = (found(name.strip('"'), [*trail, path]) for name in includes.get(path, ()))
+        circle = next(filter(None, cycles), [])
+        done.add(path)
+        return circle
+
+    return next(filter(None, (found(path, []) for path in includes)), [])
+
+
+def test_a_circle_of_includes_is_found() -> None:
+    includes = {"a.h": ['"b.h"', "<span>"], "b.h": ['"c.h"'], "c.h": ['"b.h"'], "d.cpp": ['"a.h"']}
+    assert _cycle(includes) == ["b.h", "c.h", "b.h"]
+    assert not _cycle({"a.h": ['"b.h"', '"c.h"'], "b.h": ['"c.h"'], "c.h": []})
+
+
+def test_includes_are_written_from_csrc_and_never_in_a_circle() -> None:
+    includes = _includes(CSRC)
+    assert {path.partition("/")[0] for path in includes} == {*MAY_INCLUDE, "fuzz"}
+    lost = {
+        f"{path}: {name}"
+        for path, names in includes.items()
+        for name in names
+        if name.startswith('"') and name.strip('"') not in includes
+    }
+    assert not lost
+    assert not _cycle(includes)
+
+
+def test_folders_of_the_core_include_only_what_they_may() -> None:
+    strangers = {
+        f"{path}: {name}"
+        for path, names in _includes(CSRC).items()
+        for folder, allowed in MAY_INCLUDE.items()
+        if path.startswith(f"{folder}/")
+        for name in names
+        if name.startswith('"') and name.strip('"').partition("/")[0] not in {folder, *allowed}
+    }
+    assert not strangers
+
+
 def test_only_the_bindings_know_python() -> None:
-    sources = [*(ROOT / "csrc").glob("*.h"), *(ROOT / "csrc").glob("*.cpp")]
-    assert sources
     knows = {
-        path.name
-        for path in sources
-        if "Python.h" in (text := path.read_text()) or "pybind11" in text
+        path
+        for path, names in _includes(CSRC).items()
+        if any("Python.h" in name or "pybind11" in name for name in names)
     }
     assert knows
-    assert all(name.startswith("bindings") for name in knows)
+    assert all(path.startswith("python/") for path in knows)

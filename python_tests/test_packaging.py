@@ -70,13 +70,8 @@ def test_the_package_says_that_it_is_typed() -> None:
 
 
 def test_the_stub_is_the_one_generated_from_the_compiled_module(root: Path, tmp_path: Path) -> None:
-    python = [sys.executable, "-m"]
-    settings = ["--quiet", "--no-cache", "--config", str(root / "pyproject.toml")]
-    _run(*python, "pybind11_stubgen", "finestep_fast._core", "-o", tmp_path, cwd=tmp_path)
-    generated = tmp_path / "finestep_fast" / "_core.pyi"
-    _run(*python, "ruff", "check", "--fix-only", *settings, generated, cwd=tmp_path)
-    _run(*python, "ruff", "format", *settings, generated, cwd=tmp_path)
-    expected = generated.read_text(encoding="utf-8")
+    _run(sys.executable, root / ".ci" / "stub.py", tmp_path, cwd=tmp_path)
+    expected = (tmp_path / "finestep_fast" / "_core.pyi").read_text(encoding="utf-8")
     assert (root / "finestep_fast" / "_core.pyi").read_text(encoding="utf-8") == expected
 
 

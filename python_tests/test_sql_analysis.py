@@ -6,9 +6,12 @@ import pytest
 import sqlglot
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlglot import exp
 
 from finestep_fast.sql import DatabaseSchema, database_schema
 from finestep_fast.sql.analysis import analyse, outermost_order
+from finestep_fast.sql.parsing import DIALECT, UnreadableError, text_of
+from finestep_fast.sql.resolution import Reading
 from support.databases import written
 
 BASE = "SELECT name FROM customer WHERE city = 'London'"
@@ -324,3 +327,31 @@ def test_deep_and_long_queries_have_facts_soon(schema: DatabaseSchema, unit: str
 )
 def test_only_the_outermost_order_counts(query: str, ordered: bool) -> None:
     assert outermost_order(query) is ordered
+
+
+@pytest.mark.parametrize("bug", [AttributeError, LookupError, TypeError, ValueError])
+def test_a_bug_of_our_own_in_reading_a_tree_is_raised(
+    schema: DatabaseSchema, monkeypatch: pytest.MonkeyPatch, bug: type[Exception]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise bug("planted")
+
+    monkeypatch.setattr(Reading, "_select", broken)
+    with pytest.raises(bug, match="planted"):
+        analyse(f"SELECT '{bug.__name__}'", schema)
+
+
+@pytest.mark.parametrize("bug", [AttributeError, LookupError, TypeError, ValueError])
+def test_whatever_sqlglot_raises_is_a_query_without_a_parse(
+    schema: DatabaseSchema, monkeypatch: pytest.MonkeyPatch, bug: type[Exception]
+) -> None:
+    def broken(*arguments: object) -> None:
+        raise bug("sqlglot's")
+
+    monkeypatch.setattr(DIALECT, "parse", broken)
+    assert not analyse(f"SELECT  'not {bug.__name__}'", schema).parsed
+    assert outermost_order(f"SELECT 'not {bug.__name__}' ORDER BY 1")
+    monkeypatch.undo()
+    monkeypatch.setattr(exp.Table, "sql", broken)
+    with pytest.raises(UnreadableError, match="Table"):
+        text_of(exp.Table())

@@ -33,9 +33,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("shop") / "shop.sqlite")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["engine", "fenced engine"])
+@pytest.fixture(scope="module", params=[False, True], ids=["engine", "subprocess engine"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(threads=2, fence=request.param) as engine:
+    with Engine(threads=2, subprocess=request.param) as engine:
         yield engine
 
 

@@ -53,7 +53,7 @@ def test_the_test_suite_evaluator_rewrites_both_queries(shop: Path, engine: Engi
         "SELECT ';', 1; SELECT 2": "SELECT ';', 1;",
         "SELECT a ! = 'b < = c'": "SELECT a != 'b <= c'",
     }
-    assert {sql: _core.test_suite_query(sql, False) for sql in rewritten} == rewritten
+    assert {sql: _core.spider_query(sql, False) for sql in rewritten} == rewritten
     # The order of rows counts if the gold query says "order by" anywhere.
     predicted = "SELECT name FROM customer ORDER BY name DESC"
     golds = {"SELECT name FROM customer": True, "SELECT name FROM customer ORDER BY 1": False}

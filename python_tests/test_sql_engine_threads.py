@@ -142,7 +142,7 @@ def test_closing_the_engine_stops_its_queries(shop: Path) -> None:
     thread.join(timeout=10)
     assert not thread.is_alive()
     assert results[0].status is Status.TIMEOUT
-    assert "called off" in results[0].message
+    assert "cancelled" in results[0].message
 
 
 def test_an_interrupt_from_the_keyboard_gets_through_a_running_query(shop: Path) -> None:

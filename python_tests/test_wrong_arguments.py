@@ -225,7 +225,7 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
         "ordered": "True",
         "keep_distinct": "True",
         "early_exit": "True",
-        "fence": "True",
+        "subprocess": "True",
         "max_connections": "one",
         "gold_cache_bytes": "one",
         "grace_s": "one|a fraction",
@@ -258,7 +258,7 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
         "max_connections": 2,
         "gold_cache_bytes": 1 << 20,
         "max_heap_bytes": 2 << 30,
-        "fence": False,
+        "subprocess": False,
         "grace_s": 0.1,
     }
     needed = {"max_rows": "one", "max_bytes": "one", "timeout_s": "one|a fraction"}

@@ -7,13 +7,15 @@ depend on their number.
 
 from __future__ import annotations
 
+from dataclasses import fields
+from enum import Enum
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.ops.settings import credit_numbers, loss_numbers
 from finestep_fast.reference import SCALAR_METRICS
 
 NOT_BUILT: str | None = None
@@ -22,9 +24,6 @@ try:
     import finestep_fast._core as core
 except ImportError as error:
     NOT_BUILT = f"finestep_fast._core was not built: {error}"
-
-_credit_numbers = lru_cache(maxsize=64)(credit_numbers)
-_loss_numbers = lru_cache(maxsize=64)(loss_numbers)
 
 
 def why_not(device: torch.device) -> str | None:
@@ -65,7 +64,7 @@ def step_advantage(
     core.step_advantage(
         (step_offsets, group_offsets, group_rollouts),
         (step_reward, rollout_outcome),
-        _credit_numbers(credit),
+        _credit_settings(credit),
         advantage,
         torch.get_num_threads(),
     )
@@ -99,7 +98,7 @@ def policy_loss(
         (token_logp, token_logp_old, token_logp_ref, token_weight),
         (step_start, step_end, step_offsets),
         step_advantage,
-        _loss_numbers(loss),
+        _loss_settings(loss),
         divisor,
         (loss_out, gradient if with_gradient else None, metrics),
         steps_ascend,
@@ -140,8 +139,8 @@ def step_policy_loss(
         (step_start, step_end, step_offsets),
         (step_offsets, group_offsets, group_rollouts),
         (step_reward, rollout_outcome),
-        _credit_numbers(credit),
-        _loss_numbers(loss),
+        _credit_settings(credit),
+        _loss_settings(loss),
         divisor,
         (loss_out, gradient if with_gradient else None, metrics),
         steps_ascend,
@@ -201,6 +200,37 @@ def write_row_gradients(
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
     return torch.promote_types(dtype, torch.float32)
+
+
+@lru_cache(maxsize=64)
+def _credit_settings(credit: CreditConfig) -> core.CreditSettings:
+    """Return the settings as the core has them."""
+    named = _by_name(credit, scope=core.Scope, channels=core.Channels, std=core.Std)
+    del named["allow_reward_imbalance"]  # it only says which settings are accepted
+    return core.CreditSettings(**named)
+
+
+@lru_cache(maxsize=64)
+def _loss_settings(loss: LossConfig) -> core.LossSettings:
+    """Return the settings as the core has them."""
+    return core.LossSettings(
+        **_by_name(
+            loss,
+            kind=core.LossKind,
+            ratio=core.RatioLevel,
+            aggregation=core.Aggregation,
+            kl=core.KlEstimator,
+        )
+    )
+
+
+def _by_name(config: CreditConfig | LossConfig, **choices: type[Enum]) -> dict[str, Any]:
+    """Return the fields of a config; a choice as the member of that name."""
+    named = {field.name: getattr(config, field.name) for field in fields(config)}
+    for name, members in choices.items():
+        if named[name] is not None:
+            named[name] = members[named[name]]
+    return named
 
 
 def _row_sums(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

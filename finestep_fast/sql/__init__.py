@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from finestep_fast.sql.comparison import Semantics, compare, compare_batch, score_f1
+from finestep_fast.config.semantics import Semantics
+from finestep_fast.sql.comparison import compare, compare_batch, score_f1
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
 from finestep_fast.sql.library import Library, library
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
@@ -45,7 +46,7 @@ def run(
     timeout_s: float = 30.0,
     threads: int | None = None,
 ) -> list[Result]:
-    """Runs queries, each given as (database, query); see `Engine.run`."""
+    """Run queries, each given as (database, query); see `Engine.run`."""
     with Engine(threads=threads) as engine:
         return engine.run(jobs, max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
 
@@ -62,7 +63,7 @@ def match(
     timeout_s: float = 30.0,
     threads: int | None = None,
 ) -> list[Match]:
-    """Compares queries, each given as (database, predicted, gold); see `Engine.match`."""
+    """Compare queries, each given as (database, predicted, gold); see `Engine.match`."""
     with Engine(threads=threads) as engine:
         return engine.match(
             triples,

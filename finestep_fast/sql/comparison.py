@@ -1,7 +1,7 @@
 """When two results are the same: each definition in use under its own name.
 
 Not an executor: rows come in, a verdict goes out. `bird` is Python's `set(a) == set(b)` with all
-its consequences; `strict` is the one to recommend. The work is done by the compiled core.
+its consequences; `strict` is the one to recommend. The compiled core does the work.
 """
 
 from __future__ import annotations
@@ -9,32 +9,33 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from finestep_fast import _core
+from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.outcome import Value
 
-Semantics = Literal["bird", "strict", "multiset", "ordered", "test_suite", "soft_f1"]
-
-# In the order of the core's enumeration.
-INDEX_OF_SEMANTICS = {name: index for index, name in enumerate(get_args(Semantics))}
 SEARCH_BUDGET = 500_000_000
 MOST_THREADS = 4096
-VERDICTS = (False, True, None)
+IS_EQUAL = {
+    _core.Verdict.different: False,
+    _core.Verdict.equal: True,
+    _core.Verdict.undecided: None,
+}
 
 Rows = Iterable[Sequence[Value]]
 
 
 def checked_semantics(semantics: str) -> None:
-    """Raises InputError unless the name is one of `Semantics`."""
-    if not isinstance(semantics, str) or semantics not in INDEX_OF_SEMANTICS:
-        known = ", ".join(INDEX_OF_SEMANTICS)
+    """Raise InputError unless the name is one of `Semantics`."""
+    if not isinstance(semantics, str) or semantics not in get_args(Semantics):
+        known = ", ".join(get_args(Semantics))
         raise InputError(f"semantics is {shown(semantics)}; expected one of {known}")
 
 
 def checked_number(name: str, value: object, *, whole: bool) -> None:
-    """Raises InputError unless the value is a number that the core can count with."""
+    """Raise InputError unless the value is a number that the core can use."""
     kind, rule = (int, "an integer of 64 bits") if whole else (int | float, "a finite number")
     is_number = isinstance(value, kind) and not isinstance(value, bool)
     if not is_number or not -(2**63) <= value < 2**63:  # type: ignore[operator]
@@ -42,7 +43,7 @@ def checked_number(name: str, value: object, *, whole: bool) -> None:
 
 
 def listed(given: Any) -> list[Any] | None:
-    """The items of something iterable; None for text and anything else."""
+    """Return the items of something iterable; None for text and anything else."""
     if isinstance(given, str | bytes):
         return None
     try:
@@ -61,12 +62,12 @@ def compare(
     float_tolerance: float = 0.0,
     search_budget: int = SEARCH_BUDGET,
 ) -> bool | None:
-    """Whether two results are equal.
+    """Return whether two results are equal.
 
     Values compare as in Python: 1 equals 1.0 exactly, text never equals bytes, NULL equals NULL.
     Two empty results are equal. Rows are compared by keyed 128-bit hashes, values by 64-bit ones
-    under `test_suite` and `soft_f1`; nobody who does not know the key, which is drawn anew in every
-    process, can make two of them collide.
+    under `test_suite` and `soft_f1`. The key is drawn anew in every process; without it no one can
+    make two of them collide.
 
     Args:
         predicted_rows: Rows as DB-API gives them, of int (64 bits), float, str, bytes and None.
@@ -82,7 +83,7 @@ def compare(
         float_tolerance: For `strict`: the relative and absolute difference allowed between two
             numbers of which at least one is a float.
         search_budget: For `test_suite`, and `strict` with a tolerance: how many values a search for
-            a permutation or a pairing may look at. What needs no search is decided whatever it is.
+            a permutation or a pairing may read. What needs no search is decided without it.
 
     Returns:
         The verdict. None, which counts as false, if the search used up its budget: undecided.
@@ -95,7 +96,7 @@ def compare(
     settings = checked_settings(semantics, ordered, float_tolerance, search_budget)
     predicted = ready(predicted_rows, "predicted_rows", settings)
     verdict, _ = predicted.outcome(ready(gold_rows, "gold_rows", settings))
-    return VERDICTS[verdict]
+    return IS_EQUAL[verdict]
 
 
 def compare_batch(
@@ -107,7 +108,7 @@ def compare_batch(
     search_budget: int = SEARCH_BUDGET,
     threads: int | None = None,
 ) -> list[bool | None]:
-    """Compares many pairs of results, on several threads; each verdict is that of `compare`.
+    """Compare many pairs of results, on several threads; each verdict is that of `compare`.
 
     Args:
         pairs: Predicted and gold rows. They must not change during the call.
@@ -123,8 +124,8 @@ def compare_batch(
         None. A warning names their place.
 
     Raises:
-        InputError: The settings are as `compare` refuses them, an entry is no pair, or the words on
-            order are not as many as the pairs.
+        InputError: The settings are as `compare` refuses them, an entry is no pair, or there are
+            not as many flags of order as pairs.
     """
     threads = len(os.sched_getaffinity(0)) if threads is None else threads
     checked_number("threads", threads, whole=True)
@@ -146,27 +147,29 @@ def compare_batch(
         raise InputError(f"ordered is {shown(ordered)}; expected a bool, or one per pair")
     if len(orders) != len(both):
         raise InputError(f"ordered has {len(orders)} values; expected {len(both)}, one per pair")
-    index, _, tolerance, budget = checked_settings(semantics, False, float_tolerance, search_budget)
+    settings = checked_settings(semantics, False, float_tolerance, search_budget)
     try:
-        outcomes = _core.compare_pairs(both, orders, index, tolerance, budget, threads)
+        outcomes = _core.compare_pairs(both, orders, settings, threads)
     except (TypeError, ValueError):
-        settings = [(index, order, tolerance, budget) for order in orders]
+        each = [
+            checked_settings(semantics, order, float_tolerance, search_budget) for order in orders
+        ]
         return [
             verdict_of_pair(pair, f"pairs[{place}]", how)
-            for place, (pair, how) in enumerate(zip(both, settings, strict=True))
+            for place, (pair, how) in enumerate(zip(both, each, strict=True))
         ]
-    return [VERDICTS[verdict] for verdict, _ in outcomes]
+    return [IS_EQUAL[verdict] for verdict, _ in outcomes]
 
 
 def rereadable(rows: Any) -> Any:
-    """The rows as a list, if they are some that might be gone after they were read."""
+    """Return the rows as a list if they can be read only once, else unchanged."""
     return list(rows) if isinstance(rows, Iterator) else rows
 
 
 def verdict_of_pair(
-    pair: tuple[Any, Any], place: str, settings: tuple[int, bool, float, int]
+    pair: tuple[Any, Any], place: str, settings: _core.ComparisonSettings
 ) -> bool | None:
-    """The verdict on one pair of which a side may be no rows; told in a warning."""
+    """Return the verdict on one pair of which a side may be no rows; warn of such a side."""
     sides: list[_core.ReadyResult | None] = []
     for side, rows in enumerate(pair):
         try:
@@ -183,11 +186,11 @@ def verdict_of_pair(
     if predicted is None:
         return False
     verdict, _ = predicted.outcome(gold)
-    return VERDICTS[verdict]
+    return IS_EQUAL[verdict]
 
 
 def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
-    """BIRD mini-dev's Soft-F1 of two results.
+    """Return BIRD mini-dev's Soft-F1 of two results.
 
     Each result without its repeated rows; rows paired by position; a value counts if the other row
     of its pair holds it anywhere:
@@ -216,8 +219,8 @@ def score_f1(predicted_rows: Rows, gold_rows: Rows) -> float:
 
 def checked_settings(
     semantics: str, ordered: bool, float_tolerance: float, search_budget: int
-) -> tuple[int, bool, float, int]:
-    """The settings of a comparison as the core takes them.
+) -> _core.ComparisonSettings:
+    """Return the settings of a comparison for the core.
 
     Raises:
         InputError: One of them is not what it must be.
@@ -229,11 +232,16 @@ def checked_settings(
     checked_number("search_budget", search_budget, whole=True)
     if search_budget < 0:
         raise InputError(f"search_budget is {search_budget}; expected a number >= 0")
-    return INDEX_OF_SEMANTICS[semantics], ordered, float_tolerance, search_budget
+    return _core.ComparisonSettings(
+        semantics=_core.Semantics[semantics],
+        ordered=ordered,
+        float_tolerance=float_tolerance,
+        search_budget=search_budget,
+    )
 
 
 def checked_tolerance(semantics: str, float_tolerance: float) -> None:
-    """Raises InputError for a tolerance that is no size, or that the semantics does not have."""
+    """Raise InputError for a negative tolerance, or one that the semantics does not have."""
     checked_number("float_tolerance", float_tolerance, whole=False)
     if not float_tolerance >= 0:
         raise InputError(f"float_tolerance is {float_tolerance}; expected a finite number >= 0")
@@ -244,8 +252,8 @@ def checked_tolerance(semantics: str, float_tolerance: float) -> None:
         )
 
 
-def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core.ReadyResult:
-    """A result made ready for comparison.
+def ready(rows: Any, name: str, settings: _core.ComparisonSettings) -> _core.ReadyResult:
+    """Return a result made ready for comparison.
 
     Raises:
         InputError: A row or value is not one that SQLite gives.
@@ -253,7 +261,7 @@ def ready(rows: Any, name: str, settings: tuple[int, bool, float, int]) -> _core
     if isinstance(rows, str | bytes):
         raise InputError(f"{name} is {shown(rows)}; expected rows")
     try:
-        return _core.ReadyResult(rows, name, *settings)
+        return _core.ReadyResult(rows, name, settings)
     except ValueError as error:
         raise InputError(str(error)) from error
     except TypeError as error:

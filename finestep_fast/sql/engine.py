@@ -13,35 +13,31 @@ from types import TracebackType
 
 from finestep_fast import _core
 from finestep_fast.config.check import check_flag
+from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.comparison import (
     MOST_THREADS,
     SEARCH_BUDGET,
-    Semantics,
     checked_number,
     checked_settings,
     listed,
 )
-from finestep_fast.sql.fence import FencedEngine, MatchReport, RunReport
 from finestep_fast.sql.library import open_library
-from finestep_fast.sql.outcome import Match, Result, Status
+from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Status
+from finestep_fast.sql.subprocess_engine import (
+    EngineSettings,
+    Limits,
+    MatchReport,
+    RunReport,
+    SubprocessEngine,
+)
 
 DatabasePath = str | os.PathLike[str]
 Pair = tuple[str, str, str]
 
-# In the order in which the compiled module numbers them.
-QUERY_STATUSES = (
-    Status.OK,
-    Status.ERROR,
-    Status.TIMEOUT,
-    Status.TOO_LARGE,
-    Status.DENIED,
-    Status.DATABASE_UNREADABLE,
-)
-EQUAL, UNDECIDED = 1, 2
-CALLED_OFF = "stopped because the work was called off"
+CANCELLED = "stopped because the work was cancelled"
 
-# What an entry of a batch is made of, and the status of one in which that part is no good.
+# What an entry of a batch is made of, and the status of an entry in which that part is unusable.
 JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
 TRIPLE_PARTS = (
     ("database", Status.DATABASE_UNREADABLE),
@@ -52,17 +48,14 @@ TRIPLE_PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """What an engine has done so far.
-
-    Attributes:
-        queries_run: Queries that were really run, golds among them.
-        golds_reused: Golds that were remembered from an earlier call.
-        most_at_once: The most queries that ran at the same time.
-    """
+    """What an engine has done so far."""
 
     queries_run: int
+    """Queries that were really run, golds among them."""
     golds_reused: int
+    """Golds that were remembered from an earlier call."""
     most_at_once: int
+    """The most queries that ran at the same time."""
 
 
 class Engine:
@@ -82,12 +75,12 @@ class Engine:
         gold_cache_bytes: Memory that remembered gold results may take.
         max_heap_bytes: Memory that SQLite may take. One process has one such limit: the smallest
             that any engine in it asked for.
-        fence: Whether queries run in a process of their own. SQLite looks at the clock between two
-            instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
-            within this process. With a fence that process is ended and started anew, the query has
-            timed out, and its neighbours are run again; the same if it crashes. Calls then take
-            turns, and each costs a way through a pipe.
-        grace_s: With a fence: how long a query may outlive its deadline.
+        subprocess: Whether queries run in a process of their own. SQLite checks the clock between
+            two instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
+            within this process. A subprocess is ended and started again: the query has timed out,
+            and the others of its batch are run again; the same if it crashes. Calls then take
+            turns, and their data goes through a pipe.
+        grace_s: With `subprocess`: how long a query may outlive its deadline.
 
     Raises:
         InputError: A limit is not a positive number.
@@ -104,10 +97,10 @@ class Engine:
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
         max_heap_bytes: int = 2 << 30,
-        fence: bool = False,
+        subprocess: bool = False,
         grace_s: float = 0.25,
     ) -> None:
-        check_flag("fence", fence)
+        check_flag("subprocess", subprocess)
         self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
         self.timeout_s = timeout_s
         self.max_rows = max_rows
@@ -123,12 +116,17 @@ class Engine:
             grace_s=grace_s,
         )
         library = open_library()
-        settings = (self.threads, max_connections, gold_cache_bytes, max_heap_bytes)
-        self._core: _core.SqlEngine | FencedEngine
-        if fence:
-            self._core = FencedEngine(library.path, settings, grace_s)
+        settings = EngineSettings(
+            threads=self.threads,
+            max_connections=max_connections,
+            gold_cache_bytes=gold_cache_bytes,
+            max_heap_bytes=max_heap_bytes,
+        )
+        self._core: _core.SqlEngine | SubprocessEngine
+        if subprocess:
+            self._core = SubprocessEngine(library.path, settings, grace_s)
         else:
-            self._core = _core.SqlEngine(library, *settings)
+            self._core = _core.SqlEngine(library, **settings)
         self._is_closed = False
 
     def __enter__(self) -> Engine:
@@ -143,13 +141,13 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stops running queries and closes every connection; done within a second."""
+        """Stop running queries and close every connection, within a second."""
         self._is_closed = True
         self._core.close()
 
     @property
     def counters(self) -> Counters:
-        """What the engine has done so far."""
+        """Return what the engine has done so far."""
         return Counters(*self._core.counters())
 
     def run(
@@ -160,7 +158,7 @@ class Engine:
         max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Result]:
-        """Runs queries and returns their rows.
+        """Run queries and return their rows.
 
         Args:
             jobs: Pairs of a database and a query.
@@ -177,7 +175,7 @@ class Engine:
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
         queries, complaints = fit_to_run(jobs, "jobs", JOB_PARTS)
-        reports, _ = self._core.run(queries, *limits)  # type: ignore[arg-type]
+        reports, _ = self._core.run(queries, **limits)  # type: ignore[arg-type]
         results = [result_of(report) for report in reports]
         for (i, status), complaint in complaints.items():
             if results[i].status is status:
@@ -196,7 +194,7 @@ class Engine:
         max_bytes: int | None = None,
         timeout_s: float | None = None,
     ) -> list[Match]:
-        """Runs predicted and gold queries and compares their results.
+        """Run predicted and gold queries and compare their results.
 
         A gold query runs once however often it is asked for, also across calls, and a predicted
         query once per call, unless they depend on time or chance: then a gold runs once per call
@@ -242,7 +240,7 @@ class Engine:
             ordered = [orders[gold] for _, _, gold in pairs]
         utf8_only = semantics in ("bird", "soft_f1")
         reports, unit_of_pair, _ = self._core.match(
-            pairs, ordered, settings, early_exit, utf8_only, *limits
+            pairs, ordered, settings, early_exit=early_exit, utf8_only=utf8_only, **limits
         )
         by_unit = [match_of(report) for report in reports]
         matches = [by_unit[unit] for unit in unit_of_pair]
@@ -253,54 +251,54 @@ class Engine:
 
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
-    ) -> tuple[int, int, float]:
-        """The limits of one call: its own where it names them, else the engine's."""
+    ) -> Limits:
+        """Return the limits of one call: its own where it names them, else the engine's."""
         if self._is_closed:
             raise InputError("the engine is closed; expected one that is open")
         rows = self.max_rows if max_rows is None else max_rows
         size = self.max_bytes if max_bytes is None else max_bytes
         seconds = self.timeout_s if timeout_s is None else timeout_s
         checked_limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
-        return rows, size, seconds
+        return Limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
 
 
 def result_of(report: RunReport | None) -> Result:
-    """The result in a report of the compiled module; none is work that was called off."""
+    """Return the result in a report of the compiled module; None is work that was cancelled."""
     if report is None:
-        return Result(Status.TIMEOUT, message=CALLED_OFF)
-    number, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
-    status = QUERY_STATUSES[number]
+        return Result(Status.TIMEOUT, message=CANCELLED)
+    ended, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
+    status = QUERY_STATUS[ended]
     return Result(status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
 
 
 def match_of(report: MatchReport | None) -> Match:
-    """The verdict in a report of the compiled module; none is work that was called off."""
+    """Return the verdict in a report of the compiled module; None is work that was cancelled."""
     if report is None:
-        return Match(False, Status.GOLD_TIMEOUT, CALLED_OFF)
-    gold_failed, number, message, elapsed_ms, verdict, score = report
-    status = QUERY_STATUSES[number]
+        return Match(False, Status.GOLD_TIMEOUT, CANCELLED)
+    gold_failed, ended, message, elapsed_ms, verdict, score = report
+    status = QUERY_STATUS[ended]
     if gold_failed:
         text = message if status is Status.DATABASE_UNREADABLE else f"gold query: {message}"
         return Match(False, status.as_gold, text)
     if status is not Status.OK:
         return Match(False, status.as_predicted, message, elapsed_ms)
-    if verdict == UNDECIDED:
+    if verdict is _core.Verdict.undecided:
         return Match(False, Status.UNDECIDED, Status.UNDECIDED.sentence, elapsed_ms)
-    return Match(verdict == EQUAL, Status.OK, "", elapsed_ms, score)
+    return Match(verdict is _core.Verdict.equal, Status.OK, "", elapsed_ms, score)
 
 
 def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
-    """The pair with both queries as the test-suite evaluator runs them."""
+    """Return the pair with both queries as the test-suite evaluator runs them."""
     path, predicted, gold = pair
     return (
         path,
-        _core.test_suite_query(predicted, keep_distinct),
-        _core.test_suite_query(gold, keep_distinct),
+        _core.spider_query(predicted, keep_distinct),
+        _core.spider_query(gold, keep_distinct),
     )
 
 
 def orders_rows(sql: str) -> bool:
-    """Whether the outermost query orders its rows."""
+    """Return whether the outermost query orders its rows."""
     # Imported here: only `strict` needs sqlglot.
     from finestep_fast.sql.analysis import outermost_order
 
@@ -310,7 +308,7 @@ def orders_rows(sql: str) -> bool:
 def fit_to_run(
     entries: Iterable[tuple[object, ...]], name: str, parts: tuple[tuple[str, Status], ...]
 ) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
-    """The entries of a batch as texts, and what is wrong with some of them.
+    """Return the entries of a batch as texts, and what is wrong with some of them.
 
     An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
 
@@ -341,7 +339,7 @@ def fit_to_run(
 
 
 def query_text(sql: object) -> tuple[str, str]:
-    """The query and "", or "" and why it cannot be run at all."""
+    """Return the query and "", or "" and why it cannot be run at all."""
     if not isinstance(sql, str):
         return "", f"is {shown(sql)}; expected text"
     if "\0" in sql:
@@ -355,7 +353,7 @@ def query_text(sql: object) -> tuple[str, str]:
 
 
 def path_text(path: object) -> tuple[str, str]:
-    """The path as text and "", or "" and why it is none."""
+    """Return the path as text and "", or "" and why it is none."""
     if not isinstance(path, (str, bytes, os.PathLike)):
         return "", f"is {shown(path)}; expected a path"
     text = os.fsdecode(path)
@@ -367,7 +365,7 @@ def path_text(path: object) -> tuple[str, str]:
 
 
 def checked_limits(**limits: float) -> None:
-    """Raises InputError for a limit that is not a positive number; but for times, a whole one."""
+    """Raise InputError for a limit that is not a positive number, whole except for times."""
     for name, value in limits.items():
         checked_number(name, value, whole=not name.endswith("_s"))
         if not value > 0 or (name == "threads" and value > MOST_THREADS):

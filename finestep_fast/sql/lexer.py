@@ -34,14 +34,14 @@ class Token:
 
     @property
     def folded(self) -> str:
-        """The text in the form in which SQLite compares it: names and words without case."""
+        """Return the text in the form in which SQLite compares it: names and words without case."""
         if self.kind == "quoted":
             return unquoted(self.text).lower()
         return self.text if self.kind == "string" else self.text.lower()
 
 
 def tokens(sql: str) -> Iterator[Token]:
-    """The tokens of a query without white space and comments; never fails."""
+    """Return the tokens of a query without white space and comments; never fails."""
     depth = 0
     for match in TOKEN.finditer(sql):
         kind = match.lastgroup or "mark"
@@ -56,20 +56,20 @@ def tokens(sql: str) -> Iterator[Token]:
 
 
 def unquoted(text: str) -> str:
-    """The name inside a quoted name."""
+    """Return the name inside a quoted name."""
     close = CLOSING[text[0]]
     inner = text[1:-1] if len(text) > 1 and text.endswith(close) else text[1:]
     return inner if close == "]" else inner.replace(close * 2, close)
 
 
 def orders_outermost(sql: str) -> bool:
-    """Whether ORDER BY stands outside every parenthesis, judged by tokens alone."""
+    """Return whether ORDER BY stands outside every parenthesis, judged by tokens alone."""
     words = [token.folded for token in tokens(sql) if token.depth == 0 and token.kind == "word"]
     return ("order", "by") in pairwise(words)
 
 
 def folded_text(sql: str) -> str:
-    """The query without comments and trailing semicolons, single-spaced, names in lower case."""
+    """Return the query single-spaced, without comments and last semicolons, names in lower case."""
     parts = [token.folded for token in tokens(sql)]
     while parts and parts[-1] == ";":
         parts.pop()

@@ -28,17 +28,14 @@ PIP_COPIES = {
 
 @dataclass(frozen=True, slots=True)
 class Library:
-    """One opened copy of SQLite.
-
-    Attributes:
-        version: As in "3.40.1".
-        path: The file it was loaded from.
-        compile_options: What it was built with, without the prefix `SQLITE_`.
-    """
+    """One opened copy of SQLite."""
 
     version: str
+    """As in "3.40.1"."""
     path: str
+    """The file it was loaded from."""
     compile_options: tuple[str, ...]
+    """What it was built with, without the prefix `SQLITE_`."""
 
 
 _opening = threading.Lock()
@@ -46,7 +43,7 @@ _opened: list[tuple[str, _core.SqliteLibrary]] = []
 
 
 def library(path: str | os.PathLike[str] | None = None) -> Library:
-    """The copy of SQLite that all engines of this process run on; opened when first asked for.
+    """Return the copy of SQLite that all engines of this process use; open it on the first call.
 
     Looked for in this order: `path`; the environment variable FINESTEP_SQLITE; the copy that
     Python's own `sqlite3` uses; the system's. `path`, like the variable, is a file (a library, or
@@ -61,7 +58,7 @@ def library(path: str | os.PathLike[str] | None = None) -> Library:
 
 
 def open_library(path: str | None = None) -> _core.SqliteLibrary:
-    """The opened library itself; see `library`."""
+    """Return the opened library itself; see `library`."""
     with _opening:
         if not _opened:
             asked = path or os.environ.get(ENVIRONMENT_VARIABLE, "")
@@ -76,7 +73,7 @@ def open_library(path: str | None = None) -> _core.SqliteLibrary:
 
 
 def first_usable(asked: str) -> _core.SqliteLibrary:
-    """The first candidate that can be opened.
+    """Return the first candidate that can be opened.
 
     Raises:
         BuildError: There is none.
@@ -96,7 +93,7 @@ def first_usable(asked: str) -> _core.SqliteLibrary:
 
 
 def candidates(asked: str) -> Iterator[str]:
-    """Files to try, in order; only what was asked for, if anything was."""
+    """Return files to try, in order; only the requested one, if one was requested."""
     if asked == "pip":
         yield from pip_copies()
     elif asked:
@@ -109,7 +106,7 @@ def candidates(asked: str) -> Iterator[str]:
 
 
 def pip_copies() -> Iterator[str]:
-    """The libraries inside installed packages."""
+    """Return the libraries inside installed packages."""
     for package, pattern in PIP_COPIES.items():
         spec = importlib.util.find_spec(package)
         for folder in (spec.submodule_search_locations or []) if spec else []:

@@ -22,17 +22,17 @@ RESERVED_WORDS = frozenset(NOT_BARE.split())
 
 
 def quoted_name(name: str) -> str:
-    """The name as a query must write it: bare where SQLite allows that, else in double quotes."""
+    """Return the name for use in a query: bare where SQLite allows that, else in double quotes."""
     if PLAIN_NAME.fullmatch(name) and name.lower() not in RESERVED_WORDS:
         return name
     return always_quoted_name(name)
 
 
 def always_quoted_name(name: str) -> str:
-    """The name in double quotes."""
+    """Return the name in double quotes."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def quoted_text(text: str) -> str:
-    """The text as a string literal."""
+    """Return the text as a string literal."""
     return "'" + text.replace("'", "''") + "'"

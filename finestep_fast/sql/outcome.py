@@ -1,6 +1,6 @@
-"""What came of a query, and of a comparison: values with a sentence each, never exceptions.
+"""The outcomes of queries and comparisons: values with a sentence each, never exceptions.
 
-Not the verdict on a rollout: which status counts against whom is decided by whoever scores.
+Not the verdict on a rollout: the scoring decides which status counts as whose failure.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+
+from finestep_fast import _core
 
 Value = int | float | str | bytes | None
 Row = tuple[Value, ...]
@@ -21,7 +23,7 @@ class Status(StrEnum):
     sentence: str
 
     def __new__(cls, value: str, sentence: str) -> Status:
-        """A member that is its value as text and carries its sentence."""
+        """Return a member that is its value as text and carries its sentence."""
         member = str.__new__(cls, value)
         member._value_ = value
         member.sentence = sentence
@@ -45,20 +47,22 @@ class Status(StrEnum):
 
     @property
     def is_infrastructure(self) -> bool:
-        """Whether the gold query or the database is at fault, so that no verdict was possible."""
+        """Return whether there is no verdict because the gold query or the database failed."""
         return self is Status.DATABASE_UNREADABLE or self.value.startswith("gold_")
 
     @property
     def as_predicted(self) -> Status:
-        """The status of a comparison whose predicted query ended so."""
+        """Return the status of a comparison whose predicted query ended with this status."""
         return PREDICTED_STATUS[self]
 
     @property
     def as_gold(self) -> Status:
-        """The status of a comparison whose gold query ended so."""
+        """Return the status of a comparison whose gold query ended with this status."""
         return GOLD_STATUS[self]
 
 
+QUERY_STATUS = {status: Status[status.name.upper()] for status in _core.QueryStatus}
+"""The status that the compiled module gives a query, by its name."""
 PREDICTED_STATUS = {
     Status.OK: Status.OK,
     Status.ERROR: Status.PREDICTED_ERROR,
@@ -79,32 +83,29 @@ GOLD_STATUS = {
 
 @dataclass(frozen=True)
 class Result:
-    """What one query returned.
-
-    Attributes:
-        status: How the query ended; everything but OK comes with no rows.
-        columns: Names of the columns, as SQLite reports them.
-        rows: The rows in the order SQLite gave them. Text that is not valid UTF-8 holds lone
-            surrogates in place of the bytes that could not be decoded.
-        truncated: Whether a cap on rows or bytes cut the result short.
-        message: What went wrong, in SQLite's words where it has some; empty when OK.
-        elapsed_ms: Time from the start of the query to its last row.
-        size_bytes: About how much memory the rows hold.
-        invalid_utf8: Whether some text was not valid UTF-8.
-    """
+    """What one query returned."""
 
     status: Status
+    """How the query ended; everything but OK comes with no rows."""
     columns: tuple[str, ...] = ()
+    """Names of the columns, as SQLite reports them."""
     rows: tuple[Row, ...] = ()
+    """The rows in the order SQLite gave them. Text that is not valid UTF-8 holds lone surrogates in
+    place of the bytes that could not be decoded."""
     truncated: bool = False
+    """Whether a cap on rows or bytes cut the result short."""
     message: str = ""
+    """What went wrong, in SQLite's words where it has some; empty when OK."""
     elapsed_ms: float = 0.0
+    """Time from the start of the query to its last row."""
     size_bytes: int = 0
+    """About how much memory the rows hold."""
     invalid_utf8: bool = False
+    """Whether some text was not valid UTF-8."""
 
     @cached_property
     def digest(self) -> str:
-        """Hexadecimal digest of the rows in their order; names of columns do not enter it.
+        """Return a hexadecimal digest of the rows in their order; column names do not matter.
 
         Two results have the same digest when their rows are equal as Python values, so 1 and 1.0
         agree. A result that is not OK has the empty digest.
@@ -114,26 +115,23 @@ class Result:
 
 @dataclass(frozen=True)
 class Match:
-    """The verdict on one predicted query beside its gold query.
-
-    Attributes:
-        equal: Whether the results are equal under the semantics asked for; never after a failure.
-        status: OK when both queries ran, else whose failure it was. A failure of the gold query is
-            reported before one of the prediction.
-        message: What went wrong; empty when OK.
-        elapsed_ms: Time the predicted query took.
-        score: Under `soft_f1` the F1 in [0, 1]; else 1 if equal and 0 if not.
-    """
+    """The verdict on one predicted query beside its gold query."""
 
     equal: bool
+    """Whether the results are equal under the semantics asked for; never after a failure."""
     status: Status
+    """OK when both queries ran, else which query failed, and how. A failure of the gold query is
+    reported before one of the prediction."""
     message: str = ""
+    """What went wrong; empty when OK."""
     elapsed_ms: float = 0.0
+    """Time the predicted query took."""
     score: float = 0.0
+    """Under `soft_f1` the F1 in [0, 1]; else 1 if equal and 0 if not."""
 
 
 def rows_digest(rows: Sequence[Iterable[Value]]) -> str:
-    """Digest of rows in their order; equal Python values give equal digests."""
+    """Return the digest of rows in their order; equal Python values give equal digests."""
     digest = hashlib.blake2b(digest_size=16)
     for row in rows:
         text = repr([int(v) if isinstance(v, float) and v.is_integer() else v for v in row])

@@ -12,9 +12,10 @@ from typing import Any
 
 from sqlglot import exp
 
+from finestep_fast.sql.parsing import UnreadableError, text_of
 from finestep_fast.sql.scope import Scope, Source, found_source, known
 
-# Where SQLite reads an unknown name in double quotes as a string without a second thought.
+# Where SQLite reads an unknown name in double quotes as a string.
 VALUE_ARGS = frozenset({"expression", "low", "high", "true", "false", "default"})
 CLAUSE_ARGS = frozenset(
     {"from_", "joins", "with_", "expressions", "group", "order", "limit", "offset"}
@@ -45,13 +46,13 @@ class Reading:
         self.missing: dict[str, None] = {}
 
     def text_of_query(self, query: exp.Expr) -> str:
-        """The normal form of the outermost query; fills in the names on the way."""
+        """Return the normal form of the outermost query; fills in the names on the way."""
         return self._query(query, None, {})[0]
 
     def _query(
         self, query: exp.Expr, parent: Scope | None, defined: dict[str, Source]
     ) -> tuple[str, dict[str, str] | None]:
-        """The normal form of a query, and its output columns by folded name."""
+        """Return the normal form of a query, and its output columns by folded name."""
         defined, head = self._definitions(query, parent, defined)
         if isinstance(query, exp.Select):
             text, outputs = self._select(query, Scope(parent, defined))
@@ -70,7 +71,7 @@ class Reading:
     def _definitions(
         self, query: exp.Expr, parent: Scope | None, defined: dict[str, Source]
     ) -> tuple[dict[str, Source], str]:
-        """The common table expressions visible in a query, and the normal form of its own ones."""
+        """Return the common table expressions visible in a query, and the text of its own ones."""
         clause = query.args.get("with_")
         if clause is None:
             return defined, ""
@@ -89,7 +90,7 @@ class Reading:
         return defined, f"{kind}({';'.join(texts)})"
 
     def _select(self, select: exp.Select, scope: Scope) -> tuple[str, dict[str, str] | None]:
-        """The normal form of one SELECT, and its output columns."""
+        """Return the normal form of one SELECT, and its output columns."""
         parts = []
         clause = select.args.get("from_")
         if clause is not None:
@@ -124,7 +125,7 @@ class Reading:
         return f"select({','.join(shown)})from({','.join(parts)}){rest}", outputs
 
     def _term(self, term: exp.Expr, scope: Scope) -> str:
-        """The normal form of a term of ORDER BY, where an alias goes before a column."""
+        """Return the normal form of a term of ORDER BY, where an alias goes before a column."""
         name = folded(term.this) if isinstance(term.this, exp.Column) else ""
         if term.this.args.get("table") is None and name in scope.aliases:
             return scope.aliases[name] + self._rest(term, scope, frozenset({"this"}))
@@ -133,7 +134,7 @@ class Reading:
     def _set_operation(
         self, query: exp.SetOperation, parent: Scope | None, defined: dict[str, Source]
     ) -> tuple[str, dict[str, str] | None]:
-        """The normal form of a UNION, INTERSECT or EXCEPT; long chains are walked, not nested."""
+        """Return the normal form of a UNION, INTERSECT or EXCEPT; walk long chains, do not nest."""
         chain = [query]
         while isinstance(chain[-1].this, exp.SetOperation) and not has_tail(chain[-1].this):
             chain.append(chain[-1].this)
@@ -149,7 +150,7 @@ class Reading:
         return text + self._rest(query, scope, skipped), outputs
 
     def _source(self, node: exp.Expr, scope: Scope) -> str:
-        """The normal form of one thing in a FROM clause, which it adds to the scope."""
+        """Return the normal form of one thing in a FROM clause, which it adds to the scope."""
         alias = node.args.get("alias")
         mark = f"t{self._num_sources}"
         self._num_sources += 1
@@ -175,7 +176,7 @@ class Reading:
         return ",".join([text, *(self._join(join, inner, scope) for join, inner in joined)])
 
     def _table(self, node: exp.Table, mark: str, scope: Scope) -> tuple[str, Source, str]:
-        """The normal form of a table that is named, what it is, and its own name."""
+        """Return the normal form of a table that is named, what it is, and its own name."""
         name = folded(node.this)
         database = folded(node.args["db"]) if node.args.get("db") is not None else ""
         made = scope.defined.get(name) if not database else None
@@ -192,7 +193,7 @@ class Reading:
         return shown, Source(mark, {c: c for c in columns}, shown), name
 
     def _join(self, join: exp.Join, text: str, scope: Scope) -> str:
-        """The normal form of a join whose source has been read."""
+        """Return the normal form of a join whose source has been read."""
         words = (join.args.get(key) or "" for key in ("method", "side", "kind"))
         kind = "".join(str(word).upper() for word in words if word not in ("INNER", "CROSS"))
         scope.merged.update(merged_names(join, scope))
@@ -201,11 +202,11 @@ class Reading:
         return f"{kind}join {text}" + (f"using({','.join(using)})" if using else "") + rest
 
     def _text(self, node: Any, scope: Scope, as_value: bool = False) -> str:
-        """The normal form of any node inside a SELECT."""
+        """Return the normal form of any node inside a SELECT."""
         if not isinstance(node, exp.Expr):
             return str(node)
         if is_misgrouped(node):
-            raise ValueError("sqlglot groups this otherwise than SQLite does")
+            raise UnreadableError("sqlglot groups this differently than SQLite does")
         if isinstance(node, exp.Column):
             return self._column_node(node, scope, as_value)
         if isinstance(node, exp.Literal):
@@ -217,7 +218,7 @@ class Reading:
         if isinstance(node, (exp.Query, exp.Subquery)):
             return f"({self._query(node, scope, scope.defined)[0]})"
         if isinstance(node, exp.Table):
-            return folded(node.this) if isinstance(node.this, exp.Identifier) else node.sql()
+            return folded(node.this) if isinstance(node.this, exp.Identifier) else text_of(node)
         if isinstance(node, exp.Anonymous):
             inner = ",".join(self._text(e, scope, i > 0) for i, e in enumerate(node.expressions))
             return f"{str(node.this).lower()}({inner})"
@@ -226,7 +227,7 @@ class Reading:
     def _rest(
         self, node: exp.Expr, scope: Scope, skipped: frozenset[str], as_value: bool = False
     ) -> str:
-        """The normal form of a node's arguments, empty ones and skipped ones left out."""
+        """Return the normal form of a node's arguments, empty ones and skipped ones left out."""
         of_case = isinstance(node, (exp.Case, exp.DPipe, exp.Coalesce))
         parts = []
         for key, value in node.args.items():
@@ -244,7 +245,7 @@ class Reading:
         return f"({' '.join(parts)})" if parts else ""
 
     def _column_node(self, node: exp.Column, scope: Scope, as_value: bool) -> str:
-        """The normal form of a column or of a qualified star."""
+        """Return the normal form of a column or of a qualified star."""
         qualifier = folded(node.args["table"]) if node.args.get("table") is not None else ""
         if is_star(node):
             source = found_source(qualifier, scope)
@@ -262,7 +263,7 @@ class Reading:
         return self._column(name, qualifier, written, scope)
 
     def _column(self, name: str, qualifier: str, written: str, scope: Scope) -> str:
-        """The normal form of a column, which it counts as named, and as missing if it is."""
+        """Return the normal form of a column, which it counts as named, and as missing if it is."""
         if qualifier:
             source = found_source(qualifier, scope)
             if source is None:
@@ -283,72 +284,72 @@ class Reading:
         return self._missing(written, written if name.isidentifier() else repr(written))
 
     def _existing(self, name: str, source: Source) -> str:
-        """Counts a column that exists, if it is one of the database."""
+        """Count a column that exists, if it is one of the database."""
         if source.table:
             self.columns.setdefault(f"{source.table}.{name}")
         return f"{source.mark}.{(source.columns or {}).get(name, name)}"
 
     def _missing(self, shown: str, text: str) -> str:
-        """Counts a column that does not exist."""
+        """Count a column that does not exist."""
         self.columns.setdefault(shown)
         self.missing.setdefault(shown)
         return text
 
 
 def is_misgrouped(node: exp.Expr) -> bool:
-    """Whether an operand without parentheses is one that SQLite would not read as one."""
+    """Return whether an operand without parentheses is one that SQLite would not read as one."""
     if isinstance(node, ORDERINGS):
         return binds_too_tightly(node.this) or binds_too_tightly(node.expression)
     return isinstance(node, EQUALITIES) and binds_too_tightly(node.expression)
 
 
 def binds_too_tightly(operand: Any) -> bool:
-    """Whether an operand is LIKE, IN, BETWEEN or IS, or the negation of one."""
+    """Return whether an operand is LIKE, IN, BETWEEN or IS, or the negation of one."""
     return isinstance(operand.this if isinstance(operand, exp.Not) else operand, TIGHT)
 
 
 def folded(node: Any) -> str:
-    """A name as SQLite compares it: without case and quotes."""
+    """Return a name as SQLite compares it: without case and quotes."""
     return str(node.name if isinstance(node, exp.Expr) else node).lower()
 
 
 def is_quoted(node: Any) -> bool:
-    """Whether a name stands in quotes."""
+    """Return whether a name stands in quotes."""
     return isinstance(node, exp.Identifier) and bool(node.args.get("quoted"))
 
 
 def is_star(node: exp.Expr) -> bool:
-    """Whether a node is `*` or `t.*`."""
+    """Return whether a node is `*` or `t.*`."""
     return isinstance(node, exp.Star) or (
         isinstance(node, exp.Column) and isinstance(node.this, exp.Star)
     )
 
 
 def has_tail(query: exp.Expr) -> bool:
-    """Whether a set operation has clauses of its own: WITH, ORDER BY, LIMIT."""
+    """Return whether a set operation has clauses of its own: WITH, ORDER BY, LIMIT."""
     return any(query.args.get(key) for key in ("with_", "order", "limit", "offset"))
 
 
 def join_names(join: exp.Join) -> list[Any]:
-    """The names in a join's USING."""
+    """Return the names in a join's USING."""
     return list(join.args.get("using") or [])
 
 
 def merged_names(join: exp.Join, scope: Scope) -> set[str]:
-    """The columns that a join makes one of two: those in its USING, under NATURAL any it shares."""
+    """Return the columns that a join merges: those in its USING, under NATURAL all shared ones."""
     if join.args.get("method") == "NATURAL":
         return {name for source in scope.sources.values() for name in source.columns or {}}
     return {folded(name) for name in join_names(join)}
 
 
 def given_names(alias: Any) -> dict[str, str] | None:
-    """The column names that an alias gives, as in `t(a, b)`; none if it gives none."""
+    """Return the column names that an alias gives, as in `t(a, b)`; none if it gives none."""
     names = alias.args.get("columns") if isinstance(alias, exp.TableAlias) else None
     return {folded(name): f"c{place}" for place, name in enumerate(names)} if names else None
 
 
 def starred(node: exp.Expr, scope: Scope) -> dict[str, str] | None:
-    """The columns that a star stands for, by name; none if they cannot be known."""
+    """Return the columns that a star stands for, by name; none if they cannot be known."""
     sources = list(scope.sources.values())
     if isinstance(node, exp.Column):
         source = found_source(folded(node.args["table"]), scope)
@@ -362,5 +363,5 @@ def starred(node: exp.Expr, scope: Scope) -> dict[str, str] | None:
 
 
 def merged(a: dict[str, str] | None, b: dict[str, str] | None) -> dict[str, str] | None:
-    """Output columns of two parts; the first of two equal names counts."""
+    """Return the output columns of two parts; the first of two equal names counts."""
     return None if a is None or b is None else {**b, **a}

@@ -38,7 +38,7 @@ MODULE = re.compile(r"\bUSING\s+[\"'`\[]?(\w+)", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class FileIdentity:
-    """What makes two looks at a path the same database: the file itself, its size and its age."""
+    """What identifies the database at a path: the file itself, its size and its age."""
 
     path: str
     device: int
@@ -66,7 +66,7 @@ class Column:
 
     @property
     def holds_text(self) -> bool:
-        """Whether SQLite's rules give the column text affinity or none, so that text is likely."""
+        """Return whether the column has text affinity or none by SQLite's rules: text is likely."""
         declared = self.type.upper()
         if "INT" in declared:
             return False
@@ -76,7 +76,7 @@ class Column:
 
     @property
     def may_hold_text(self) -> bool:
-        """Whether SQLite's rules give the column neither INTEGER nor REAL affinity.
+        """Return whether SQLite's rules give the column neither INTEGER nor REAL affinity.
 
         To SQLite, BOOL, NUMERIC and DECIMAL are like any other word: 'T' is no odd value there.
         """
@@ -93,40 +93,37 @@ class Table:
     is_view: bool = False
 
     def column(self, name: str) -> Column | None:
-        """The column of that name, compared as SQLite compares names: without case."""
+        """Return the column of that name, compared as SQLite compares names: without case."""
         folded = name.lower()
         return next((column for column in self.columns if column.name.lower() == folded), None)
 
 
 @dataclass(frozen=True, eq=False)
 class DatabaseSchema:
-    """The tables of one database file as it was when it was looked at.
-
-    Attributes:
-        identity: The file.
-        tables: Tables and views in the order of their creation, without SQLite's own and those in
-            which virtual tables keep their data.
-        columns_by_table: Folded column names by folded table name, for quick look-ups; all that a
-            query can name, hidden columns and the tables behind virtual ones too.
-    """
+    """The tables of one database file as it was when it was read."""
 
     identity: FileIdentity
+    """The file."""
     tables: tuple[Table, ...]
+    """Tables and views in the order of their creation, without SQLite's own and those in which
+    virtual tables keep their data."""
     columns_by_table: dict[str, frozenset[str]] = field(repr=False)
+    """Folded column names by folded table name, for quick look-ups; all that a query can name,
+    hidden columns and the tables behind virtual ones too."""
     _answers: dict[str, Sequence[Row]] = field(default_factory=dict, init=False, repr=False)
 
     def table(self, name: str) -> Table | None:
-        """The table of that name, compared as SQLite compares names: without case."""
+        """Return the table of that name, compared as SQLite compares names: without case."""
         folded = name.lower()
         return next((table for table in self.tables if table.name.lower() == folded), None)
 
     def row_count(self, table: str) -> int | None:
-        """How many rows a table has; None if counting them would take long or fails."""
+        """Return how many rows a table has; None if counting takes long or fails."""
         rows = self._ask(f"SELECT count(*) FROM {always_quoted_name(table)}")
         return int(str(rows[0][0])) if rows else None
 
     def sample_values(self, table: str, column: str, *, limit: int = 3) -> tuple[Value, ...]:
-        """Up to `limit` different values of a column, the first ones found; empty on failure."""
+        """Return the first `limit` different values of a column, or fewer; empty on failure."""
         name = always_quoted_name(column)
         rows = self._ask(
             f"SELECT DISTINCT {name} FROM {always_quoted_name(table)} "
@@ -135,7 +132,7 @@ class DatabaseSchema:
         return tuple(row[0] for row in rows)
 
     def _ask(self, sql: str) -> Sequence[Row]:
-        """The rows of one of our own queries within a budget of instructions, else none.
+        """Return the rows of one of our own queries within a budget of instructions, else none.
 
         They are remembered, for the file is the one it was.
         """
@@ -155,7 +152,7 @@ _remembering = threading.Lock()
 
 
 def database_schema(path: str | os.PathLike[str]) -> DatabaseSchema:
-    """The schema of a database file; read once per state of the file.
+    """Return the schema of a database file; read once per state of the file.
 
     Raises:
         InputError: The file is missing, or is no SQLite database that can be read.
@@ -175,7 +172,7 @@ def database_schema(path: str | os.PathLike[str]) -> DatabaseSchema:
 
 
 def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
-    """The identity of a database file.
+    """Return the identity of a database file.
 
     Raises:
         InputError: The file is missing, is no file, or may not be looked at.
@@ -190,7 +187,7 @@ def file_identity(path: str | os.PathLike[str]) -> FileIdentity:
 
 
 def own_rows(path: str, queries: list[str]) -> list[tuple[Row, ...] | None]:
-    """The rows of our own queries; None for one that fails or takes too many instructions.
+    """Return the rows of our own queries; None for one that fails or takes too many instructions.
 
     Raises:
         InputError: The file is no SQLite database that can be read.
@@ -202,7 +199,7 @@ def own_rows(path: str, queries: list[str]) -> list[tuple[Row, ...] | None]:
 
 
 def read_schema(identity: FileIdentity) -> DatabaseSchema:
-    """Reads the schema from the file.
+    """Read the schema from the file.
 
     Raises:
         InputError: The file is no SQLite database that can be read.
@@ -244,14 +241,14 @@ def read_schema(identity: FileIdentity) -> DatabaseSchema:
 
 
 def shadow_names(name: str, statement: str) -> list[str]:
-    """The folded names of the tables in which a virtual table of a known module keeps its data."""
+    """Return the folded names of the tables that hold the data of a known virtual table."""
     module = MODULE.search(statement)
     suffixes = SHADOW_SUFFIXES.get(module[1].lower(), ()) if module else ()
     return [f"{name}_{suffix}".lower() for suffix in suffixes]
 
 
 def table_of(name: str, is_view: bool, keys: Sequence[Row], columns: Sequence[Row]) -> Table:
-    """One table or view from what SQLite says of it; a view that is broken has no columns."""
+    """Return one table or view from what SQLite reports; a broken view has no columns."""
     targets = {
         str(from_column).lower(): ForeignKey(str(to_table), str(to_column or ""))
         for _, _, to_table, from_column, to_column, *_ in keys
@@ -268,7 +265,7 @@ def table_of(name: str, is_view: bool, keys: Sequence[Row], columns: Sequence[Ro
 
 
 def with_implied_targets(table: Table, tables: tuple[Table, ...]) -> Table:
-    """The table with every foreign key spelt as its target is, the implied column filled in."""
+    """Return the table with foreign keys spelt as their targets, implied columns filled in."""
     columns = []
     for column in table.columns:
         key = column.foreign_key

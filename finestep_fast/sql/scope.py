@@ -1,6 +1,6 @@
 """What the names in one SELECT may refer to.
 
-Not the walk that fills it.
+Not the walk that fills them in.
 """
 
 from __future__ import annotations
@@ -13,22 +13,19 @@ from finestep_fast.sql.schema import ROWID_NAMES
 
 @dataclass(slots=True)
 class Source:
-    """One thing in a FROM clause.
-
-    Attributes:
-        mark: What stands for it in the normal form.
-        columns: Its folded column names with what stands for each; none if they cannot be known.
-        table: The folded name of the table it is, empty if it is made by the query itself.
-        missing: Whether it is a table that does not exist.
-    """
+    """One thing in a FROM clause."""
 
     mark: str
+    """What stands for it in the normal form."""
     columns: Mapping[str, str] | None
+    """Its folded column names with what stands for each; none if they cannot be known."""
     table: str = ""
+    """The folded name of the table it is, empty if it is made by the query itself."""
     missing: bool = False
+    """Whether it is a table that does not exist."""
 
     def has(self, name: str) -> bool:
-        """Whether it surely has a column of that name."""
+        """Return whether it surely has a column of that name."""
         if self.columns is not None and name in self.columns:
             return True
         return bool(self.table) and not self.missing and name in ROWID_NAMES
@@ -36,24 +33,21 @@ class Source:
 
 @dataclass(slots=True)
 class Scope:
-    """What the names inside one SELECT may refer to.
-
-    Attributes:
-        parent: The scope around a correlated subquery.
-        sources: What its FROM clause holds, by folded alias.
-        aliases: The names its output columns are given, with the normal form behind each.
-        merged: Columns that NATURAL or USING makes one of several.
-        defined: Common table expressions visible in it.
-    """
+    """What the names inside one SELECT may refer to."""
 
     parent: Scope | None
+    """The scope around a correlated subquery."""
     defined: dict[str, Source]
+    """Common table expressions visible in it."""
     sources: dict[str, Source] = field(default_factory=dict)
+    """What its FROM clause holds, by folded alias."""
     aliases: dict[str, str] = field(default_factory=dict)
+    """The names its output columns are given, with the normal form behind each."""
     merged: set[str] = field(default_factory=set)
+    """Columns that NATURAL or USING makes one of several."""
 
     def outward(self) -> Iterator[Scope]:
-        """This scope and those around it."""
+        """Return this scope and those around it."""
         scope: Scope | None = self
         while scope is not None:
             yield scope
@@ -61,7 +55,7 @@ class Scope:
 
 
 def found_source(name: str, scope: Scope) -> Source | None:
-    """What a qualifier means: the innermost source of that name."""
+    """Return what a qualifier means: the innermost source of that name."""
     for around in scope.outward():
         if name in around.sources:
             return around.sources[name]
@@ -69,7 +63,7 @@ def found_source(name: str, scope: Scope) -> Source | None:
 
 
 def known(name: str, scope: Scope) -> bool:
-    """Whether an unqualified name surely is a column or an alias."""
+    """Return whether an unqualified name surely is a column or an alias."""
     return any(
         name in around.aliases or any(source.has(name) for source in around.sources.values())
         for around in scope.outward()

@@ -1,0 +1,13 @@
+// A query as the test-suite evaluator of Spider runs it.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+namespace finestep {
+
+// `> =`, `< =` and `! =` are joined wherever they stand, YEAR(CURDATE()) becomes 2020, and, unless
+// `keep_distinct`, every word DISTINCT is dropped and what follows the first statement is cut off.
+std::string spider_query(std::string_view sql, bool keep_distinct);
+
+}  // namespace finestep
