@@ -16,8 +16,8 @@ from torch import Tensor
 from finestep_fast import InputError, LossConfig, StepBatch
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.kernels import rows as kernels
-from finestep_fast.ops.row_impls import ROWS
-from finestep_fast.ops.rows import NamedRows
+from finestep_fast.ops.head.implementations import ROWS
+from finestep_fast.ops.head.rows import NamedRows
 from support import doors
 from support.batches import SHAPES, packed, padded
 from support.covering import covering

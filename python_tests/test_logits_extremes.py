@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.row_impls import ROWS
-from finestep_fast.ops.rows import NamedRows
+from finestep_fast.ops.head.implementations import ROWS
+from finestep_fast.ops.head.rows import NamedRows
 from support.impls import ROW_IMPLS
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, available_impls, policy_loss
-from finestep_fast.ops.row_impls import ROWS
+from finestep_fast.ops.head.implementations import ROWS
 from support.doors import device_of, linear_policy_loss, logits_policy_loss
 
 BATCH = StepBatch.from_spans([[(1, 3), (4, 6)], [(7, 9)]], [0, 0], num_tokens=10)

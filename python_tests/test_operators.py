@@ -24,7 +24,7 @@ from finestep_fast import (
 )
 from finestep_fast._core import step_spans
 from finestep_fast.config.credit import PRESETS
-from finestep_fast.ops.fused import CPP
+from finestep_fast.ops.operators import CPP
 from finestep_fast.ops.settings import credit_numbers, from_numbers, loss_numbers
 from finestep_fast.reference import SCALAR_METRICS
 from support.batches import SHAPES, packed, padded, policy_values, rollout_outcome, step_reward

@@ -16,11 +16,11 @@ the compiled implementations are made known to torch, `cpp` the one for CPUs. Th
 from __future__ import annotations
 
 from finestep_fast.ops.credit import step_advantage, token_advantage
-from finestep_fast.ops.impls import available_impls
-from finestep_fast.ops.linear_loss import linear_policy_loss
-from finestep_fast.ops.logits_loss import logits_policy_loss
+from finestep_fast.ops.head.linear_loss import linear_policy_loss
+from finestep_fast.ops.head.logits_loss import logits_policy_loss
+from finestep_fast.ops.head.token_logp import token_logp
+from finestep_fast.ops.implementations import available_impls
 from finestep_fast.ops.loss import policy_loss, step_policy_loss
-from finestep_fast.ops.token_logp import token_logp
 
 __all__ = [
     "available_impls",

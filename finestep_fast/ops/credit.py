@@ -18,7 +18,7 @@ from finestep_fast.ops.check import (
     is_traced,
     is_wrapped,
 )
-from finestep_fast.ops.impls import chosen
+from finestep_fast.ops.implementations import chosen
 
 FINESTEP = CreditConfig()
 

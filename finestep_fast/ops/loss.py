@@ -17,7 +17,7 @@ from finestep_fast.ops.check import (
     loss_count,
 )
 from finestep_fast.ops.credit import FINESTEP
-from finestep_fast.ops.impls import chosen
+from finestep_fast.ops.implementations import chosen
 from finestep_fast.reference import LossOutput
 
 PPO = LossConfig()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from finestep_fast import available_impls
-from finestep_fast.ops.row_impls import ROWS
+from finestep_fast.ops.head.implementations import ROWS
 
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 

@@ -27,14 +27,15 @@ from finestep_fast.ops.check import (
     loss_count,
 )
 from finestep_fast.ops.cpp import dense
-from finestep_fast.ops.head_check import (
+from finestep_fast.ops.head.check import (
     Temperature,
     check_logits,
     check_target,
     check_temperature,
     rows_of,
 )
-from finestep_fast.ops.head_operators import (
+from finestep_fast.ops.head.implementations import ROWS, chosen_rows
+from finestep_fast.ops.head.operators import (
     GIVEN,
     Given,
     LossOperator,
@@ -42,10 +43,9 @@ from finestep_fast.ops.head_operators import (
     fake_metrics,
     packed,
 )
+from finestep_fast.ops.head.policy_tokens import PolicyTokens, loss_counts
+from finestep_fast.ops.head.rows import NamedRows, Rows, RowsAtOnce
 from finestep_fast.ops.loss import PPO
-from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import ROWS, chosen_rows
-from finestep_fast.ops.rows import NamedRows, Rows, RowsAtOnce
 from finestep_fast.reference import LossOutput
 
 

@@ -1,7 +1,7 @@
 """The policy loss as seen from the policy tokens alone: what an op needs that makes their logps.
 
 The N tokens inside steps stand side by side, so logps of a few of them can be made at a time. The
-loss itself is one of `finestep_fast.ops.impls`; only the entropy bonus is added here.
+loss itself is one of `finestep_fast.ops.implementations`; only the entropy bonus is added here.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.ops.check import Count
-from finestep_fast.ops.impls import Implementation
-from finestep_fast.ops.rows import OwnRatios
+from finestep_fast.ops.head.rows import OwnRatios
+from finestep_fast.ops.implementations import Implementation
 from finestep_fast.reference import AGGREGATIONS, COUNT_OF_AGGREGATION, LossCounts, LossOutput
 
 

@@ -13,15 +13,16 @@ from finestep_fast.batch import StepBatch
 from finestep_fast.config.check import check_whole
 from finestep_fast.ops.check import check_impl, is_opaque
 from finestep_fast.ops.cpp import dense
-from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
-from finestep_fast.ops.head_check import (
+from finestep_fast.ops.head.check import (
     Temperature,
     check_head,
     check_target,
     check_temperature,
     rows_of,
 )
-from finestep_fast.ops.head_operators import (
+from finestep_fast.ops.head.implementations import ROWS, chosen_rows
+from finestep_fast.ops.head.linear_head import CHUNK_BYTES, Head, HeadGradients, Needs
+from finestep_fast.ops.head.operators import (
     TEMPERATURE,
     as_outside,
     below_autograd,
@@ -29,7 +30,6 @@ from finestep_fast.ops.head_operators import (
     given_temperature,
     register,
 )
-from finestep_fast.ops.row_impls import ROWS, chosen_rows
 from finestep_fast.reference import TokenLogp
 
 

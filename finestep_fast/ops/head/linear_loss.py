@@ -23,15 +23,16 @@ from finestep_fast.ops.check import (
     is_opaque,
     loss_count,
 )
-from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
-from finestep_fast.ops.head_check import (
+from finestep_fast.ops.head.check import (
     Temperature,
     check_head,
     check_target,
     check_temperature,
     rows_of,
 )
-from finestep_fast.ops.head_operators import (
+from finestep_fast.ops.head.implementations import chosen_rows
+from finestep_fast.ops.head.linear_head import CHUNK_BYTES, Head, HeadGradients, Needs
+from finestep_fast.ops.head.operators import (
     GIVEN,
     Given,
     LossOperator,
@@ -39,10 +40,9 @@ from finestep_fast.ops.head_operators import (
     fake_metrics,
     packed,
 )
+from finestep_fast.ops.head.policy_tokens import PolicyTokens, loss_counts
+from finestep_fast.ops.head.token_logp import handed_over, head_of, product_dtype
 from finestep_fast.ops.loss import PPO
-from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import chosen_rows
-from finestep_fast.ops.token_logp import handed_over, head_of, product_dtype
 from finestep_fast.reference import LossOutput
 
 

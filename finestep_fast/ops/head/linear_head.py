@@ -1,7 +1,7 @@
 """A linear head taken a chunk of rows at a time: logits are made, used up and made anew.
 
 Matrix products are torch's own, in the dtype of the weights or of autocast; what is made of logits
-is the business of `finestep_fast.ops.rows`. The gradient of the head's weight is added up over
+is the business of `finestep_fast.ops.head.rows`. The gradient of the head's weight is added up over
 chunks in float32 at least.
 """
 
@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows, RowsAtOnce
+from finestep_fast.ops.head.rows import NamedRows, OwnRatios, Rows, RowsAtOnce
 
 CHUNK_BYTES = 128 * 2**20
 """Memory for one chunk of logits. Below some hundred rows matrix products lose speed."""

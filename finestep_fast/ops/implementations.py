@@ -16,7 +16,7 @@ from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.errors import BuildError, InputError
 from finestep_fast.ops import cpp
 from finestep_fast.ops.check import Count
-from finestep_fast.ops.fused import CPP, TRITON
+from finestep_fast.ops.operators import CPP, TRITON
 from finestep_fast.reference import COUNT_OF_AGGREGATION, LossCounts, LossOutput
 
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from finestep_fast.errors import BuildError, InputError
 from finestep_fast.ops import cpp
-from finestep_fast.ops.impls import triton_why_not
-from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows
+from finestep_fast.ops.head.rows import NamedRows, OwnRatios, Rows
+from finestep_fast.ops.implementations import triton_why_not
 
 
 class _InTwoLooks:

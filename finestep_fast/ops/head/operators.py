@@ -19,11 +19,11 @@ from torch.autograd.function import once_differentiable
 from finestep_fast.batch import StepBatch, of_positions
 from finestep_fast.config import LossConfig
 from finestep_fast.ops.check import Count
-from finestep_fast.ops.fused import LIBRARY, named_metrics
-from finestep_fast.ops.head_check import Temperature, rows_of
-from finestep_fast.ops.impls import IMPLEMENTATIONS
-from finestep_fast.ops.policy_tokens import PolicyTokens
-from finestep_fast.ops.row_impls import POLICY_LOSS_IMPL
+from finestep_fast.ops.head.check import Temperature, rows_of
+from finestep_fast.ops.head.implementations import POLICY_LOSS_IMPL
+from finestep_fast.ops.head.policy_tokens import PolicyTokens
+from finestep_fast.ops.implementations import IMPLEMENTATIONS
+from finestep_fast.ops.operators import LIBRARY, named_metrics
 from finestep_fast.ops.settings import from_numbers, loss_numbers
 from finestep_fast.reference import SCALAR_METRICS, LossOutput
 
