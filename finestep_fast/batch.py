@@ -103,10 +103,14 @@ class StepBatch:
         if torch.compiler.is_compiling():
             return cls._traced(token_mask, label)
         parts = positions_of_mask(token_mask, label)
-        batch = of_positions(parts, token_mask.numel())
         start, end, offsets = (part.numpy() for part in parts[:3])
-        sizes = int((end - start).sum()), int((offsets[1:] - offsets[:-1]).max(initial=0)), True
-        batch.__dict__.update(zip(_SIZES, sizes, strict=True))
+        batch = of_parts(
+            **dict(zip(_POSITIONS, parts, strict=True)),
+            num_tokens=token_mask.numel(),
+            num_policy_tokens=int((end - start).sum()),
+            max_rollout_steps=int((offsets[1:] - offsets[:-1]).max(initial=0)),
+            steps_ascend=True,
+        )
         return batch.to(token_mask.device)
 
     @classmethod
@@ -114,17 +118,15 @@ class StepBatch:
         """The same where torch.compile looks: one operator, whose results have unknown sizes."""
         parts = torch.ops.finestep_fast.parts_of_mask(token_mask, label)
         *positions, policy_token, step_of_policy_token, rollouts_at_position = parts
-        batch = of_positions(positions, token_mask.numel())
-        known = {
-            "policy_token": policy_token,
-            "step_of_policy_token": step_of_policy_token,
-            "num_policy_tokens": policy_token.shape[0],
-            "max_rollout_steps": rollouts_at_position.shape[0],
-            "steps_ascend": True,
-        }
-        for name, value in known.items():
-            object.__setattr__(batch, name, value)
-        return batch
+        return of_parts(
+            **dict(zip(_POSITIONS, positions, strict=True)),
+            num_tokens=token_mask.numel(),
+            policy_token=policy_token,
+            step_of_policy_token=step_of_policy_token,
+            num_policy_tokens=policy_token.shape[0],
+            max_rollout_steps=rollouts_at_position.shape[0],
+            steps_ascend=True,
+        )
 
     @classmethod
     def from_spans(
@@ -286,7 +288,7 @@ class StepBatch:
             batch = self._moved(device)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(f"device is {shown(device)}; it cannot be used: {error}") from error
-        batch.__dict__.update({name: getattr(self, name) for name in _SIZES})
+        batch.__dict__.update({name: getattr(self, name) for name in SIZES})
         return batch
 
     def _moved(self, device: torch.device | str) -> StepBatch:
@@ -337,24 +339,28 @@ class StepBatch:
         )
 
 
-def of_positions(positions: Sequence[Tensor], num_tokens: int) -> StepBatch:
-    """Return the batch of tensors that come in the order of its fields; nothing is looked at."""
-    start, end, offsets, group_offsets, group_rollouts = positions
-    return StepBatch(start, end, offsets, group_offsets, group_rollouts, num_tokens)
-
-
-_SIZES = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
-"""What is read from the device at most once."""
+SIZES = {"num_policy_tokens": int, "max_rollout_steps": int, "steps_ascend": bool}
+"""What is read from the device at most once, and its type."""
 _POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
+
+
+def of_parts(**parts: Any) -> StepBatch:
+    """Return the batch of these fields; what else is given is known and not worked out any more."""
+    positions = {name: parts.pop(name) for name in _POSITIONS}
+    batch = StepBatch(**positions, num_tokens=parts.pop("num_tokens"))
+    for name, value in parts.items():
+        object.__setattr__(batch, name, value)
+    return batch
 
 
 def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
     """The same, what tokens belong to steps, and one number for each position of a step."""
-    batch = of_positions(positions_of_mask(token_mask, label), token_mask.numel())
+    parts = dict(zip(_POSITIONS, positions_of_mask(token_mask, label), strict=True))
+    batch = of_parts(**parts, num_tokens=token_mask.numel())
     positions = [getattr(batch, name) for name in _POSITIONS]
     rollouts_at_position = torch.bincount(batch.position_of_step)
-    parts = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
-    return tuple(part.to(token_mask.device) for part in parts)
+    found = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
+    return tuple(part.to(token_mask.device) for part in found)
 
 
 def _fake_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch
+from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from finestep_fast.config.credit import PRESETS, Channels, Scope, Std
 from finestep_fast.config.loss import KL, Aggregation, Ratio
-from finestep_fast.reference import COUNT_OF_AGGREGATION, LossOutput
+from finestep_fast.reference import LossOutput
 from support.batches import (
     SHAPES,
     Rollout,

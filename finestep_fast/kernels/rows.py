@@ -9,13 +9,12 @@ logps before the first gradient: `read_logit_rows` (2 V), the loss, `write_logit
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from finestep_fast.arguments import LogitRows, TokenTerms
 from finestep_fast.config import LossConfig
 from finestep_fast.kernels.exponential import exponentials
 from finestep_fast.kernels.row_sums import ALIGN, row_sums, write_row, write_zeros
@@ -28,31 +27,6 @@ from finestep_fast.kernels.tokens import (
     ratio_bounds,
     surrogate_slope,
 )
-
-
-class Rows(NamedTuple):
-    """Some rows of a matrix of logits."""
-
-    logits: Tensor
-    """[rows, V]"""
-    row: Tensor
-    """[C] int64"""
-    target: Tensor
-    """[C] int64"""
-    temperature: Tensor
-    """[C] float64"""
-
-
-class TokenTerms(NamedTuple):
-    """What the loss of a token is made of beside its logp, [C] each."""
-
-    logp_old: Tensor
-    logp_ref: Tensor | None
-    token_weight: Tensor | None
-    advantage: Tensor
-    """float64, of its step"""
-    share: Tensor
-    """float64, the weight in the aggregation"""
 
 
 @triton.jit(
@@ -238,7 +212,7 @@ def clear_logit_rows(gradient_ptr, is_kept_ptr, vocabulary: tl.int32, BLOCK: tl.
         write_zeros(gradient_ptr, i_row * vocabulary, vocabulary, BLOCK)
 
 
-def read(rows: Rows) -> Tensor:
+def read(rows: LogitRows) -> Tensor:
     """Return logp, entropy, largest logit, sum of exponentials, [4, C] float64, in one launch."""
     sums = rows.temperature.new_empty((4, rows.row.numel()))
     if rows.row.numel():
@@ -250,7 +224,7 @@ def read(rows: Rows) -> Tensor:
 
 
 def write(
-    rows: Rows,
+    rows: LogitRows,
     sums: Tensor,
     logp_slope: Tensor,
     entropy_slope: Tensor | None,
@@ -274,7 +248,9 @@ def write(
             gradient,
             rows.logits,
             sums,
-            *rows[1:],
+            rows.row,
+            rows.target,
+            rows.temperature,
             logp_slope,
             entropy_slope,
             rows.row.numel(),
@@ -284,7 +260,7 @@ def write(
 
 
 def read_and_write(
-    rows: Rows,
+    rows: LogitRows,
     terms: TokenTerms,
     *,
     loss: LossConfig,

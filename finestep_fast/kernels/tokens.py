@@ -5,7 +5,11 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from finestep_fast.arguments import LOG_RATIO_LIMIT
 from finestep_fast.kernels.exponential import exponentials
+
+LIMIT = tl.constexpr(LOG_RATIO_LIMIT)
+"""Differences of logps are cut to plus and minus this."""
 
 PER_TOKEN = tl.constexpr(0)
 PER_ROLLOUT = tl.constexpr(1)
@@ -25,10 +29,10 @@ NEVER = tl.constexpr(1e9)
 
 @triton.jit
 def cut_log_ratio(x):
-    """Return a difference of logps cut to +- 20, and where it was not cut; a NaN never is."""
-    is_above = x > 20.0
-    is_below = x < -20.0
-    return tl.where(is_above, 20.0, tl.where(is_below, -20.0, x)), (is_above | is_below) == 0
+    """Return a difference of logps cut to +- LIMIT, and where it was not cut; a NaN never is."""
+    is_above = x > LIMIT
+    is_below = x < -LIMIT
+    return tl.where(is_above, LIMIT, tl.where(is_below, -LIMIT, x)), (is_above | is_below) == 0
 
 
 @triton.jit

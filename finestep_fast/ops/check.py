@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from finestep_fast import reference
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.ops import cpp
-
-Count = float | Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8)
@@ -120,8 +118,9 @@ def check_loss(loss: object) -> None:
         raise InputError(f"loss is {shown(loss)}; it must be a LossConfig, as LossConfig(kl='k3')")
 
 
-def check_rewards(batch: StepBatch, step_reward: Tensor, rollout_outcome: Tensor) -> None:
+def check_rewards(batch: StepBatch, rewards: Rewards) -> None:
     """Refuse rewards that are not [S] in [0, 1] and [R] finite, on the batch's device."""
+    step_reward, rollout_outcome = rewards
     check_vector("step_reward", step_reward, batch.num_steps, "S", batch)
     check_vector("rollout_outcome", rollout_outcome, batch.num_rollouts, "R", batch)
     rounding = 4 * torch.finfo(step_reward.dtype).eps if step_reward.is_floating_point() else 0
@@ -173,13 +172,7 @@ def check_numbers(
 
 
 def check_tokens(
-    batch: StepBatch,
-    token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    *,
-    loss: LossConfig,
+    batch: StepBatch, token_logp: Tensor, constants: TokenConstants, *, loss: LossConfig
 ) -> None:
     """Refuse token tensors that do not fit the batch, each other or the settings."""
     check_tensor("token_logp", token_logp)
@@ -189,19 +182,14 @@ def check_tokens(
             f"T of {batch}"
         )
     _check_device("token_logp", token_logp, batch)
-    check_beside("token_logp", token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_constants("token_logp", token_logp, constants, loss=loss)
 
 
-def check_beside(
-    name: str,
-    tokens: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    *,
-    loss: LossConfig,
+def check_constants(
+    name: str, tokens: Tensor, constants: TokenConstants, *, loss: LossConfig
 ) -> None:
     """Refuse token tensors that do not have the shape and device of the tensor of that name."""
+    token_logp_old, token_logp_ref, token_weight = constants
     if (token_logp_ref is None) != (loss.kl is None):
         given = "not given" if token_logp_ref is None else "given"
         raise InputError(
@@ -255,7 +243,7 @@ def loss_count(
     for name, count in given.items():
         if count is not None:
             _check_count(name, count, batch)
-    needed = reference.COUNT_OF_AGGREGATION[loss.aggregation]
+    needed = COUNT_OF_AGGREGATION[loss.aggregation]
     if given[needed] is None:
         for name, count in given.items():
             if count is not None:

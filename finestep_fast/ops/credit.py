@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from finestep_fast import reference
+from finestep_fast.arguments import Rewards
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, as_credit
 from finestep_fast.ops import cpp
@@ -58,10 +59,9 @@ def step_advantage(
     """
     check_batch(batch)
     check_impl(impl, {}, step_reward=step_reward, rollout_outcome=rollout_outcome)
-    check_rewards(batch, step_reward, rollout_outcome)
-    return chosen(impl, batch.device).step_advantage(
-        batch, step_reward, rollout_outcome, credit=as_credit(credit)
-    )
+    rewards = Rewards(step_reward, rollout_outcome)
+    check_rewards(batch, rewards)
+    return chosen(impl, batch.device).step_advantage(rewards, batch, credit=as_credit(credit))
 
 
 def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:

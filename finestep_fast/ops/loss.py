@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from finestep_fast.arguments import Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig, as_credit
 from finestep_fast.ops.check import (
-    Count,
     check_batch,
     check_impl,
     check_loss,
@@ -89,17 +89,11 @@ def policy_loss(
         num_steps=num_steps,
     )
     check_step_advantage(batch, step_advantage)
-    check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_tokens(batch, token_logp, constants, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).policy_loss(
-        token_logp,
-        token_logp_old,
-        batch,
-        step_advantage,
-        loss=loss,
-        count=count,
-        token_logp_ref=token_logp_ref,
-        token_weight=token_weight,
+        token_logp, constants, batch, step_advantage, loss=loss, count=count
     )
 
 
@@ -159,18 +153,11 @@ def step_policy_loss(
         num_rollouts=num_rollouts,
         num_steps=num_steps,
     )
-    check_rewards(batch, step_reward, rollout_outcome)
-    check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    rewards = Rewards(step_reward, rollout_outcome)
+    check_rewards(batch, rewards)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_tokens(batch, token_logp, constants, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).step_policy_loss(
-        token_logp,
-        token_logp_old,
-        batch,
-        step_reward,
-        rollout_outcome,
-        credit=as_credit(credit),
-        loss=loss,
-        count=count,
-        token_logp_ref=token_logp_ref,
-        token_weight=token_weight,
+        token_logp, constants, batch, rewards, credit=as_credit(credit), loss=loss, count=count
     )

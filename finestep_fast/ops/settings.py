@@ -1,4 +1,4 @@
-"""Settings as rows of numbers, the form in which they pass through torch to compiled code.
+"""Settings as rows of numbers, the form in which they pass to the compiled core.
 
 A choice is its index in the `Literal`, True is 1, None is NaN; in the order of the config's fields.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
-from functools import lru_cache
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from finestep_fast.config import CreditConfig, LossConfig
-
-Config = TypeVar("Config", CreditConfig, LossConfig)
 
 
 def credit_numbers(credit: CreditConfig) -> list[float]:
@@ -23,42 +20,6 @@ def credit_numbers(credit: CreditConfig) -> list[float]:
 def loss_numbers(loss: LossConfig) -> list[float]:
     """Return the fields of a `LossConfig`."""
     return [_number(getattr(loss, name), choices) for name, choices in _LOSS_FIELDS]
-
-
-def as_numbers(value: Any) -> Any:
-    """Return the fields of a config, and anything else as it is."""
-    if isinstance(value, CreditConfig):
-        return credit_numbers(value)
-    return loss_numbers(value) if isinstance(value, LossConfig) else value
-
-
-def from_numbers(cls: type[Config], numbers: list[float] | Config) -> Config:
-    """Return the config that these numbers came from, or that was never turned into any."""
-    if isinstance(numbers, cls):
-        return numbers
-    assert isinstance(numbers, list)
-    config = _from_numbers(
-        cls.__name__, tuple(None if math.isnan(number) else number for number in numbers)
-    )
-    assert isinstance(config, cls)
-    return config
-
-
-@lru_cache(maxsize=64)
-def _from_numbers(name: str, numbers: tuple[float | None, ...]) -> CreditConfig | LossConfig:
-    cls = {"CreditConfig": CreditConfig, "LossConfig": LossConfig}[name]
-    hints = get_type_hints(cls)
-    values: dict[str, Any] = {}
-    for (field, choices), number in zip(_fields(cls), numbers, strict=True):
-        if number is None:
-            values[field] = None
-        elif choices:
-            values[field] = choices[int(number)]
-        else:
-            exact = next((kind for kind in (bool, int) if kind in _members(hints[field])), float)
-            values[field] = exact(number)
-    made: CreditConfig | LossConfig = cls(**values)
-    return made
 
 
 def _number(value: Any, choices: tuple[str, ...]) -> float:

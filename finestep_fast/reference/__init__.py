@@ -15,18 +15,14 @@ from finestep_fast.reference.logits import (
 )
 from finestep_fast.reference.loss import (
     AGGREGATIONS,
-    COUNT_OF_AGGREGATION,
     LossCounts,
     LossOutput,
     policy_loss,
     token_advantage,
 )
-from finestep_fast.reference.metrics import SCALAR_METRICS
 
 __all__ = [
     "AGGREGATIONS",
-    "COUNT_OF_AGGREGATION",
-    "SCALAR_METRICS",
     "LossCounts",
     "LossOutput",
     "TokenLogp",

@@ -14,12 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import LOG_RATIO_LIMIT
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.reference.metrics import loss_metrics
-
-LOG_RATIO_LIMIT = 20.0
-"""Differences of log-probabilities are cut to plus and minus this before they are exponentiated."""
 
 
 class LossCounts(NamedTuple):
@@ -410,14 +408,6 @@ AGGREGATIONS = {
     "step_mean": step_mean,
     "constant": constant,
 }
-
-COUNT_OF_AGGREGATION = {
-    "token_mean": "num_policy_tokens",
-    "rollout_mean": "num_rollouts",
-    "step_mean": "num_steps",
-    "constant": "num_rollouts",
-}
-"""Which of `LossCounts` an aggregation divides by."""
 
 
 def _rollout_of_policy_token(batch: StepBatch) -> Tensor:

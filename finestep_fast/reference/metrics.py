@@ -9,19 +9,6 @@ from torch import Tensor
 
 from finestep_fast.batch import StepBatch
 
-SCALAR_METRICS = (
-    "policy_tokens",
-    "clip_fraction_low",
-    "clip_fraction_high",
-    "clip_fraction_dual",
-    "approx_kl",
-    "ratio_mean",
-    "ratio_max",
-    "effective_sample_size",
-    "reference_kl",
-)
-"""The metrics that are one number, in the order in which compiled implementations return them."""
-
 
 def loss_metrics(
     batch: StepBatch,

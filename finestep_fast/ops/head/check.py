@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import Temperature
 from finestep_fast.batch import StepBatch
 from finestep_fast.config.check import check_number
 from finestep_fast.errors import InputError
@@ -18,8 +19,6 @@ from finestep_fast.ops.check import (
     is_wrapped,
 )
 from finestep_fast.ops.cpp import dense
-
-Temperature = float | Tensor
 
 
 def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -6,41 +6,60 @@ loss itself is one of `finestep_fast.ops.implementations`; only the entropy bonu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from finestep_fast.batch import StepBatch
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, TokenConstants, TokenTerms
+from finestep_fast.batch import StepBatch, of_parts
 from finestep_fast.config import LossConfig
-from finestep_fast.ops.check import Count
-from finestep_fast.ops.head.rows import OwnRatios
-from finestep_fast.ops.implementations import Implementation
-from finestep_fast.reference import AGGREGATIONS, COUNT_OF_AGGREGATION, LossCounts, LossOutput
+from finestep_fast.ops.implementations import Implementation, loss_counts
+from finestep_fast.reference import AGGREGATIONS, LossOutput
+
+
+class Slopes(NamedTuple):
+    """Derivatives of a loss by what is read of rows of logits, [N] or [C] float64."""
+
+    logp: Tensor
+    entropy: Tensor | None
+    """None where entropy is only measured."""
+
+    def part(self, part: slice) -> Slopes:
+        """Return those of some of the tokens."""
+        return Slopes(self.logp[part], None if self.entropy is None else self.entropy[part])
+
+    def times(self, factor: Tensor) -> Slopes:
+        """Return them multiplied."""
+        return Slopes(self.logp * factor, None if self.entropy is None else self.entropy * factor)
 
 
 @dataclass(frozen=True)
 class PolicyTokens:
-    """A policy loss that waits for the log-probabilities of its tokens, [N] each."""
+    """A policy loss that is evaluated when the log-probabilities of its tokens are known."""
 
     batch: StepBatch
     """Steps on the axis of the policy tokens, with nothing between them."""
-    logp_old: Tensor
-    logp_ref: Tensor | None
-    token_weight: Tensor | None
+    constants: TokenConstants
+    """[N] each."""
     step_advantage: Tensor
+    """[S]"""
     loss: LossConfig
     count: Count | None
+    """What the aggregation divides by; None for the batch's own."""
     entropy_weight: float
     impl: Implementation
+    """Who turns log-probabilities into a loss."""
 
     @classmethod
     def of(
         cls,
         batch: StepBatch,
-        token_logp_old: Tensor,
-        token_logp_ref: Tensor | None,
-        token_weight: Tensor | None,
+        constants: TokenConstants,
         step_advantage: Tensor,
         *,
         loss: LossConfig,
@@ -49,15 +68,10 @@ class PolicyTokens:
         impl: Implementation,
     ) -> PolicyTokens:
         """Gather what belongs to policy tokens from tensors [T] or [R, L]."""
-
-        def gathered(token_value: Tensor | None) -> Tensor | None:
-            return None if token_value is None else gather(token_value, batch)
-
+        tokens = batch.policy_token
         return cls(
             side_by_side(batch),
-            gather(token_logp_old, batch),
-            gathered(token_logp_ref),
-            gathered(token_weight),
+            constants.each(lambda token_value: token_value.detach().reshape(-1)[tokens]),
             step_advantage.detach(),
             loss,
             count,
@@ -67,92 +81,158 @@ class PolicyTokens:
 
     @property
     def shares_ratios(self) -> bool:
-        """Whether the gradient of a token depends on the logps of others."""
+        """Return whether the gradient of a token depends on the logps of others."""
         return self.loss.ratio != "token"
 
-    def logp_slope(self, logp: Tensor) -> Tensor:
-        """Return d loss / d logp, [N]. Unless ratios are shared, each number needs its own logp."""
-        with torch.enable_grad():
-            leaf = logp.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(self._evaluated(leaf).loss, leaf)
-        return slope
-
     @property
-    def own_ratios(self) -> OwnRatios:
-        """What the loss is made of beside logps; not where ratios are shared."""
-        return OwnRatios(
-            self.logp_old,
-            self.logp_ref,
-            self.token_weight,
-            self.step_advantage[self.batch.step_of_policy_token].double(),
-            self._share,
-            self.loss,
-            self.entropy_weight,
-        )
+    def terms(self) -> TokenTerms:
+        """Return what the loss is made of beside logps; not where ratios are shared."""
+        advantage = self.step_advantage[self.batch.step_of_policy_token].double()
+        return TokenTerms(*self.constants, advantage, self._share)
 
-    def entropy_slope(self, dtype: torch.dtype) -> Tensor | None:
-        """Return d loss / d entropy, [N]; None where entropy is only measured."""
-        if self.entropy_weight == 0:
-            return None
-        return -self.entropy_weight * self._share.to(dtype)
+    def slopes(self, logp: Tensor) -> Slopes:
+        """Return the slopes of all N tokens, whose logps are all known."""
+        slope = self._logp_slope(
+            logp, self.constants, self.batch, self.step_advantage, self.loss, self.count
+        )
+        return Slopes(slope, self._entropy_slope)
+
+    def own_slopes(self, part: slice, logp: Tensor) -> Slopes:
+        """Return the slopes of some tokens from their logps [C] alone; not where ratios are shared.
+
+        A token's slope is made of its own logp, its step's advantage and its weight in the
+        aggregation. So a loss of these tokens is differentiated that gives each the same weight,
+        to the bit: the mean over tokens with what that weight divides by as their count.
+        """
+        slope = torch.empty_like(logp)
+        for run, count, loss in self._runs_of_one_weight(part):
+            here = slice(run.start - part.start, run.stop - part.start)
+            slope[here] = self._logp_slope(
+                logp[here],
+                self.constants.part(run),
+                _single_token_steps(run.stop - run.start, logp.device),
+                self.step_advantage[self.batch.step_of_policy_token[run]],
+                loss,
+                count,
+            )
+        entropy = self._entropy_slope
+        return Slopes(slope, None if entropy is None else entropy[part])
 
     def output(self, logp: Tensor, entropy: Tensor) -> LossOutput:
         """Return loss and metrics, without gradient, when all logps are known."""
         with torch.no_grad():
-            loss, metrics = self._evaluated(logp)
-            slope = self.entropy_slope(entropy.dtype)
-            if slope is not None:
-                loss = loss + (slope * entropy).sum()
+            loss, metrics = self.impl.policy_loss(
+                logp,
+                self.constants,
+                self.batch,
+                self.step_advantage,
+                loss=self.loss,
+                count=self.count,
+            )
+            if self._entropy_slope is not None:
+                loss = loss + (self._entropy_slope * entropy).sum()
             metrics["entropy"] = entropy.sum() / max(self.batch.num_policy_tokens, 1)
         return LossOutput(loss, metrics)
 
-    @property
+    def _logp_slope(
+        self,
+        logp: Tensor,
+        constants: TokenConstants,
+        batch: StepBatch,
+        step_advantage: Tensor,
+        loss: LossConfig,
+        count: Count | None,
+    ) -> Tensor:
+        with torch.enable_grad():
+            leaf = logp.detach().requires_grad_()
+            value, _ = self.impl.policy_loss(
+                leaf, constants, batch, step_advantage, loss=loss, count=count
+            )
+            (slope,) = torch.autograd.grad(value, leaf)
+        return slope
+
+    @cached_property
+    def _entropy_slope(self) -> Tensor | None:
+        """Derivative of the loss by entropy, [N] float64; None where entropy is only measured."""
+        return None if self.entropy_weight == 0 else -self.entropy_weight * self._share
+
+    @cached_property
     def _share(self) -> Tensor:
         """The weight of each token in the aggregation, [N] float64."""
         counts = loss_counts(self.batch, self.count, self.loss)
         return AGGREGATIONS[self.loss.aggregation](self.batch, counts, self.loss)
 
-    def _evaluated(self, logp: Tensor) -> LossOutput:
-        return self.impl.policy_loss(
-            logp,
-            self.logp_old,
-            self.batch,
-            self.step_advantage,
-            loss=self.loss,
-            count=self.count,
-            token_logp_ref=self.logp_ref,
-            token_weight=self.token_weight,
-        )
+    def _runs_of_one_weight(self, part: slice) -> Iterator[tuple[slice, Count, LossConfig]]:
+        """Cut a part of the tokens where their weight may change.
 
+        Yields:
+            The run, and the count and settings of the loss that gives it the same weight.
+        """
+        count = self._full_count
+        if self._owner_end is None:
+            yield part, count, self.loss
+            return
+        first = part.start
+        while first < part.stop:
+            owner = bisect_right(self._owner_end, first)
+            begin = self._owner_end[owner - 1] if owner else 0
+            last = min(self._owner_end[owner], part.stop)
+            size = self._owner_end[owner] - begin
+            divisor = count.double() if isinstance(count, Tensor) else count
+            yield slice(first, last), size * divisor, self._token_mean
+            first = last
 
-def gather(token_value: Tensor, batch: StepBatch) -> Tensor:
-    """Return the values of the policy tokens, [N], of a constant [T] or [R, L]."""
-    return token_value.detach().reshape(-1)[batch.policy_token]
+    @cached_property
+    def _full_count(self) -> Count:
+        counts = loss_counts(self.batch, self.count, self.loss)
+        full: Count = getattr(counts, COUNT_OF_AGGREGATION[self.loss.aggregation])
+        return full
+
+    @cached_property
+    def _owner_end(self) -> list[int] | None:
+        """Where the tokens of each step or rollout end that are averaged; None for all alike."""
+        step_end = self.batch.step_end
+        if self.loss.aggregation == "step_mean":
+            end: list[int] = step_end.tolist()
+            return end
+        if self.loss.aggregation == "rollout_mean":
+            end = torch.cat([step_end.new_zeros(1), step_end])[self.batch.step_offsets[1:]].tolist()
+            return end
+        return None
+
+    @cached_property
+    def _token_mean(self) -> LossConfig:
+        return replace(self.loss, aggregation="token_mean")
 
 
 def side_by_side(batch: StepBatch) -> StepBatch:
     """Return the same steps on an axis that has no other tokens."""
     end = (batch.step_end - batch.step_start).cumsum(0)
-    start = end - (batch.step_end - batch.step_start)
-    compact = StepBatch(
-        start,
-        end,
-        batch.step_offsets,
-        batch.group_offsets,
-        batch.group_rollouts,
-        batch.num_policy_tokens,
+    return of_parts(
+        step_start=end - (batch.step_end - batch.step_start),
+        step_end=end,
+        step_offsets=batch.step_offsets,
+        group_offsets=batch.group_offsets,
+        group_rollouts=batch.group_rollouts,
+        num_tokens=batch.num_policy_tokens,
+        # What is known of the batch is not asked for again; see StepBatch.to.
+        num_policy_tokens=batch.num_policy_tokens,
+        max_rollout_steps=batch.max_rollout_steps,
+        steps_ascend=True,
     )
-    # What is known of the batch is not asked for again; see StepBatch.to.
-    compact.__dict__["num_policy_tokens"] = batch.num_policy_tokens
-    compact.__dict__["max_rollout_steps"] = batch.max_rollout_steps
-    compact.__dict__["steps_ascend"] = True
-    return compact
 
 
-def loss_counts(batch: StepBatch, count: Count | None, loss: LossConfig) -> LossCounts:
-    """Return what means divide by: the batch's own sizes but for the one that is given."""
-    counts = LossCounts(batch.num_policy_tokens, batch.num_rollouts, batch.num_steps)
-    if count is None:
-        return counts
-    one = count.reshape(()) if isinstance(count, Tensor) else count
-    return counts._replace(**{COUNT_OF_AGGREGATION[loss.aggregation]: one})
+def _single_token_steps(size: int, device: torch.device) -> StepBatch:
+    """Return as many rollouts of one step of one token: who shares what no longer matters."""
+    place = torch.arange(size + 1, device=device)
+    return of_parts(
+        step_start=place[:-1],
+        step_end=place[1:],
+        step_offsets=place,
+        group_offsets=place[:: max(size, 1)].contiguous(),
+        group_rollouts=place[:-1],
+        num_tokens=size,
+        num_policy_tokens=size,
+        max_rollout_steps=min(size, 1),
+        steps_ascend=True,
+    )

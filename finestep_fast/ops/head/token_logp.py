@@ -1,35 +1,26 @@
-"""The door from hidden states to log-probabilities, for who owns the loss."""
+"""From hidden states to log-probabilities, for callers with a loss of their own."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finestep_fast import reference
+from finestep_fast.arguments import Temperature
 from finestep_fast.batch import StepBatch
 from finestep_fast.config.check import check_whole
 from finestep_fast.ops.check import check_impl, is_opaque
 from finestep_fast.ops.cpp import dense
-from finestep_fast.ops.head.check import (
-    Temperature,
-    check_head,
-    check_target,
-    check_temperature,
-    rows_of,
-)
-from finestep_fast.ops.head.implementations import ROWS, chosen_rows
-from finestep_fast.ops.head.linear_head import CHUNK_BYTES, Head, HeadGradients, Needs
-from finestep_fast.ops.head.operators import (
-    TEMPERATURE,
-    as_outside,
-    below_autograd,
-    flat_temperature,
-    given_temperature,
-    register,
-)
+from finestep_fast.ops.head.check import check_head, check_target, check_temperature, rows_of
+from finestep_fast.ops.head.implementations import chosen_rows
+from finestep_fast.ops.head.linear_head import CHUNK_BYTES, Head, Needs, product_dtype
+from finestep_fast.ops.head.operators import as_outside, below_autograd, registered
+from finestep_fast.ops.head.policy_tokens import Slopes
+from finestep_fast.ops.operators import LIBRARY
+from finestep_fast.ops.schema import Schema, put_back, set_apart
 from finestep_fast.reference import TokenLogp
 
 
@@ -91,59 +82,52 @@ def token_logp(
         return reference.token_logp(
             hidden, weight, target, temperature=temperature, bias=bias, batch=batch
         )
-    dtype = product_dtype(hidden, weight)
-    if is_opaque(hidden, weight, bias):
-        tokens = None if batch is None else batch.policy_token
-        how = (target, tokens, *flat_temperature(temperature), dtype, chunk_bytes, name)
-        logp, entropy, _ = _OPERATOR(hidden, weight, bias, *how)
-        return TokenLogp(logp, entropy)
-    head = head_of(
-        weight, target, batch, temperature, rows=name, dtype=dtype, chunk_bytes=chunk_bytes
+    given = TokenLogpArguments(
+        hidden,
+        weight,
+        bias,
+        target,
+        None if batch is None else batch.policy_token,
+        temperature,
+        product_dtype(hidden, weight),
+        chunk_bytes,
+        rows=name,
     )
-    return TokenLogp(*_token_logp(hidden, weight, bias, head, target.shape))
-
-
-def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
-    """Return the type of the head's matrix products: that of autocast, or of the weights."""
-    device_type = hidden.device.type
-    if torch.is_autocast_enabled(device_type):
-        return torch.get_autocast_dtype(device_type)
-    return weight.dtype
-
-
-def head_of(
-    weight: Tensor,
-    target: Tensor,
-    batch: StepBatch | None,
-    temperature: Temperature,
-    *,
-    rows: str,
-    dtype: torch.dtype,
-    chunk_bytes: int,
-) -> Head:
-    """Return how a head looks at the tokens of a batch, or at all."""
-    tokens = None if batch is None else batch.policy_token
-    return _head(weight, target, tokens, temperature, dtype, chunk_bytes, rows)
-
-
-def _head(
-    weight: Tensor,
-    target: Tensor,
-    tokens: Tensor | None,
-    temperature: Temperature,
-    dtype: torch.dtype,
-    chunk_bytes: int,
-    rows: str,
-) -> Head:
-    looked_at = rows_of(target, temperature, tokens, vocabulary=weight.shape[0])
-    return Head(tokens, *looked_at, rows=ROWS[rows], dtype=dtype, chunk_bytes=chunk_bytes)
-
-
-def _token_logp(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, head: Head, shape: torch.Size
-) -> Any:
+    if is_opaque(hidden, weight, bias):
+        logp, entropy, _ = _OPERATOR(*TOKEN_LOGP.flat(given))
+        return TokenLogp(logp, entropy)
     with torch.autocast(hidden.device.type, enabled=False):
-        return _TokenLogp.apply(hidden, weight, bias, head, shape)  # type: ignore[no-untyped-call]
+        results = _TokenLogp.apply(hidden, weight, bias, given.head(), target.shape)  # type: ignore[no-untyped-call]
+    return TokenLogp(*results)
+
+
+class TokenLogpArguments(NamedTuple):
+    """What the operator takes."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    target: Tensor
+    tokens: Tensor | None
+    """[N] flat positions of those that are read; None for all."""
+    temperature: Temperature
+    dtype: torch.dtype
+    """Of matrix products."""
+    chunk_bytes: int
+    rows: str
+    """Name of the implementation."""
+
+    def head(self) -> Head:
+        """Return how the head reads the tokens."""
+        return Head.of(
+            self.weight,
+            self.target,
+            self.tokens,
+            self.temperature,
+            rows=self.rows,
+            dtype=self.dtype,
+            chunk_bytes=self.chunk_bytes,
+        )
 
 
 class _TokenLogp(torch.autograd.Function):
@@ -162,133 +146,122 @@ class _TokenLogp(torch.autograd.Function):
         ctx.save_for_backward(hidden, weight, bias, sums)
         ctx.head = head
         ctx.set_materialize_grads(False)
-        dtype = torch.promote_types(head.dtype, torch.float32)
-        logp, entropy = (_placed(value.to(dtype), head.tokens, shape) for value in sums[:2])
-        return logp, entropy
+        return _results(sums, head, shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None) -> Any:
         hidden, weight, bias, sums = ctx.saved_tensors
-        needs, head = Needs(*ctx.needs_input_grad[:3]), ctx.head
+        head: Head = ctx.head
         with torch.autocast(hidden.device.type, enabled=False):
-            gradients = _differentiated(head, hidden, weight, bias, needs, sums, *grads)
-            return *handed_over(gradients, hidden, weight, bias, head), None, None
+            _, gradients = head.differentiate(
+                hidden,
+                weight,
+                bias,
+                needs=Needs(*ctx.needs_input_grad[:3]),
+                source=_slopes(grad_logp, grad_entropy, sums, head),
+                sums=sums,
+            )
+            return *head.handed_over(gradients, hidden, weight, bias), None, None
 
 
-def _differentiated(
-    head: Head,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    needs: Needs,
-    sums: Tensor,
-    of_logp: Tensor | None,
-    of_entropy: Tensor | None,
-) -> HeadGradients:
-    logp_slope, entropy_slope = (
-        None if grad is None else _chosen(grad, head.tokens) for grad in (of_logp, of_entropy)
-    )
-    known = torch.zeros_like(sums[0]) if logp_slope is None else logp_slope
-
-    def slopes(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
-        return known[part], None if entropy_slope is None else entropy_slope[part]
-
-    _, gradients = head.differentiate(hidden, weight, bias, needs=needs, slopes=slopes, sums=sums)
-    return gradients
-
-
-def handed_over(
-    gradients: HeadGradients,
-    hidden: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    head: Head,
-    scale: Tensor | None = None,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients in shape and dtype of what they belong to, scaled where they are."""
-    if scale is not None:
-        for gradient in gradients:
-            if gradient is not None:
-                rows = gradient if gradient.dim() == 2 else gradient[:, None]
-                every = torch.full((1,), rows.shape[0], device=rows.device)
-                head.rows.scale_(rows, torch.zeros_like(every), every, scale)
-    return (
-        None
-        if gradients.hidden is None
-        else head.scattered(gradients.hidden.to(hidden.dtype), hidden),
-        None if gradients.weight is None else gradients.weight.to(weight.dtype),
-        None if gradients.bias is None or bias is None else gradients.bias.to(bias.dtype),
-    )
-
-
-def _placed(value: Tensor, tokens: Tensor | None, shape: torch.Size) -> Tensor:
-    if tokens is None:
-        return value.view(shape)
-    return value.new_zeros(shape.numel()).index_copy_(0, tokens, value).view(shape)
-
-
-def _chosen(token_value: Tensor, tokens: Tensor | None) -> Tensor:
-    flat = token_value.reshape(-1)
-    return dense((flat if tokens is None else flat[tokens]).double())
-
-
-# Where somebody traces
-
-_HOW = (
-    f"Tensor target, Tensor? tokens, {TEMPERATURE}, ScalarType dtype, SymInt chunk_bytes, str rows"
-)
-
-
-def _head_again(weight: Tensor, target: Tensor, tokens: Tensor | None, *others: Any) -> Head:
-    token_temperature, temperature, dtype, chunk_bytes, rows = others
-    each = given_temperature(token_temperature, temperature)
-    return _head(weight, target, tokens, each, dtype, chunk_bytes, rows)
-
-
-def _read(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    head = _head_again(weight, target, *others)
-    with as_outside(hidden.device.type):
-        sums = head.read(hidden, weight, bias)
+def _results(sums: Tensor, head: Head, shape: torch.Size) -> tuple[Tensor, Tensor]:
+    """Logp and entropy in the shape of the targets, 0 for tokens that are not read."""
     dtype = torch.promote_types(head.dtype, torch.float32)
-    logp, entropy = (_placed(value.to(dtype), head.tokens, target.shape) for value in sums[:2])
-    return logp, entropy, sums
+
+    def placed(value: Tensor) -> Tensor:
+        value = value.to(dtype)
+        if head.tokens is None:
+            return value.view(shape)
+        every = value.new_zeros(shape.numel())
+        return every.index_copy_(0, head.tokens, value).view(shape)
+
+    return placed(sums[0]), placed(sums[1])
+
+
+def _slopes(
+    grad_logp: Tensor | None, grad_entropy: Tensor | None, sums: Tensor, head: Head
+) -> Slopes:
+    """The gradients of logp and entropy, for the tokens that are read."""
+
+    def gathered(token_value: Tensor) -> Tensor:
+        flat = token_value.reshape(-1)
+        return dense((flat if head.tokens is None else flat[head.tokens]).double())
+
+    return Slopes(
+        torch.zeros_like(sums[0]) if grad_logp is None else gathered(grad_logp),
+        None if grad_entropy is None else gathered(grad_entropy),
+    )
+
+
+# Where the call is traced
+
+
+class BackwardArguments(NamedTuple):
+    """What the operator of the backward pass takes."""
+
+    forward: TokenLogpArguments
+    sums: Tensor
+    grad_logp: Tensor | None
+    grad_entropy: Tensor | None
+    needs: Needs
+
+
+def _read(given: TokenLogpArguments) -> tuple[Tensor, Tensor, Tensor]:
+    head = given.head()
+    with as_outside(given.hidden.device.type):
+        sums = head.read(given.hidden, given.weight, given.bias)
+    return *_results(sums, head, given.target.shape), sums
 
 
 def _fake_read(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+    *, hidden: Tensor, target: Tensor, tokens: Tensor | None, dtype: torch.dtype, **_: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
-    tokens, dtype = others[0], torch.promote_types(others[3], torch.float32)
+    wide = torch.promote_types(dtype, torch.float32)
     size = target.numel() if tokens is None else tokens.shape[0]
-    logp, entropy = (hidden.new_empty(target.shape, dtype=dtype) for _ in range(2))
+    logp, entropy = (hidden.new_empty(target.shape, dtype=wide) for _ in range(2))
     return logp, entropy, hidden.new_empty((4, size), dtype=torch.float64)
 
 
-def _write(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    *how, sums, of_logp, of_entropy = others[:-3]
-    needs, head = Needs(*others[-3:]), _head_again(weight, target, *how)
+def _write(given: BackwardArguments) -> tuple[Tensor, Tensor, Tensor]:
+    hidden, weight, bias = given.forward.hidden, given.forward.weight, given.forward.bias
+    head = given.forward.head()
     with as_outside(hidden.device.type):
-        gradients = _differentiated(head, hidden, weight, bias, needs, sums, of_logp, of_entropy)
-        made = handed_over(gradients, hidden, weight, bias, head)
-    of_hidden, of_weight, of_bias = (
-        hidden.new_empty(0) if gradient is None else gradient for gradient in made
+        _, gradients = head.differentiate(
+            hidden,
+            weight,
+            bias,
+            needs=given.needs,
+            source=_slopes(given.grad_logp, given.grad_entropy, given.sums, head),
+            sums=given.sums,
+        )
+        results = head.handed_over(gradients, hidden, weight, bias)
+    grad_hidden, grad_weight, grad_bias = (
+        hidden.new_empty(0) if gradient is None else gradient for gradient in results
     )
-    return of_hidden, of_weight, of_bias
+    return grad_hidden, grad_weight, grad_bias
 
 
 def _fake_write(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, target: Tensor, *others: Any
+    *,
+    forward_hidden: Tensor,
+    forward_weight: Tensor,
+    forward_bias: Tensor | None,
+    needs_hidden: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+    **_: Any,
 ) -> tuple[Tensor, ...]:
-    leaves = zip((hidden, weight, bias), others[-3:], strict=True)
+    leaves = (
+        (forward_hidden, needs_hidden),
+        (forward_weight, needs_weight),
+        (forward_bias, needs_bias),
+    )
     return tuple(
         torch.empty_like(leaf, memory_format=torch.contiguous_format)
-        if leaf is not None and is_needed
-        else hidden.new_empty(0)
-        for leaf, is_needed in leaves
+        if leaf is not None and needs_it
+        else forward_hidden.new_empty(0)
+        for leaf, needs_it in leaves
     )
 
 
@@ -296,41 +269,35 @@ class _Traced(torch.autograd.Function):
     """Two operators: one reads, one makes the gradients."""
 
     @staticmethod
-    def forward(ctx: Any, *args: Any) -> Any:
-        logp, entropy, sums = below_autograd(_OPERATOR, *args)
-        hidden, weight, bias, target, tokens, token_temperature, *ctx.others = args
-        ctx.save_for_backward(hidden, weight, bias, target, tokens, token_temperature, sums)
+    def forward(ctx: Any, *flat: Any) -> Any:
+        logp, entropy, sums = below_autograd(_OPERATOR, *flat)
+        ctx.rest, tensors = set_apart(flat)
+        ctx.save_for_backward(sums, *tensors)
         ctx.mark_non_differentiable(sums)
         ctx.set_materialize_grads(False)
         return logp, entropy, sums
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, of_logp: Tensor | None, of_entropy: Tensor | None, _: Any) -> Any:
-        *given, sums = ctx.saved_tensors
-        needs = Needs(*ctx.needs_input_grad[:3])
-        made = _BACKWARD(*given, *ctx.others, sums, of_logp, of_entropy, *needs)
-        gradients = (
-            gradient if is_needed else None for gradient, is_needed in zip(made, needs, strict=True)
-        )
-        return *gradients, *[None] * (len(given) - 3 + len(ctx.others))
+    def backward(ctx: Any, grad_logp: Tensor | None, grad_entropy: Tensor | None, _: Any) -> Any:
+        sums, *tensors = ctx.saved_tensors
+        flat = put_back(ctx.rest, tensors)
+        needed = dict(zip(TOKEN_LOGP.names, ctx.needs_input_grad, strict=True))
+        needs = Needs(*(needed[leaf] for leaf in Needs._fields))
+        given = BackwardArguments(TOKEN_LOGP.bundled(flat), sums, grad_logp, grad_entropy, needs)
+        gradients = dict(zip(Needs._fields, _BACKWARD(*BACKWARD.flat(given)), strict=True))
+        return (*(gradients[name] if needed[name] else None for name in TOKEN_LOGP.names),)
 
 
-def _by_operator(*args: Any) -> Any:
-    leaves = [leaf for leaf in args[:3] if leaf is not None]
-    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        return _Traced.apply(*args)  # type: ignore[no-untyped-call]
-    return below_autograd(_OPERATOR, *args)
+def _by_operator(*flat: Any) -> Any:
+    leaves = [TOKEN_LOGP.by_name(flat)[leaf] for leaf in Needs._fields]
+    if torch.is_grad_enabled() and any(leaf is not None and leaf.requires_grad for leaf in leaves):
+        return _Traced.apply(*flat)  # type: ignore[no-untyped-call]
+    return below_autograd(_OPERATOR, *flat)
 
 
-_HEAD = "Tensor hidden, Tensor weight, Tensor? bias"
-_OPERATOR = register(
-    "token_logp", f"({_HEAD}, {_HOW}) -> (Tensor, Tensor, Tensor)", _read, _fake_read, _by_operator
-)
-_BACKWARD = register(
-    "token_logp_backward",
-    f"({_HEAD}, {_HOW}, Tensor sums, Tensor? of_logp, Tensor? of_entropy, bool needs_hidden, "
-    "bool needs_weight, bool needs_bias) -> (Tensor, Tensor, Tensor)",
-    _write,
-    _fake_write,
-)
+TOKEN_LOGP = Schema(TokenLogpArguments)
+BACKWARD = Schema(BackwardArguments)
+_OPERATOR = registered("token_logp", TOKEN_LOGP, 3, _read, _fake_read)
+_BACKWARD = registered("token_logp_backward", BACKWARD, 3, _write, _fake_write)
+LIBRARY.impl(_OPERATOR, _by_operator, "Autograd")
