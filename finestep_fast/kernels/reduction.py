@@ -28,6 +28,34 @@ REFERENCE_KL = tl.constexpr(8)
 LOSS = tl.constexpr(9)
 
 
+@triton.jit
+def store_program_sums(
+    sum_ptr,  # of this program
+    num_tokens,
+    low_sum,
+    high_sum,
+    num_dual,
+    kl_sum,
+    ratio_sum,
+    ratio_max,
+    square_sum,
+    reference_sum,
+    loss_sum,
+):
+    """Add up the lanes of one program of the first launch; each sum has a row of programs."""
+    row = tl.num_programs(0).to(tl.int64)
+    tl.store(sum_ptr + POLICY_TOKENS * row, num_tokens.to(tl.float64))
+    tl.store(sum_ptr + LOW * row, tl.sum(low_sum, axis=0).to(tl.float64))
+    tl.store(sum_ptr + HIGH * row, tl.sum(high_sum, axis=0).to(tl.float64))
+    tl.store(sum_ptr + DUAL * row, num_dual)
+    tl.store(sum_ptr + APPROX_KL * row, tl.sum(kl_sum.to(tl.float64), axis=0))
+    tl.store(sum_ptr + RATIO_MEAN * row, tl.sum(ratio_sum, axis=0))
+    tl.store(sum_ptr + RATIO_MAX * row, tl.max(ratio_max, axis=0).to(tl.float64))
+    tl.store(sum_ptr + EFFECTIVE_SAMPLE_SIZE * row, tl.sum(square_sum, axis=0))
+    tl.store(sum_ptr + REFERENCE_KL * row, tl.sum(reference_sum.to(tl.float64), axis=0))
+    tl.store(sum_ptr + LOSS * row, loss_sum)
+
+
 @triton.jit(
     do_not_specialize=["num_programs", "num_rollouts"],
     do_not_specialize_on_alignment=["step_offsets_ptr", "advantage_ptr"],

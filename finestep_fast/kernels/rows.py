@@ -141,7 +141,7 @@ def logits_loss_rows(
     share_ptr,
     clip_low: tl.float64,
     clip_high: tl.float64,
-    dual_clip: tl.float64,  # less one
+    dual_clip: tl.float64,  # minus one
     kl_weight: tl.float64,
     entropy_weight: tl.float64,
     num_rows: tl.int64,
@@ -171,9 +171,9 @@ def logits_loss_rows(
     if weight_ptr is not None:
         pull *= tl.load(weight_ptr + i_row).to(tl.float64)
     log_ratio, m_inside = cut_log_ratio(logp - tl.load(old_ptr + i_row).to(tl.float64))
-    less_one = exponentials(log_ratio)[1]
+    minus_one = exponentials(log_ratio)[1]
     lower, upper, _is_dual = ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO)
-    slope = surrogate_slope(pull, less_one, lower, upper, m_inside, PPO)
+    slope = surrogate_slope(pull, minus_one, lower, upper, m_inside, PPO)
     if KL != NO_KL:
         log_ratio_ref, m_inside_ref = cut_log_ratio(tl.load(ref_ptr + i_row).to(tl.float64) - logp)
         slope += share * kl_weight * kl_terms(log_ratio_ref, m_inside_ref, KL)[1]

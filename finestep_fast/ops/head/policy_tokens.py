@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -54,6 +54,7 @@ class PolicyTokens:
     entropy_weight: float
     impl: Implementation
     """Who turns log-probabilities into a loss."""
+    _steps_of_size: dict[int, StepBatch] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -110,7 +111,7 @@ class PolicyTokens:
             slope[here] = self._logp_slope(
                 logp[here],
                 self.constants.part(run),
-                _single_token_steps(run.stop - run.start, logp.device),
+                self._single_token_steps(run.stop - run.start),
                 self.step_advantage[self.batch.step_of_policy_token[run]],
                 loss,
                 count,
@@ -200,6 +201,23 @@ class PolicyTokens:
             return end
         return None
 
+    def _single_token_steps(self, size: int) -> StepBatch:
+        """Return as many rollouts of one step of one token: who shares what no longer matters."""
+        if size not in self._steps_of_size:
+            place = torch.arange(size + 1, device=self.batch.device)
+            self._steps_of_size[size] = of_parts(
+                step_start=place[:-1],
+                step_end=place[1:],
+                step_offsets=place,
+                group_offsets=place[::size].contiguous(),
+                group_rollouts=place[:-1],
+                num_tokens=size,
+                num_policy_tokens=size,
+                max_rollout_steps=1,
+                steps_ascend=True,
+            )
+        return self._steps_of_size[size]
+
     @cached_property
     def _token_mean(self) -> LossConfig:
         return replace(self.loss, aggregation="token_mean")
@@ -218,21 +236,5 @@ def side_by_side(batch: StepBatch) -> StepBatch:
         # What is known of the batch is not asked for again; see StepBatch.to.
         num_policy_tokens=batch.num_policy_tokens,
         max_rollout_steps=batch.max_rollout_steps,
-        steps_ascend=True,
-    )
-
-
-def _single_token_steps(size: int, device: torch.device) -> StepBatch:
-    """Return as many rollouts of one step of one token: who shares what no longer matters."""
-    place = torch.arange(size + 1, device=device)
-    return of_parts(
-        step_start=place[:-1],
-        step_end=place[1:],
-        step_offsets=place,
-        group_offsets=place[:: max(size, 1)].contiguous(),
-        group_rollouts=place[:-1],
-        num_tokens=size,
-        num_policy_tokens=size,
-        max_rollout_steps=min(size, 1),
         steps_ascend=True,
     )
