@@ -137,7 +137,7 @@ def step_policy_loss(
 def scale_gradient_(gradient: Tensor, scale: Tensor, step_start: Tensor, step_end: Tensor) -> None:
     """Multiply the policy tokens of a gradient [T] in place by a scale [] that lies on the device.
 
-    Nothing is moved where the scale is 1, and the host never learns it.
+    Nothing is moved where the scale is 1, and the host never reads it.
 
     Args:
         gradient: [T] as the forward pass left it.

@@ -1,7 +1,7 @@
 """`step_advantage` on the device: the credit of all rollouts in one launch, a program for each.
 
 Reads 4 bytes for each step and 28 for each rollout of a group, as often as the group has rollouts
-but from the cache but for once; writes 4 for each step.
+but all except once from the cache; writes 4 for each step.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ from finestep_fast.kernels.reduction import SUMS, reduced
 from finestep_fast.kernels.tokens import AGGREGATIONS, KLS, NEVER
 
 BLOCK = 256
-"""Tokens of one look: enough to keep memory busy, and few are wasted on a step of 50."""
+"""Tokens of one block: enough to keep memory busy, and few are wasted on a step of 50."""
 WIDE_BLOCK = 512
-"""Tokens of one look where only a mean is taken or zeros are written."""
+"""Tokens of one block where only a mean is taken or zeros are written."""
 NUM_WARPS = 4
 FEW_REGISTERS, ALL_REGISTERS, FEW_STEPS = 128, 255, 32
 """Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64,

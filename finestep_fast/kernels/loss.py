@@ -5,7 +5,7 @@ Per policy token it reads 2 or 4 bytes of each of `token_logp`, `token_logp_old`
 is what must be moved. Where steps are in order it also writes the zeros between them, so that each
 element of the gradient is written once and nothing is filled before. A ratio shared by a step or a
 rollout needs a mean first: its tokens are read once more, from the cache. Shared, it stands in the
-place of a token's own; only where its gradient is averaged are all steps looked at before the first
+place of a token's own; only where its gradient is averaged are all steps read before the first
 gradient.
 
 One program per rollout: it loops over the steps and takes their tokens in blocks. Steps have 10 to

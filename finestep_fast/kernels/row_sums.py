@@ -24,7 +24,7 @@ ALIGN = tl.constexpr(16)
 STAGES = tl.constexpr(3)
 """Of the loops over a row: two blocks are on their way while one is computed."""
 FARTHEST = tl.constexpr(1e4)
-"""Whose exponential is 0 in every dtype, and which is not infinite: 0 times it is 0."""
+"""Its exponential is 0 in every dtype, and it is not infinite: 0 times it is 0."""
 
 
 @triton.jit

@@ -1,7 +1,7 @@
 """From rows of logits to the policy loss's gradient: a program per row that is inside a step.
 
 Of a row of V logits of 2 bytes, 4 V bytes must be moved: read once, its gradient written once.
-`logits_loss_rows` does that where its second look finds the row in the cache, and 6 V else: it
+`logits_loss_rows` does that where its second pass finds the row in the cache, and 6 V else: it
 reads a row, has its logp and entropy, works out what the loss makes of them and writes the
 gradient, all in one launch. That needs the ratio to be the token's own. A shared one needs all
 logps before the first gradient: `read_logit_rows` (2 V), the loss, `write_logit_gradients` (4 V).
@@ -50,7 +50,7 @@ def read_logit_rows(
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program i looks at row row[i]."""
+    """Program i reads row row[i]."""
     i_row = tl.program_id(0).to(tl.int64)
     logp, entropy, maximum, total = row_sums(
         logits_ptr,

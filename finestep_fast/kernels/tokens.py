@@ -15,7 +15,7 @@ PER_TOKEN = tl.constexpr(0)
 PER_ROLLOUT = tl.constexpr(1)
 PER_STEP = tl.constexpr(2)
 AGGREGATIONS = {"token_mean": 0, "constant": 0, "rollout_mean": 1, "step_mean": 2}
-"""Whose number of tokens a weight is divided by, beside the count."""
+"""Whether a weight is divided by the tokens of a step or rollout, too."""
 
 NO_KL = tl.constexpr(0)
 K1 = tl.constexpr(1)
@@ -54,7 +54,7 @@ def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
 
 @triton.jit
 def surrogate_slope(pull, minus_one, lower, upper, m_inside, PPO: tl.constexpr):
-    """Return d loss / d logp of a token whose ratio (minus one) the bounds hold; `pull` at ratio 1.
+    """Return d loss / d logp of a token, its ratio held by the bounds; it is `pull` at ratio 1.
 
     A shared ratio stands in the place of the token's own. A cut ratio has no slope in ppo; in cispo
     it is a constant that weighs the logp.

@@ -1,8 +1,8 @@
-"""What the doors refuse. Each function names the value, what it is and what it must be.
+"""What the entry points refuse. Each function names the value, what it is and what it must be.
 
-Numbers inside tensors are looked at on the CPU alone, and only those of steps, rollouts, counts and
-temperatures: to look on a GPU would make the host wait. There, as for log-probabilities
-everywhere, the rule is NaN in, NaN out. Where somebody traces, there are no numbers to look at.
+Numbers inside tensors are checked on the CPU alone, and only those of steps, rollouts, counts and
+temperatures: a check on a GPU would make the host wait. There, as for log-probabilities
+everywhere, the rule is NaN in, NaN out. Under a tracer there are no numbers to check.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLO
 
 
 def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others: object) -> None:
-    """Refuse tensors of which compiled code would not see what torch sees.
+    """Refuse tensors that compiled code would not see as torch does.
 
     Inside `vmap`, `grad` or `jvp` of torch.func tensors are wrapped and have no memory of their
     own; a tangent of forward-mode differentiation would be dropped. The reference takes both.
@@ -61,8 +61,8 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
         raise InputError(f"impl is {shown(impl)}; it must be a name, such as 'auto'")
     if impl == "reference" or torch.compiler.is_compiling():
         return
-    nobody_wraps = torch._C._functorch.maybe_current_level() is None
-    if nobody_wraps and forward_ad._current_level < 0:
+    is_unwrapped = torch._C._functorch.maybe_current_level() is None
+    if is_unwrapped and forward_ad._current_level < 0:
         return
     for tensors in (differentiable, others):
         for name, value in tensors.items():
@@ -80,14 +80,14 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
 
 
 def is_wrapped(value: Tensor) -> bool:
-    """Whether torch.func stands between us and the numbers of a tensor."""
+    """Return whether torch.func stands between us and the numbers of a tensor."""
     functorch = torch._C._functorch
     # The second is what autograd's batched gradients still use.
     return functorch.is_functorch_wrapped_tensor(value) or functorch.is_legacy_batchedtensor(value)
 
 
 def has_tangent(value: Tensor) -> bool:
-    """Whether forward-mode differentiation sees a tensor."""
+    """Return whether a tensor has a tangent of forward-mode differentiation."""
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
 
 
@@ -95,14 +95,14 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_opaque(*tensors: Tensor | None) -> bool:
-    """Whether there is no memory to look at: for a compiler, or a subclass of `Tensor`."""
+    """Return whether there is no memory to read: under a compiler, or in a subclass of `Tensor`."""
     return torch.compiler.is_compiling() or any(
         value is not None and type(value) not in PLAIN for value in tensors
     )
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether somebody looks at operators: who needs them, or a mode."""
+    """Return whether operators are needed: by a compiler, a subclass of `Tensor` or a mode."""
     return is_in_torch_dispatch_mode() or is_opaque(*tensors)
 
 

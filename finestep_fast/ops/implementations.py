@@ -1,4 +1,4 @@
-"""Who can compute an op: the reference, the compiled implementations, and who takes what device.
+"""The implementations of the ops: the reference and the compiled ones, and which fits what device.
 
 An implementation offers the three ops on a checked batch. A new one is one more entry here.
 """
@@ -120,12 +120,16 @@ AUTO = {"cpu": "cpp", "cuda": "triton"}
 
 
 def available_impls() -> dict[str, bool | str]:
-    """Return which implementations can run here: name -> True, or the reason why not."""
+    """Return which implementations can run here: name -> True, or the reason why not.
+
+    `torch` is offered by the ops from hidden states and logits alone.
+    """
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     on_gpu = triton_why_not(gpu)
     interpreted = on_gpu is not None and triton_why_not(cpu) is None
     return {
         "reference": True,
+        "torch": True,
         "cpp": cpp.why_not(cpu) or True,
         "triton": True if interpreted or on_gpu is None else on_gpu,
     }

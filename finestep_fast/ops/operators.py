@@ -229,7 +229,7 @@ def _differentiated(op: Any, token_logp: Tensor, *others: Any) -> Any:
 
 
 class _Loss(torch.autograd.Function):
-    """A loss whose gradient with respect to `token_logp` comes with it.
+    """A loss that comes with its gradient with respect to `token_logp`.
 
     The gradient is handed on; so there is one, and where a graph is retained the next backward pass
     makes another. It is scaled in place if it is ours alone: an operator's caller holds it as an

@@ -23,7 +23,7 @@ def loss_metrics(
     Source: the usual ones, by position of the step where that is ours.
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
         log_ratio: [N] `logp - logp_old` of each policy token.
         ratio: [N] the ratio the surrogate used, shared or not.
@@ -62,7 +62,7 @@ def advantage_by_position(batch: StepBatch, step_advantage: Tensor) -> Tensor:
     Source: ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         step_advantage: [S] advantages.
 
     Returns:

@@ -52,7 +52,7 @@ def row_gradients(
 
     Args:
         chunks: Of logits.
-        rows: Who reads and writes them.
+        rows: The implementation that reads and writes them.
         source: A loss of the logps, or slopes that are known; then `sums` are, too.
         sums: [4, N] float64 of the rows; written where the source is a loss.
         lifted: Whether gradients are multiplied by a power of 2, for float16.

@@ -1,4 +1,4 @@
-"""Who can go from rows of logits to log-probabilities and back, and on what device.
+"""The implementations from rows of logits to log-probabilities and back, and for what device.
 
 An implementation is one more entry of `ROWS`.
 """
@@ -175,7 +175,7 @@ ROWS: dict[str, RowImplementation] = {
 AUTO_ROWS = {"cpu": "cpp", "cuda": "triton"}
 """Device type -> the fastest; `torch` where none is named. AMD's GPUs are `cuda` to torch, too."""
 POLICY_LOSS_IMPL = {"cpp": "cpp", "torch": "reference", "triton": "triton"}
-"""Who turns log-probabilities into a loss beside them."""
+"""Which implementation turns log-probabilities into a loss beside them."""
 
 
 def chosen_rows(impl: str, device: torch.device) -> str | None:

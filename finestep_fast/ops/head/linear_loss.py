@@ -66,7 +66,7 @@ def linear_policy_loss(
     chunk_bytes: int = CHUNK_BYTES,
     impl: str = "auto",
 ) -> LossOutput:
-    """Return the policy loss of a linear head's log-probabilities, less their weighted entropy.
+    """Return the policy loss of a linear head's log-probabilities, minus their weighted entropy.
 
     `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with `logp_t`, `entropy_t` as
     in `token_logp` and w the aggregation's weight. Row t of `hidden` is the one that *predicts*
@@ -88,7 +88,7 @@ def linear_policy_loss(
         weight: [V, D], a whole tensor, parameter or computed; differentiable, once.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled; a constant.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages; constants.
         loss: The settings.
         temperature: Logits are divided by it: one number, or one for each token, of the shape of
@@ -101,7 +101,8 @@ def linear_policy_loss(
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
         chunk_bytes: Memory for the logits of a chunk; at least one row is taken.
-        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+        impl: Name of the implementation; `auto` takes the fastest for the device: `cpp` on a CPU,
+            `triton` on a GPU, else `torch`.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
@@ -236,7 +237,7 @@ def _evaluated(given: LinearLossArguments) -> LossOutput:
 
 
 class _LinearLoss(torch.autograd.Function):
-    """A loss whose gradients come with it.
+    """A loss that comes with its gradients.
 
     They are handed on; so they exist once, and where a graph is retained the next backward pass
     makes them again.

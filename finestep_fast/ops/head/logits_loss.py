@@ -64,14 +64,14 @@ def logits_policy_loss(
     inplace: bool = False,
     impl: str = "auto",
 ) -> LossOutput:
-    """Return the policy loss of logits, less the weighted entropy of the tokens inside steps.
+    """Return the policy loss of logits, minus the weighted entropy of the tokens inside steps.
 
     `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with w the aggregation's weight.
     Row t of `logits` is the one that *predicts* target t. The gradient is computed beside the loss,
-    while rows are still in a cache; a ratio that tokens share costs one more look at all rows.
+    while rows are still in a cache; a ratio that tokens share costs one more pass over all rows.
 
-    The gradient waits for its scale in the dtype of the logits: under a loss scale, small ones are
-    lost in float16 (not in bfloat16).
+    Before scaling, the gradient has the dtype of the logits: under a loss scale, small gradients
+    are lost in float16 (not in bfloat16).
 
     Source: PPO with a step's advantage for each of its tokens, as the paper says; the entropy bonus
     after A3C (arXiv:1602.01783), its aggregation ours.
@@ -80,7 +80,7 @@ def logits_policy_loss(
         logits: [T, V] or [R, L, V]; differentiable, once. Rows outside steps are never read.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled; a constant.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages; constants.
         loss: The settings.
         temperature: Logits are divided by it: one number, or one for each token, of the shape of
@@ -92,8 +92,9 @@ def logits_policy_loss(
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
         inplace: Whether the gradient takes the place of the logits, with 0 in rows outside steps.
-            Their version counts up: who saved them for a backward pass is told so by torch.
-        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+            Their version counts up, so torch refuses a backward pass that saved them.
+        impl: Name of the implementation; `auto` takes the fastest for the device: `cpp` on a CPU,
+            `triton` on a GPU, else `torch`.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
@@ -258,8 +259,8 @@ class _Problem:
     def _gradient_memory(self, flat: Tensor) -> Tensor:
         """Memory for the gradient, 0 outside steps: the logits themselves, or new."""
         if not self.inplace and flat.device.type == "cpu" and flat.numel():
-            # Pages that nobody writes to are 0 and take no memory. Small ones: a system may have
-            # to look for huge pages, which numpy asks for, longer than all else takes.
+            # Pages that are never written to are 0 and take no memory. Small ones: a system may
+            # search for huge pages, which numpy asks for, longer than all else takes.
             size, private = flat.numel() * flat.element_size(), mmap.MAP_PRIVATE
             zeros = mmap.mmap(-1, size, flags=private | mmap.MAP_ANONYMOUS)
             return torch.frombuffer(zeros, dtype=flat.dtype).view(flat.shape)
@@ -269,7 +270,7 @@ class _Problem:
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """A loss whose gradient comes with it, once; a retained graph makes it again if it can."""
+    """A loss that comes with its gradient, once; a retained graph makes it again if it can."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, problem: _Problem) -> Tensor:

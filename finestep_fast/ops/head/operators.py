@@ -113,7 +113,7 @@ class LossOperator:
 
 
 class _Scaled(torch.autograd.Function):
-    """A loss whose gradients come with it, before scaling."""
+    """A loss that comes with its gradients, before scaling."""
 
     @staticmethod
     def forward(ctx: Any, operator: LossOperator, *flat: Any) -> Any:
@@ -145,7 +145,7 @@ def is_needed(leaf: Tensor | None) -> bool:
 
 
 def below_autograd(operator: Any, *flat: Any) -> Any:
-    """Call an operator whose derivatives are its caller's business."""
+    """Call an operator; its derivatives are the caller's business."""
     with torch._C._AutoDispatchBelowAutograd():
         return operator(*flat)
 

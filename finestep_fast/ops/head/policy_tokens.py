@@ -53,7 +53,7 @@ class PolicyTokens:
     """What the aggregation divides by; None for the batch's own."""
     entropy_weight: float
     impl: Implementation
-    """Who turns log-probabilities into a loss."""
+    """Turns log-probabilities into a loss."""
     _steps_of_size: dict[int, StepBatch] = field(default_factory=dict)
 
     @classmethod
@@ -92,7 +92,7 @@ class PolicyTokens:
         return TokenTerms(*self.constants, advantage, self._share)
 
     def slopes(self, logp: Tensor) -> Slopes:
-        """Return the slopes of all N tokens, whose logps are all known."""
+        """Return the slopes of all N tokens, when all logps are known."""
         slope = self._logp_slope(
             logp, self.constants, self.batch, self.step_advantage, self.loss, self.count
         )
@@ -202,7 +202,7 @@ class PolicyTokens:
         return None
 
     def _single_token_steps(self, size: int) -> StepBatch:
-        """Return as many rollouts of one step of one token: who shares what no longer matters."""
+        """Return as many rollouts of one step of one token."""
         if size not in self._steps_of_size:
             place = torch.arange(size + 1, device=self.batch.device)
             self._steps_of_size[size] = of_parts(

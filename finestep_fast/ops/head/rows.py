@@ -24,7 +24,7 @@ class RowImplementation(Protocol):
     """How many bytes of logits to name at a time where all are there; None for all."""
 
     def read(self, rows: LogitRows) -> Tensor:
-        """Return sums whose first two are logp and entropy of each row."""
+        """Return sums; the first two are logp and entropy of each row."""
 
     def write_gradient(
         self,
@@ -71,4 +71,4 @@ class SinglePassRows(RowImplementation, Protocol):
         entropy_weight: float,
         gradient: Tensor,
     ) -> Tensor:
-        """Return sums, and write the gradient of a loss whose ratios are each token's own."""
+        """Return sums, and write the gradient of a loss where each token has a ratio of its own."""

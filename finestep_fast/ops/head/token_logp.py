@@ -51,12 +51,13 @@ def token_logp(
         hidden: [T, D] or [R, L, D]; differentiable, once.
         weight: [V, D], a whole tensor, parameter or computed; differentiable, once.
         target: [T] or [R, L] int64.
-        batch: Whose tokens are whose; only those inside steps are looked at. None for all.
+        batch: Which tokens belong to which step; only those inside steps are read. None for all.
         temperature: Logits are divided by it: one number, or one for each token, of the shape of
             `target`; a constant.
         bias: [V]; differentiable, once.
         chunk_bytes: Memory for the logits of a chunk; at least one row is taken.
-        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+        impl: Name of the implementation; `auto` takes the fastest for the device: `cpp` on a CPU,
+            `triton` on a GPU, else `torch`.
 
     Returns:
         `.logp` and `.entropy` in the shape of `target`; 0 outside the steps of `batch`.
