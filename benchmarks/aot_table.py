@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,8 @@ from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from finestep_fast import StepBatch, kernels
+from finestep_fast.arguments import LogitRows, Rewards, TokenConstants, TokenTerms
+from finestep_fast.batch import of_parts
 from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.kernels import rows
 
@@ -208,7 +210,13 @@ def launch(variant: dict[str, Any]) -> None:
         kl=kl,
         kl_weight=0.1 if kl else 0.0,
     )
-    batch = StepBatch.from_spans([[(0, 3)]], [0], num_tokens=4)
+    one_step = StepBatch.from_spans([[(0, 3)]], [0], num_tokens=4)
+    batch = of_parts(
+        **{field.name: getattr(one_step, field.name) for field in fields(one_step)},
+        num_policy_tokens=3,
+        max_rollout_steps=variant["max_rollout_steps"],
+        steps_ascend=variant["steps_ascend"],
+    )
     dtype = variant["dtype"]
     reward_dtype = torch.float64 if dtype == torch.float64 else torch.float32
     step_value = torch.zeros(1, dtype=reward_dtype)
@@ -216,53 +224,36 @@ def launch(variant: dict[str, Any]) -> None:
     def token_value() -> Tensor:
         return torch.zeros(4, dtype=dtype)
 
-    spans = (batch.step_start, batch.step_end)
-    tokens = (
-        token_value(),
+    constants = TokenConstants(
         token_value(),
         token_value() if kl else None,
         token_value() if variant["weighted"] else None,
-        *spans,
-        batch.step_offsets,
     )
-    options: dict[str, Any] = {
-        "count": None,
-        "num_policy_tokens": 3,
-        "max_rollout_steps": variant["max_rollout_steps"],
-        "loss": loss,
-        "with_gradient": True,
-        "steps_ascend": variant["steps_ascend"],
-    }
+    options: dict[str, Any] = {"loss": loss, "divisor": None, "with_gradient": True}
     if variant["advantages"] == "given":
-        _, gradient, _ = kernels.policy_loss(*tokens, step_value, None, **options)
+        _, gradient, _ = kernels.policy_loss(token_value(), constants, batch, step_value, **options)
     else:
         credit = CreditConfig(
             scope=variant["advantages"],
             channels=variant["channels"],
             rollout_weight=0.5 if variant["with_trajectory"] else 0.0,
         )
-        groups = (batch.group_offsets, batch.group_rollouts)
-        rewards = (step_value, step_value)
+        rewards = Rewards(step_value, step_value)
         _, gradient, _ = kernels.step_policy_loss(
-            *tokens, *groups, *rewards, None, credit=credit, **options
+            token_value(), constants, batch, rewards, credit=credit, **options
         )
-        kernels.step_advantage(
-            *rewards,
-            batch.step_offsets,
-            *groups,
-            max_rollout_steps=variant["max_rollout_steps"],
-            credit=credit,
-        )
-    kernels.scale_gradient_(gradient, torch.ones((), dtype=reward_dtype), *spans)
+        kernels.step_advantage(rewards, batch, credit=credit)
+    one = torch.ones((), dtype=reward_dtype)
+    kernels.scale_gradient_(gradient, one, batch.step_start, batch.step_end)
 
 
 def launch_rows(variant: dict[str, Any]) -> None:
     """Launch every kernel that looks at rows of logits, on one of two rows."""
     place, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
     logits = torch.zeros(2, variant["vocabulary"], dtype=variant["dtype"])
-    given = rows.Rows(logits, place, place, one)
+    given = LogitRows(logits, place, place, one)
     kl, other = variant["kl"], torch.zeros(1)
-    terms = rows.TokenTerms(
+    terms = TokenTerms(
         other, other if kl else None, other if variant["weighted"] else None, one, one
     )
     sums = rows.read(given)

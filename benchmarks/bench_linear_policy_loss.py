@@ -25,7 +25,7 @@ from benchmarks import peers
 from benchmarks.harness import Case, Work, options, report
 from benchmarks.head_losses import EAGER, HeadInputs, Loss, Shape, exact, inputs, losses
 from benchmarks.rollout_tokens import assert_rows_close
-from finestep_fast.ops.head import CHUNK_BYTES
+from finestep_fast.ops.head.linear_head import CHUNK_BYTES
 
 _PRODUCTS = "products"
 _SHARES = (0.0, 0.3, 0.5, 0.7)

@@ -12,9 +12,9 @@ spreads advantages over the tokens the policy wrote, and nowhere else.
 
 Where a model's last hidden states and its head are at hand, `linear_policy_loss` goes from there to
 the loss and never holds all logits; `logits_policy_loss` is for logits that are there already,
-`token_logp` is for those who own their loss.
+`token_logp` is for callers with a loss of their own.
 
-Each op is told once in plain PyTorch (`finestep_fast.reference`) and entered by one door that takes
+Each op is defined once in plain PyTorch (`finestep_fast.reference`) and has one entry point, with
 `impl="auto"` or the name of an implementation.
 
 Letters, the same everywhere: T tokens on the flat axis, S steps, R rollouts, G groups (one prompt

@@ -1,4 +1,4 @@
-"""`StepBatch`: which tokens are whose. Tokens -> steps -> rollouts -> groups, checked once.
+"""`StepBatch`: which tokens belong to which step, rollout and group, checked once.
 
 Holds positions only: no rewards, no log-probabilities, no tokens. One flat token axis serves packed
 sequences (T = the sum of their lengths) and padded `[R, L]` tensors seen flat (T = R * L).
@@ -28,7 +28,7 @@ Value = TypeVar("Value")
 
 
 class _Once(Generic[Value]):
-    """What is worked out when first asked for, as by `functools.cached_property`.
+    """An attribute that is worked out when first asked for, as by `functools.cached_property`.
 
     That one takes a lock, which torch.compile cannot trace; and what belongs to a graph must not be
     kept.
@@ -59,7 +59,7 @@ class StepBatch:
     """The steps of a batch of rollouts, as half-open spans of flat token positions.
 
     A step is one assistant turn: a run of tokens that the policy itself sampled. Tokens of no step
-    (prompt, observation, padding) belong to nobody and are never read.
+    (prompt, observation, padding) are never read.
     """
 
     step_start: Tensor
@@ -77,7 +77,7 @@ class StepBatch:
 
     @classmethod
     def from_mask(cls, token_mask: Tensor, group_of_rollout: Tensor | Sequence[int]) -> StepBatch:
-        """Return the batch whose steps are the runs of True in each row of a mask.
+        """Return the batch of a mask: its steps are the runs of True in each row.
 
         Two turns with nothing between them are one run here; where that happens use `from_spans`.
 
@@ -103,28 +103,30 @@ class StepBatch:
         if torch.compiler.is_compiling():
             return cls._traced(token_mask, label)
         parts = positions_of_mask(token_mask, label)
-        batch = of_positions(parts, token_mask.numel())
         start, end, offsets = (part.numpy() for part in parts[:3])
-        sizes = int((end - start).sum()), int((offsets[1:] - offsets[:-1]).max(initial=0)), True
-        batch.__dict__.update(zip(_SIZES, sizes, strict=True))
+        batch = of_parts(
+            **dict(zip(_POSITIONS, parts, strict=True)),
+            num_tokens=token_mask.numel(),
+            num_policy_tokens=int((end - start).sum()),
+            max_rollout_steps=int((offsets[1:] - offsets[:-1]).max(initial=0)),
+            steps_ascend=True,
+        )
         return batch.to(token_mask.device)
 
     @classmethod
     def _traced(cls, token_mask: Tensor, label: Tensor) -> StepBatch:
-        """The same where torch.compile looks: one operator, whose results have unknown sizes."""
+        """Return the same under torch.compile: one operator, with results of unknown sizes."""
         parts = torch.ops.finestep_fast.parts_of_mask(token_mask, label)
         *positions, policy_token, step_of_policy_token, rollouts_at_position = parts
-        batch = of_positions(positions, token_mask.numel())
-        known = {
-            "policy_token": policy_token,
-            "step_of_policy_token": step_of_policy_token,
-            "num_policy_tokens": policy_token.shape[0],
-            "max_rollout_steps": rollouts_at_position.shape[0],
-            "steps_ascend": True,
-        }
-        for name, value in known.items():
-            object.__setattr__(batch, name, value)
-        return batch
+        return of_parts(
+            **dict(zip(_POSITIONS, positions, strict=True)),
+            num_tokens=token_mask.numel(),
+            policy_token=policy_token,
+            step_of_policy_token=step_of_policy_token,
+            num_policy_tokens=policy_token.shape[0],
+            max_rollout_steps=rollouts_at_position.shape[0],
+            steps_ascend=True,
+        )
 
     @classmethod
     def from_spans(
@@ -180,11 +182,11 @@ class StepBatch:
         groups = grouped(group_labels(group_of_rollout, num_rollouts=len(spans)))
         batch = cls(start.contiguous(), end.contiguous(), offsets, *groups, num_tokens)
         batch.validate()
-        batch._look_at_sizes()
+        batch._read_sizes()
         return batch
 
     def __post_init__(self) -> None:
-        """Check kinds; `validate` looks at the positions.
+        """Check kinds; `validate` checks the positions.
 
         Raises:
             InputError: A field is not 1-d int64, or not a size.
@@ -204,17 +206,17 @@ class StepBatch:
 
     @property
     def num_steps(self) -> int:
-        """S."""
+        """Return S."""
         return self.step_start.shape[0]
 
     @property
     def num_rollouts(self) -> int:
-        """R, rollouts without steps included."""
+        """Return R, rollouts without steps included."""
         return self.group_rollouts.shape[0]
 
     @property
     def num_groups(self) -> int:
-        """G."""
+        """Return G."""
         return self.group_offsets.shape[0] - 1
 
     @_Once
@@ -234,7 +236,7 @@ class StepBatch:
 
     @_Once
     def rollout_of_step(self) -> Tensor:
-        """[S] int64: who made the step."""
+        """[S] int64: the rollout of each step."""
         rollouts = torch.arange(self.num_rollouts, device=self.device)
         return torch.repeat_interleave(
             rollouts, self.step_offsets.diff(), output_size=self.num_steps
@@ -275,7 +277,7 @@ class StepBatch:
 
     @property
     def device(self) -> torch.device:
-        """Where the positions lie."""
+        """Return where the positions lie."""
         return self.step_start.device
 
     def to(self, device: torch.device | str) -> StepBatch:
@@ -286,7 +288,7 @@ class StepBatch:
             batch = self._moved(device)
         except (TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise InputError(f"device is {shown(device)}; it cannot be used: {error}") from error
-        batch.__dict__.update({name: getattr(self, name) for name in _SIZES})
+        batch.__dict__.update({name: getattr(self, name) for name in SIZES})
         return batch
 
     def _moved(self, device: torch.device | str) -> StepBatch:
@@ -312,8 +314,8 @@ class StepBatch:
             raise InputError("group_rollouts must hold every rollout 0 .. R-1 exactly once")
         here._check_spans()
 
-    def _look_at_sizes(self) -> None:
-        """Know the sizes from now on: where somebody traces, nobody can look."""
+    def _read_sizes(self) -> None:
+        """Read the sizes: they are known from now on, and a tracer cannot read them."""
         _ = self.num_policy_tokens, self.max_rollout_steps, self.steps_ascend
 
     def _check_spans(self) -> None:
@@ -337,24 +339,28 @@ class StepBatch:
         )
 
 
-def of_positions(positions: Sequence[Tensor], num_tokens: int) -> StepBatch:
-    """Return the batch of tensors that come in the order of its fields; nothing is looked at."""
-    start, end, offsets, group_offsets, group_rollouts = positions
-    return StepBatch(start, end, offsets, group_offsets, group_rollouts, num_tokens)
-
-
-_SIZES = ("num_policy_tokens", "max_rollout_steps", "steps_ascend")
-"""What is read from the device at most once."""
+SIZES = {"num_policy_tokens": int, "max_rollout_steps": int, "steps_ascend": bool}
+"""What is read from the device at most once, and its type."""
 _POSITIONS = tuple(field.name for field in fields(StepBatch) if field.name != "num_tokens")
 
 
+def of_parts(**parts: Any) -> StepBatch:
+    """Return the batch of these fields; what else is given is known and not worked out any more."""
+    positions = {name: parts.pop(name) for name in _POSITIONS}
+    batch = StepBatch(**positions, num_tokens=parts.pop("num_tokens"))
+    for name, value in parts.items():
+        object.__setattr__(batch, name, value)
+    return batch
+
+
 def _traced_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:
-    """The same, what tokens belong to steps, and one number for each position of a step."""
-    batch = of_positions(positions_of_mask(token_mask, label), token_mask.numel())
+    """Return the same, which tokens belong to steps, and a number for each position of a step."""
+    parts = dict(zip(_POSITIONS, positions_of_mask(token_mask, label), strict=True))
+    batch = of_parts(**parts, num_tokens=token_mask.numel())
     positions = [getattr(batch, name) for name in _POSITIONS]
     rollouts_at_position = torch.bincount(batch.position_of_step)
-    parts = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
-    return tuple(part.to(token_mask.device) for part in parts)
+    found = (*positions, batch.policy_token, batch.step_of_policy_token, rollouts_at_position)
+    return tuple(part.to(token_mask.device) for part in found)
 
 
 def _fake_parts(token_mask: Tensor, label: Tensor) -> tuple[Tensor, ...]:

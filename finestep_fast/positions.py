@@ -72,14 +72,14 @@ def check_plain(name: str, value: object, expected: str) -> None:
 
 
 def check_readable(name: str, value: object, expected: str) -> None:
-    """Refuse what is not a dense tensor whose numbers can be looked at."""
+    """Refuse what is not a dense tensor with numbers that can be read."""
     check_plain(name, value, expected)
     if torch.compiler.is_compiling() or not isinstance(value, Tensor):
         return
     kind = type(value)
     if value.is_meta or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise InputError(
-            f"{name} is a {kind.__name__} on {value.device}, whose numbers cannot be read; "
+            f"{name} is a {kind.__name__} on {value.device}, with numbers that cannot be read; "
             f"expected {expected}"
         )
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
-from finestep_fast.reference import COUNT_OF_AGGREGATION
+from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
 from support.head_losses import LOSS_CONFIGS, as_logits, evaluated, inputs, leaves_of
 from support.heads import NAN, outside, temperatures

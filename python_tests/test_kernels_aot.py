@@ -37,6 +37,7 @@ FIFTY_LENGTHS = """
 import torch
 from benchmarks.aot_table import TARGETS, compiling
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels
+from finestep_fast.arguments import Rewards, TokenConstants
 
 def values(size, place):  # not aligned to 16 bytes
     return torch.zeros(size + place % 4)[place % 4:]
@@ -50,18 +51,15 @@ with compiling(TARGETS["sm_90"].gpu) as made:
         groups = [rollout % 2 for rollout in range(len(spans))]
         batch = StepBatch.from_spans(spans, groups, num_tokens=num_tokens, row_length=row_length)
         reward, outcome = values(batch.num_steps, place), values(batch.num_rollouts, place)
-        rewards = (batch.group_offsets, batch.group_rollouts, reward, outcome, None)
+        rewards = Rewards(reward, outcome)
+        constants = TokenConstants(values(num_tokens, place), None, values(num_tokens, place))
         _, gradient, _ = kernels.step_policy_loss(
-            values(num_tokens, place), values(num_tokens, place), None, values(num_tokens, place),
-            batch.step_start, batch.step_end, batch.step_offsets, *rewards,
-            count=None if place % 2 else 3.5 * place, num_policy_tokens=batch.num_policy_tokens,
-            max_rollout_steps=batch.max_rollout_steps, credit=CreditConfig(), loss=LossConfig(),
-            with_gradient=True, steps_ascend=True)
+            values(num_tokens, place), constants, batch, rewards,
+            divisor=None if place % 2 else 3.5 * place, credit=CreditConfig(), loss=LossConfig(),
+            with_gradient=True)
         kernels.scale_gradient_(
             gradient, torch.ones(()), batch.step_start, batch.step_end)
-        kernels.step_advantage(
-            reward, outcome, batch.step_offsets, batch.group_offsets, batch.group_rollouts,
-            max_rollout_steps=batch.max_rollout_steps, credit=CreditConfig())
+        kernels.step_advantage(rewards, batch, credit=CreditConfig())
 print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))
 """
 
@@ -71,6 +69,7 @@ THIRTY_VOCABULARIES = """
 import torch
 from benchmarks.aot_table import TARGETS, compiling
 from finestep_fast import LossConfig
+from finestep_fast.arguments import LogitRows, TokenTerms
 from finestep_fast.kernels import rows
 
 with compiling(TARGETS["sm_90"].gpu) as made:
@@ -79,10 +78,10 @@ with compiling(TARGETS["sm_90"].gpu) as made:
         each = torch.zeros(size + place % 4, dtype=torch.float64)[place % 4:]
         logits = torch.zeros(2 * size, 5000 + 97 * place, dtype=torch.bfloat16)
         row = torch.arange(size)
-        given = rows.Rows(logits, row, row, each + 1)
+        given = LogitRows(logits, row, row, each + 1)
         sums = rows.read(given)
         rows.write(given, sums, each, each, logits)
-        terms = rows.TokenTerms(each.float(), None, None, each, each)
+        terms = TokenTerms(each.float(), None, None, each, each)
         rows.read_and_write(given, terms, loss=LossConfig(), entropy_weight=0.1, gradient=logits)
         rows.clear_others(logits, row)
 print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels, reference
+from finestep_fast.arguments import SCALAR_METRICS, Rewards, TokenConstants
 from finestep_fast.config.loss import Ratio
 from finestep_fast.kernels import launch, reduction
-from finestep_fast.reference import SCALAR_METRICS
 from support import doors
 from support.batches import SHAPES, Rollout, packed, placed, policy_values
 from support.doors import device_of, poisoned
@@ -131,13 +131,11 @@ def test_a_rollouts_group_is_found_among_many() -> None:
     sizes[[3, 255, 599]] = torch.tensor([2, 1, 2])
     group_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
     reward, outcome = torch.ones(5), torch.tensor([1.0, 0, 1, 0, 1])
+    place = torch.arange(6)
+    batch = StepBatch(place[:5], place[1:], place, group_offsets, place[:5], num_tokens=5)
     advantage = kernels.step_advantage(
-        reward.to(DEVICE),
-        outcome.to(DEVICE),
-        torch.arange(6).to(DEVICE),
-        group_offsets.to(DEVICE),
-        torch.arange(5).to(DEVICE),
-        max_rollout_steps=1,
+        Rewards(reward.to(DEVICE), outcome.to(DEVICE)),
+        batch.to(DEVICE),
         credit=CreditConfig.preset("grpo"),
     )
     z = 0.5 / 0.5**0.5
@@ -165,18 +163,11 @@ def test_tokens_beyond_2_to_the_31_are_found(monkeypatch: pytest.MonkeyPatch) ->
     moved, advantage = batch.to(DEVICE), torch.tensor([1.0, 2.0], device=DEVICE)
     value, _, metrics = kernels.policy_loss(
         logp,
-        old,
-        None,
-        None,
-        moved.step_start,
-        moved.step_end,
-        moved.step_offsets,
+        TokenConstants(old, None, None),
+        moved,
         advantage,
-        None,
-        count=None,
-        num_policy_tokens=8,
-        max_rollout_steps=2,
         loss=LossConfig(clip_high=9),
+        divisor=None,
         with_gradient=False,
     )
     ratio = torch.tensor(0.5).exp().item()
@@ -233,13 +224,7 @@ def test_a_nan_reward_stays_in_its_group(scope: Any) -> None:
     # Not by way of the op: on the CPU, where the interpreter is, it refuses a NaN.
     moved = batch.to(DEVICE)
     candidate = kernels.step_advantage(
-        reward.to(DEVICE),
-        outcome.to(DEVICE),
-        moved.step_offsets,
-        moved.group_offsets,
-        moved.group_rollouts,
-        max_rollout_steps=batch.max_rollout_steps,
-        credit=credit,
+        Rewards(reward.to(DEVICE), outcome.to(DEVICE)), moved, credit=credit
     ).cpu()
     expected = reference.step_advantage(batch, reward, outcome, credit=credit)
     assert candidate.isnan().equal(expected.isnan())
@@ -314,24 +299,13 @@ def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing() ->
     def run() -> Tensor:
         _, gradient, _ = kernels.step_policy_loss(
             tokens["token_logp"],
-            tokens["token_logp_old"],
-            None,
-            tokens["token_weight"],
-            batch.step_start,
-            batch.step_end,
-            batch.step_offsets,
-            batch.group_offsets,
-            batch.group_rollouts,
-            reward,
-            outcome,
-            None,
-            count=None,
-            num_policy_tokens=batch.num_policy_tokens,
-            max_rollout_steps=batch.max_rollout_steps,
+            TokenConstants(tokens["token_logp_old"], None, tokens["token_weight"]),
+            batch,
+            Rewards(reward, outcome),
             credit=CreditConfig(),
             loss=LossConfig(),
+            divisor=None,
             with_gradient=True,
-            steps_ascend=batch.steps_ascend,
         )
         return gradient
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finestep_fast import InputError, LossConfig, StepBatch
+from finestep_fast.arguments import LogitRows
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.kernels import rows as kernels
-from finestep_fast.ops.row_impls import ROWS
-from finestep_fast.ops.rows import NamedRows
+from finestep_fast.ops.head.implementations import ROWS
 from support import doors
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
@@ -189,7 +189,7 @@ def looked(
 ) -> tuple[Tensor, Tensor]:
     """Sums [4, C], and a gradient in memory that held a sentinel."""
     each = torch.ones(len(row), dtype=torch.float64, device=DEVICE)
-    named = NamedRows(
+    named = LogitRows(
         logits.to(DEVICE),
         torch.tensor(row, device=DEVICE),
         torch.tensor(target, device=DEVICE),
@@ -247,7 +247,7 @@ def test_a_slope_of_0_writes_zeros_without_looking() -> None:
     gradient = torch.full_like(logits, SENTINEL)
     sums = one.expand(4, 1)
     ROWS["triton"].write_gradient(
-        NamedRows(logits, place, place, one), sums, 0 * one, None, gradient
+        LogitRows(logits, place, place, one), sums, 0 * one, None, gradient
     )
     assert (gradient[0] == 0).all()
     assert (gradient[1] == SENTINEL).all()

@@ -15,8 +15,8 @@ from finestep_fast import (
     policy_loss,
     token_logp,
 )
+from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from finestep_fast.reference import COUNT_OF_AGGREGATION
 from support.batches import SHAPES, packed, padded, placed
 from support.covering import covering
 from support.head_losses import LOSS_CONFIGS, config, evaluated, inputs, named

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.row_impls import ROWS
-from finestep_fast.ops.rows import NamedRows
+from finestep_fast.arguments import LogitRows
+from finestep_fast.ops.head.implementations import ROWS
 from support.impls import ROW_IMPLS
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
@@ -67,7 +67,7 @@ def test_logp_is_at_most_0_entropy_within_its_bounds_and_the_gradient_finite(
         row = torch.arange(len(ROWS_OF))
         for target, heat in ((size - 1, 1.0), (0, 0.3), (size // 2, 3.0)):
             temperature = torch.full(row.shape, heat, dtype=torch.float64)
-            rows = NamedRows(logits, row, torch.full_like(row, target), temperature)
+            rows = LogitRows(logits, row, torch.full_like(row, target), temperature)
             sums = ROWS[impl].read(rows)
             logp, entropy = sums[0], sums[1]
             assert logp.le(0).all()

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from finestep_fast import InputError, LossConfig, StepBatch, logits_policy_loss
+from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from finestep_fast.ops.row_impls import ROWS
-from finestep_fast.reference import COUNT_OF_AGGREGATION
+from finestep_fast.ops.head.implementations import ROWS
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
 from support.doors import poisoned

@@ -17,14 +17,16 @@ import torch
 from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, available_impls, policy_loss
-from finestep_fast.ops.row_impls import ROWS
+from finestep_fast.ops.head.implementations import ROWS
 from support.doors import device_of, linear_policy_loss, logits_policy_loss
 
 BATCH = StepBatch.from_spans([[(1, 3), (4, 6)], [(7, 9)]], [0, 0], num_tokens=10)
 INSIDE, OUTSIDE, T, V = 4, 6, 10, 7
 ADVANTAGE = torch.tensor([1.0, -1.0, 0.5])
 SHARING = {"token": [4], "step": [4, 5], "rollout": [1, 2, 4, 5]}
-IMPLS = [name for name, available in available_impls().items() if available is True]
+IMPLS = [
+    name for name, available in available_impls().items() if available is True and name != "torch"
+]
 ROW_IMPLS = ["reference", *(name for name in ROWS if name == "torch" or name in IMPLS)]
 LOSSES = [
     LossConfig(kind=kind, ratio=ratio, kl=kl, kl_weight=0.1 if kl else 0.0)  # type: ignore[arg-type]

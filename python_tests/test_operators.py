@@ -23,10 +23,18 @@ from finestep_fast import (
     step_policy_loss,
 )
 from finestep_fast._core import step_spans
+from finestep_fast.arguments import SCALAR_METRICS, Rewards, TokenConstants
 from finestep_fast.config.credit import PRESETS
-from finestep_fast.ops.fused import CPP
-from finestep_fast.ops.settings import credit_numbers, from_numbers, loss_numbers
-from finestep_fast.reference import SCALAR_METRICS
+from finestep_fast.ops.operators import (
+    ADVANTAGE,
+    CPP,
+    LOSS,
+    REWARD_LOSS,
+    AdvantageArguments,
+    LossArguments,
+    RewardLossArguments,
+)
+from finestep_fast.ops.schema import put_back, set_apart
 from support.batches import SHAPES, packed, padded, policy_values, rollout_outcome, step_reward
 
 STATE = available_impls()["cpp"]
@@ -48,9 +56,7 @@ def tokens(batch: StepBatch, *, dtype: torch.dtype = torch.float32) -> tuple[Ten
     return (old + 0.3 * torch.randn(old.shape, generator=generator)).to(dtype), old.to(dtype)
 
 
-def sizes(batch: StepBatch, *, with_gradient: bool) -> tuple[Any, ...]:
-    known = (batch.num_policy_tokens, batch.max_rollout_steps, batch.steps_ascend)
-    return None, None, *known, with_gradient
+REWARDS = Rewards(step_reward(ROLLOUTS), rollout_outcome(ROLLOUTS))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
@@ -59,31 +65,63 @@ def sizes(batch: StepBatch, *, with_gradient: bool) -> tuple[Any, ...]:
 def test_opcheck_of_the_losses(loss: LossConfig, dtype: torch.dtype, with_gradient: bool) -> None:
     logp, old = tokens(BATCH, dtype=dtype)
     ref = None if loss.kl is None else old
-    maps = (BATCH.step_start, BATCH.step_end, BATCH.step_offsets)
-    given = (logp.requires_grad_(with_gradient), old, ref, None, *maps)
-    last = sizes(BATCH, with_gradient=with_gradient)
+    given = (logp.requires_grad_(with_gradient), TokenConstants(old, ref, None), BATCH)
     advantage = policy_values(0, BATCH)["step_advantage"].float()
-    torch.library.opcheck(CPP.policy_loss_op, (*given, advantage, loss_numbers(loss), *last))
-    rewards = (step_reward(ROLLOUTS), rollout_outcome(ROLLOUTS))
-    both = (credit_numbers(CreditConfig()), loss_numbers(loss))
-    grouped = (*given, BATCH.group_offsets, BATCH.group_rollouts, *rewards, *both, *last)
-    torch.library.opcheck(CPP.step_policy_loss_op, grouped)
+    last = (None, with_gradient)
+    by_advantage = LossArguments(*given, advantage, loss, *last)
+    torch.library.opcheck(CPP.policy_loss_op, LOSS.flat(by_advantage))
+    by_reward = RewardLossArguments(*given, REWARDS, CreditConfig(), loss, *last)
+    torch.library.opcheck(CPP.step_policy_loss_op, REWARD_LOSS.flat(by_reward))
 
 
 def test_opcheck_of_the_advantages() -> None:
-    maps = (BATCH.step_offsets, BATCH.group_offsets, BATCH.group_rollouts)
-    rewards = (step_reward(ROLLOUTS), rollout_outcome(ROLLOUTS))
     for credit in (CreditConfig.preset(name) for name in PRESETS):
-        given = (*rewards, *maps, BATCH.max_rollout_steps, credit_numbers(credit))
-        torch.library.opcheck(CPP.step_advantage_op, given)
+        given = AdvantageArguments(REWARDS, BATCH, credit)
+        torch.library.opcheck(CPP.step_advantage_op, ADVANTAGE.flat(given))
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
-def test_settings_survive_their_way_as_numbers(loss: LossConfig) -> None:
-    assert from_numbers(LossConfig, loss_numbers(loss)) == loss
+@pytest.mark.parametrize("divisor", [None, 7, 0.1, torch.tensor(3)])
+def test_arguments_survive_their_way_through_an_operator(loss: LossConfig, divisor: Any) -> None:
+    logp, old = tokens(BATCH)
     for name in PRESETS:
         credit = CreditConfig.preset(name, advantage_clip=None, leave_one_out=True, std="none")
-        assert from_numbers(CreditConfig, credit_numbers(credit)) == credit
+        constants = TokenConstants(old, None, 2 * old)
+        given = RewardLossArguments(logp, constants, BATCH, REWARDS, credit, loss, divisor, True)
+        flat = REWARD_LOSS.flat(given)
+        assert not any(isinstance(part, tuple) for part in flat)
+        back = REWARD_LOSS.bundled(flat)
+        assert back._replace(batch=BATCH) == given
+        assert (
+            vars(back.batch).items()
+            >= {
+                "num_policy_tokens": BATCH.num_policy_tokens,
+                "max_rollout_steps": BATCH.max_rollout_steps,
+                "steps_ascend": BATCH.steps_ascend,
+            }.items()
+        )
+        positions = ("step_start", "step_end", "step_offsets", "group_offsets", "group_rollouts")
+        for position in positions:
+            assert getattr(back.batch, position) is getattr(BATCH, position)
+
+
+def test_every_argument_of_an_operator_has_a_name_of_its_own() -> None:
+    for schema in (ADVANTAGE, LOSS, REWARD_LOSS):
+        assert len(set(schema.names)) == len(schema.names)
+    assert "float loss_clip_low" in LOSS.text
+    assert "float? loss_dual_clip" in LOSS.text
+    assert "Tensor? divisor_tensor, float? divisor" in LOSS.text
+
+
+def test_tensors_that_were_set_apart_come_back_to_their_places() -> None:
+    logp, old = tokens(BATCH)
+    given = LossArguments(
+        logp, TokenConstants(old, None, logp), BATCH, old, LossConfig(), torch.ones(()), False
+    )
+    marked, tensors = set_apart(given)
+    assert len(tensors) == 5
+    assert marked.batch is BATCH
+    assert put_back(marked, tensors) == given
 
 
 def trained(token_logp: Tensor, old: Tensor, batch: StepBatch, rewards: Any, loss: Any) -> Any:

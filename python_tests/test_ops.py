@@ -21,6 +21,8 @@ from finestep_fast import (
     token_advantage,
 )
 from finestep_fast.config.loss import Ratio
+from finestep_fast.ops.head.implementations import ROWS
+from finestep_fast.ops.implementations import IMPLEMENTATIONS
 from support.batches import SHAPES, packed
 from support.impls import IMPLS
 
@@ -76,8 +78,11 @@ def test_an_unknown_implementation_is_refused_by_every_door() -> None:
         step_policy_loss(torch.zeros(T), torch.zeros(T), BATCH, *rewards, impl="fastest")
 
 
-def test_the_reference_is_always_available() -> None:
-    assert available_impls()["reference"] is True
+def test_plain_pytorch_is_always_available_and_every_implementation_is_named() -> None:
+    available = available_impls()
+    assert available["reference"] is True
+    assert available["torch"] is True
+    assert set(available) == {*IMPLEMENTATIONS, *ROWS}
 
 
 def test_token_advantage_refuses_what_is_not_one_number_per_step() -> None:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, LOG_RATIO_LIMIT
 from finestep_fast.config.credit import PRESETS, Channels, Scope, Std
 from finestep_fast.config.loss import KL, Aggregation, Ratio
-from finestep_fast.reference import COUNT_OF_AGGREGATION, LossOutput
+from finestep_fast.reference import LossOutput
 from support.batches import (
     SHAPES,
     Rollout,
@@ -267,3 +268,16 @@ def test_the_loss_straight_from_rewards_is_as_exact_as_the_references(
 
     truth = by("reference", {name: value.double() for name, value in tensors.items()})
     assert_parity(by(impl, tensors), by("reference", tensors), truth)
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_log_ratios_are_cut_at_the_one_limit(impl: str, sign: int) -> None:
+    batch = StepBatch.from_spans([[(0, 1)]], [0], num_tokens=1)
+    old, advantage = torch.zeros(1, dtype=torch.float64), torch.ones(1)
+    inside, beyond = (
+        policy_loss(old + sign * log_ratio, old, batch, advantage, impl=impl).metrics["ratio_mean"]
+        for log_ratio in (LOG_RATIO_LIMIT - 1e-6, LOG_RATIO_LIMIT + 1e-6)
+    )
+    assert beyond.log().item() == pytest.approx(sign * LOG_RATIO_LIMIT, abs=1e-9)
+    assert inside.log().item() == pytest.approx(sign * (LOG_RATIO_LIMIT - 1e-6), abs=1e-9)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch
+from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.reference.loss import (
     AGGREGATIONS,
-    COUNT_OF_AGGREGATION,
     KINDS,
     KLS,
     RATIOS,

@@ -2,7 +2,7 @@
 
 Holds kernels and their launchers only: no checks and no autograd, those are `finestep_fast.ops`'s.
 Importing this does not import triton; the first call does. Tensors are flat, contiguous and on one
-device; which steps, rollouts and groups they hold is told by the arrays of `StepBatch`.
+device; which steps, rollouts and groups they hold is said by a `StepBatch` on the same device.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import os
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import Count, Rewards, TokenConstants
+from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
 
 
@@ -30,32 +32,18 @@ def why_not(device: torch.device) -> str | None:
 
 
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return the dtype of the unscaled gradient of logps of a dtype.
+    """Return the dtype of the gradient before scaling, of logps of a dtype."""
+    from finestep_fast.kernels import launch
 
-    Float32 for float16, in which A / N underflows before the scale of a loss could lift it.
-    """
-    return torch.float32 if dtype == torch.float16 else dtype
+    return launch.gradient_dtype(dtype)
 
 
-def step_advantage(
-    step_reward: Tensor,
-    rollout_outcome: Tensor,
-    step_offsets: Tensor,
-    group_offsets: Tensor,
-    group_rollouts: Tensor,
-    *,
-    max_rollout_steps: int,
-    credit: CreditConfig,
-) -> Tensor:
+def step_advantage(rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
     """Return what each step is worth, in one launch.
 
     Args:
-        step_reward: [S] float32 or float64.
-        rollout_outcome: [R] of the same dtype.
-        step_offsets: [R+1] int64, as in `StepBatch`.
-        group_offsets: [G+1] int64.
-        group_rollouts: [R] int64.
-        max_rollout_steps: Steps of the longest rollout.
+        rewards: [S] and [R], both float32 or both float64.
+        batch: Which steps belong to which rollout and group.
         credit: The settings.
 
     Returns:
@@ -63,54 +51,31 @@ def step_advantage(
     """
     from finestep_fast.kernels import advantage
 
-    return advantage.step_advantage(
-        step_reward,
-        rollout_outcome,
-        step_offsets,
-        group_offsets,
-        group_rollouts,
-        max_rollout_steps=max_rollout_steps,
-        credit=credit,
-    )
+    return advantage.step_advantage(rewards, batch, credit=credit)
 
 
 def policy_loss(
     token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    step_start: Tensor,
-    step_end: Tensor,
-    step_offsets: Tensor,
+    constants: TokenConstants,
+    batch: StepBatch,
     step_advantage: Tensor,
-    count_tensor: Tensor | None,
     *,
-    count: float | None,
-    num_policy_tokens: int,
-    max_rollout_steps: int,
     loss: LossConfig,
+    divisor: Count | None,
     with_gradient: bool,
-    steps_ascend: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss, gradient and metrics of given advantages, in one launch and a tiny second one.
 
     Args:
         token_logp: [T] under the policy.
-        token_logp_old: [T] under the policy that sampled.
-        token_logp_ref: [T] under the reference policy; needed where `loss.kl` is set.
-        token_weight: [T] factor of each token's surrogate, or None.
-        step_start: [S] int64, as in `StepBatch`.
-        step_end: [S] int64.
-        step_offsets: [R+1] int64.
+        constants: [T] each.
+        batch: Which tokens belong to which step and rollout. Where its steps ascend, the kernel
+            writes the zeros between them; else they are written before.
         step_advantage: [S] float32 or float64.
-        count_tensor: [] what the aggregation divides by, on the device.
-        count: The same, known here; where neither is given, the batch's own.
-        num_policy_tokens: N.
-        max_rollout_steps: Steps of the longest rollout.
         loss: The settings.
+        divisor: What the aggregation divides by, [] where it lies on the device; None for the
+            batch's own.
         with_gradient: Whether the gradient is wanted.
-        steps_ascend: Whether `step_start` ascends over the whole batch. The kernel then writes the
-            zeros between steps; else they are written before.
 
     Returns:
         - The loss [], float64 for float64 logps, else float32.
@@ -120,60 +85,38 @@ def policy_loss(
     from finestep_fast.kernels import launch
 
     return launch.launched(
-        launch.Tokens(token_logp, token_logp_old, token_logp_ref, token_weight),
-        launch.Spans(step_start, step_end, step_offsets, max_rollout_steps, steps_ascend),
+        token_logp,
+        constants,
+        batch,
         step_advantage,
-        count=count if count_tensor is None else count_tensor,
-        num_policy_tokens=num_policy_tokens,
         loss=loss,
+        divisor=divisor,
         with_gradient=with_gradient,
     )
 
 
 def step_policy_loss(
     token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    step_start: Tensor,
-    step_end: Tensor,
-    step_offsets: Tensor,
-    group_offsets: Tensor,
-    group_rollouts: Tensor,
-    step_reward: Tensor,
-    rollout_outcome: Tensor,
-    count_tensor: Tensor | None,
+    constants: TokenConstants,
+    batch: StepBatch,
+    rewards: Rewards,
     *,
-    count: float | None,
-    num_policy_tokens: int,
-    max_rollout_steps: int,
     credit: CreditConfig,
     loss: LossConfig,
+    divisor: Count | None,
     with_gradient: bool,
-    steps_ascend: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the policy loss straight from rewards, in one launch and a tiny second one.
 
     Args:
         token_logp: As in `policy_loss`, like all that is not named here.
-        token_logp_old: [T].
-        token_logp_ref: [T] or None.
-        token_weight: [T] or None.
-        step_start: [S].
-        step_end: [S].
-        step_offsets: [R+1].
-        group_offsets: As in `step_advantage`.
-        group_rollouts: [R].
-        step_reward: [S].
-        rollout_outcome: [R].
-        count_tensor: [] or None.
-        count: Number or None.
-        num_policy_tokens: N.
-        max_rollout_steps: Steps of the longest rollout.
+        constants: [T] each.
+        batch: Which tokens belong to which step, rollout and group.
+        rewards: As in `step_advantage`.
         credit: The settings of the advantages.
         loss: The settings of the loss.
+        divisor: Number, [] or None.
         with_gradient: Whether the gradient is wanted.
-        steps_ascend: Whether `step_start` ascends.
 
     Returns:
         Loss, gradient and metrics, as `policy_loss`.
@@ -181,12 +124,12 @@ def step_policy_loss(
     from finestep_fast.kernels import launch
 
     return launch.launched(
-        launch.Tokens(token_logp, token_logp_old, token_logp_ref, token_weight),
-        launch.Spans(step_start, step_end, step_offsets, max_rollout_steps, steps_ascend),
-        launch.Rewards(step_reward, rollout_outcome, group_offsets, group_rollouts, credit),
-        count=count if count_tensor is None else count_tensor,
-        num_policy_tokens=num_policy_tokens,
+        token_logp,
+        constants,
+        batch,
+        launch.Earned(rewards, credit),
         loss=loss,
+        divisor=divisor,
         with_gradient=with_gradient,
     )
 
@@ -194,7 +137,7 @@ def step_policy_loss(
 def scale_gradient_(gradient: Tensor, scale: Tensor, step_start: Tensor, step_end: Tensor) -> None:
     """Multiply the policy tokens of a gradient [T] in place by a scale [] that lies on the device.
 
-    Nothing is moved where the scale is 1, and the host never learns it.
+    Nothing is moved where the scale is 1, and the host never reads it.
 
     Args:
         gradient: [T] as the forward pass left it.

@@ -1,7 +1,7 @@
 """`step_advantage` on the device: the credit of all rollouts in one launch, a program for each.
 
 Reads 4 bytes for each step and 28 for each rollout of a group, as often as the group has rollouts
-but from the cache but for once; writes 4 for each step.
+but all except once from the cache; writes 4 for each step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from finestep_fast.arguments import Rewards
+from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
 from finestep_fast.kernels.credit import (
     credit_constants,
@@ -79,30 +81,21 @@ def step_advantage_forward(
     tl.store(advantage_ptr + step + o_position, value, mask=o_position < num_steps)
 
 
-def step_advantage(
-    step_reward: Tensor,
-    rollout_outcome: Tensor,
-    step_offsets: Tensor,
-    group_offsets: Tensor,
-    group_rollouts: Tensor,
-    *,
-    max_rollout_steps: int,
-    credit: CreditConfig,
-) -> Tensor:
+def step_advantage(rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
     """Launch `step_advantage_forward`: rewards [S], outcomes [R] -> [S] advantages."""
-    advantage = torch.empty_like(step_reward)
+    advantage = torch.empty_like(rewards.step_reward)
     if advantage.numel() == 0:
         return advantage
-    with torch.cuda.device_of(step_reward):
-        step_advantage_forward[(group_rollouts.numel(),)](
+    max_rollout_steps = batch.max_rollout_steps
+    with torch.cuda.device_of(advantage):
+        step_advantage_forward[(batch.num_rollouts,)](
             advantage,
-            step_reward,
-            rollout_outcome,
-            step_offsets,
-            group_offsets,
-            group_rollouts,
-            setting_tensor(credit, step_reward.device),
-            group_offsets.numel() - 1,
+            *rewards,
+            batch.step_offsets,
+            batch.group_offsets,
+            batch.group_rollouts,
+            setting_tensor(credit, advantage.device),
+            batch.num_groups,
             max_rollout_steps,
             **credit_constants(credit, max_rollout_steps=max_rollout_steps),
             num_warps=NUM_WARPS if max_rollout_steps <= FEW_STEPS else MANY_WARPS,

@@ -1,7 +1,7 @@
 """Credit on the device: what the steps of one rollout are worth, from the rewards of its group.
 
 Device functions and their constants; the kernels that call them are `step_advantage` and `loss`. A
-program looks at the table of its group, [rollouts, positions], a tile of rollouts at a time. The
+program reads the table of its group, [rollouts, positions], a tile of rollouts at a time. The
 table is small (16 rollouts of 8 steps are 128 numbers, all in the caches), so each program of a
 group works it out again: more arithmetic, but no second launch and no grid-wide barrier. The
 arithmetic is float64 from the first addition: on a table of this size that costs nothing, and its
@@ -269,7 +269,7 @@ def _values(
 ):
     """Return what is compared [TILE, POSITIONS] and where there is something to compare.
 
-    The smoothed return needs sums in both directions, but no second look at the returns: with
+    The smoothed return needs sums in both directions, but no second pass over the returns: with
     b = 1 - alpha, `Q~_s = c_s Q_s + sum over k < s of b^(s-k) c_k p_k`, where `c_0 = 1` and
     `c_s = alpha + b gamma c_(s-1)` is what the returns before s contribute of Q_s. An outcome is
     only ever ahead: it has the first term alone, with a `c` for its own discount.
@@ -335,7 +335,7 @@ def _rounding(
 ):
     """Return how far apart roundings take values of the same comparison set, [POSITIONS].
 
-    A look at the group of its own: within that at the values, registers would spill.
+    A pass over the group of its own: within that over the values, registers would spill.
     """
     reward_ptr, outcome_ptr, step_offsets_ptr, group_rollouts_ptr, max_rollout_steps = rewards
     _, first, last = group

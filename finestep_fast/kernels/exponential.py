@@ -46,5 +46,5 @@ def exponentials(x):
         power = ((whole.to(tl.int64) + 1023) << 52).to(tl.float64, bitcast=True)
     else:
         power = ((whole.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    less_one = power * (r + q) + (power - 1.0)
-    return power * (1.0 + (r + q)), less_one, tl.where(n == 0.0, q, less_one - x)
+    minus_one = power * (r + q) + (power - 1.0)
+    return power * (1.0 + (r + q)), minus_one, tl.where(n == 0.0, q, minus_one - x)

@@ -8,8 +8,9 @@ import torch
 import triton.language as tl
 from torch import Tensor
 
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
+from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.kernels import gradient_dtype
 from finestep_fast.kernels.credit import (
     NO_SCOPE,
     credit_constants,
@@ -22,9 +23,9 @@ from finestep_fast.kernels.reduction import SUMS, reduced
 from finestep_fast.kernels.tokens import AGGREGATIONS, KLS, NEVER
 
 BLOCK = 256
-"""Tokens of one look: enough to keep memory busy, and few are wasted on a step of 50."""
+"""Tokens of one block: enough to keep memory busy, and few are wasted on a step of 50."""
 WIDE_BLOCK = 512
-"""Tokens of one look where only a mean is taken or zeros are written."""
+"""Tokens of one block where only a mean is taken or zeros are written."""
 NUM_WARPS = 4
 FEW_REGISTERS, ALL_REGISTERS, FEW_STEPS = 128, 255, 32
 """Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64,
@@ -35,111 +36,95 @@ PART_SLOTS = 1024
 """Slots of a rollout (its share of the token axis) that are worth a program of their own."""
 
 
-class Tokens(NamedTuple):
-    """Flat tensors [T]; what lies outside steps is not read."""
+class Earned(NamedTuple):
+    """What advantages are worked out from, in the place of advantages that are given."""
 
-    logp: Tensor
-    old: Tensor
-    ref: Tensor | None
-    weight: Tensor | None
-
-
-class Spans(NamedTuple):
-    """Whose tokens are whose, as in `StepBatch`."""
-
-    step_start: Tensor
-    step_end: Tensor
-    step_offsets: Tensor
-    max_rollout_steps: int
-    ascend: bool
-    """Whether step_start ascends, so that what follows a step, up to the next one, is nobody's."""
-
-
-class Rewards(NamedTuple):
-    """What advantages are worked out from."""
-
-    step_reward: Tensor
-    rollout_outcome: Tensor
-    group_offsets: Tensor
-    group_rollouts: Tensor
+    rewards: Rewards
     credit: CreditConfig
 
 
+def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the gradient before scaling, of logps of a dtype.
+
+    Float32 for float16, in which A / N underflows before the scale of a loss could lift it.
+    """
+    return torch.float32 if dtype == torch.float16 else dtype
+
+
 def launched(
-    tokens: Tokens,
-    spans: Spans,
-    advantages: Tensor | Rewards,
+    token_logp: Tensor,
+    constants: TokenConstants,
+    batch: StepBatch,
+    advantages: Tensor | Earned,
     *,
     loss: LossConfig,
-    count: float | Tensor | None,
-    num_policy_tokens: int,
+    divisor: Count | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Launch `policy_loss_forward` and the reduction of its sums.
 
     Args:
-        tokens: Log-probabilities and weights.
-        spans: Of the steps.
+        token_logp: [T].
+        constants: [T] each.
+        batch: Which tokens belong to which step, rollout and group.
         advantages: [S], or what they are worked out from.
         loss: The settings.
-        count: What the aggregation divides by, [] where it lies on the device; None for the
+        divisor: What the aggregation divides by, [] where it lies on the device; None for the
             batch's own.
-        num_policy_tokens: N.
         with_gradient: Whether to write the gradient.
 
     Returns:
         The loss [], the gradient [T] (empty where it was not asked for) and the metrics, as
         `finestep_fast.kernels.policy_loss` says.
     """
-    logp, num_rollouts = tokens.logp, spans.step_offsets.numel() - 1
-    dtype = torch.promote_types(logp.dtype, torch.float32)
+    num_rollouts, num_tokens = batch.num_rollouts, token_logp.numel()
+    dtype = torch.promote_types(token_logp.dtype, torch.float32)
     gradient = None
     if with_gradient:
-        make = torch.empty_like if spans.ascend and spans.step_start.numel() else torch.zeros_like
-        gradient = make(logp, dtype=gradient_dtype(logp.dtype))
-    if spans.step_start.numel() == 0:
-        value = logp.new_zeros((), dtype=dtype)
-        metrics = logp.new_zeros(len(SUMS) - 1 + spans.max_rollout_steps, dtype=dtype)
+        make = torch.empty_like if batch.steps_ascend and batch.num_steps else torch.zeros_like
+        gradient = make(token_logp, dtype=gradient_dtype(token_logp.dtype))
+    if batch.num_steps == 0:
+        value = token_logp.new_zeros((), dtype=dtype)
+        metrics = token_logp.new_zeros(len(SUMS) - 1 + batch.max_rollout_steps, dtype=dtype)
     else:
-        if isinstance(advantages, Rewards):
-            step_advantage = torch.empty_like(advantages.step_reward)
+        is_decoupled = False
+        if isinstance(advantages, Earned):
+            step_advantage = torch.empty_like(advantages.rewards.step_reward)
+            is_decoupled = advantages.credit.channels == "decoupled"
         else:
             step_advantage = advantages
-        parts = num_parts(logp.numel(), num_rollouts)
+        parts = num_parts(num_tokens, num_rollouts)
         program_sum = torch.empty(
-            len(SUMS), num_rollouts * parts, dtype=torch.float64, device=logp.device
+            len(SUMS), num_rollouts * parts, dtype=torch.float64, device=token_logp.device
         )
         is_small = (
-            dtype == torch.float32
-            and spans.max_rollout_steps <= FEW_STEPS
-            and not (isinstance(advantages, Rewards) and advantages.credit.channels == "decoupled")
+            dtype == torch.float32 and batch.max_rollout_steps <= FEW_STEPS and not is_decoupled
         )
-        with torch.cuda.device_of(logp):
+        with torch.cuda.device_of(token_logp):
             policy_loss_forward[(num_rollouts * parts,)](
                 program_sum,
                 gradient,
-                *tokens,
-                *spans[:3],
+                token_logp,
+                *constants,
+                batch.step_start,
+                batch.step_end,
+                batch.step_offsets,
                 step_advantage,
-                **_reward_arguments(advantages, spans.max_rollout_steps),
-                **_loss_arguments(loss, spans, count, num_policy_tokens),
-                num_tokens=logp.numel(),
+                **_reward_arguments(advantages, batch),
+                **_loss_arguments(loss, batch, divisor),
+                num_tokens=num_tokens,
                 num_parts=parts,
                 COMPUTE=tl.float64 if dtype == torch.float64 else tl.float32,
-                WITH_ZEROS=spans.ascend,
+                WITH_ZEROS=batch.steps_ascend,
                 BLOCK=BLOCK,
                 WIDE_BLOCK=WIDE_BLOCK,
                 num_warps=NUM_WARPS,
                 **register_limit(FEW_REGISTERS if is_small else ALL_REGISTERS),
             )
-            value, metrics = reduced(
-                program_sum,
-                spans.step_offsets,
-                step_advantage,
-                max_rollout_steps=spans.max_rollout_steps,
-                dtype=dtype,
-            )
-    return value, logp.new_empty(0, dtype=dtype) if gradient is None else gradient, metrics
+            value, metrics = reduced(program_sum, batch, step_advantage, dtype=dtype)
+    if gradient is None:
+        gradient = token_logp.new_empty(0, dtype=dtype)
+    return value, gradient, metrics
 
 
 def num_parts(num_tokens: int, num_rollouts: int) -> int:
@@ -148,8 +133,9 @@ def num_parts(num_tokens: int, num_rollouts: int) -> int:
     return max(1, min(PROGRAMS_WANTED // num_rollouts, parts))
 
 
-def _reward_arguments(advantages: Tensor | Rewards, max_rollout_steps: int) -> dict[str, Any]:
-    if not isinstance(advantages, Rewards):
+def _reward_arguments(advantages: Tensor | Earned, batch: StepBatch) -> dict[str, Any]:
+    max_rollout_steps = batch.max_rollout_steps
+    if not isinstance(advantages, Earned):
         pointers = ("reward", "outcome", "group_offsets", "group_rollouts", "setting")
         return {
             **{f"{name}_ptr": None for name in pointers},
@@ -160,35 +146,32 @@ def _reward_arguments(advantages: Tensor | Rewards, max_rollout_steps: int) -> d
             "DECOUPLED": False,
             **tile_constants(max_rollout_steps),
         }
+    rewards, credit = advantages
     return {
-        "reward_ptr": advantages.step_reward,
-        "outcome_ptr": advantages.rollout_outcome,
-        "group_offsets_ptr": advantages.group_offsets,
-        "group_rollouts_ptr": advantages.group_rollouts,
-        "setting_ptr": setting_tensor(advantages.credit, advantages.step_reward.device),
-        "num_groups": advantages.group_offsets.numel() - 1,
+        "reward_ptr": rewards.step_reward,
+        "outcome_ptr": rewards.rollout_outcome,
+        "group_offsets_ptr": batch.group_offsets,
+        "group_rollouts_ptr": batch.group_rollouts,
+        "setting_ptr": setting_tensor(credit, rewards.step_reward.device),
+        "num_groups": batch.num_groups,
         "max_rollout_steps": max_rollout_steps,
-        **credit_constants(advantages.credit, max_rollout_steps=max_rollout_steps),
+        **credit_constants(credit, max_rollout_steps=max_rollout_steps),
     }
 
 
-def _loss_arguments(
-    loss: LossConfig, spans: Spans, count: float | Tensor | None, num_policy_tokens: int
-) -> dict[str, Any]:
-    num_steps, num_rollouts = spans.step_start.numel(), spans.step_offsets.numel() - 1
-    if count is None:
-        own = {"token_mean": num_policy_tokens, "step_mean": num_steps}
-        count = own.get(loss.aggregation, num_rollouts)
-    on_device = isinstance(count, Tensor)
+def _loss_arguments(loss: LossConfig, batch: StepBatch, divisor: Count | None) -> dict[str, Any]:
+    if divisor is None:
+        own: int = getattr(batch, COUNT_OF_AGGREGATION[loss.aggregation])
+        divisor = own
     return {
-        "count_ptr": count if on_device else None,
-        "count": 1.0 if on_device else float(count),
+        "count_ptr": divisor if isinstance(divisor, Tensor) else None,
+        "count": 1.0 if isinstance(divisor, Tensor) else float(divisor),
         "tokens_per_count": float(loss.constant_tokens or 1),
         "clip_low": float(loss.clip_low),
         "clip_high": float(loss.clip_high),
         "dual_clip": NEVER.value if loss.dual_clip is None else loss.dual_clip - 1.0,
         "kl_weight": float(loss.kl_weight),
-        "num_steps": num_steps,
+        "num_steps": batch.num_steps,
         "PPO": loss.kind == "ppo",
         "WITH_DUAL": loss.dual_clip is not None,
         "RATIO": RATIOS[loss.ratio],

@@ -5,7 +5,7 @@ Per policy token it reads 2 or 4 bytes of each of `token_logp`, `token_logp_old`
 is what must be moved. Where steps are in order it also writes the zeros between them, so that each
 element of the gradient is written once and nothing is filled before. A ratio shared by a step or a
 rollout needs a mean first: its tokens are read once more, from the cache. Shared, it stands in the
-place of a token's own; only where its gradient is averaged are all steps looked at before the first
+place of a token's own; only where its gradient is averaged are all steps read before the first
 gradient.
 
 One program per rollout: it loops over the steps and takes their tokens in blocks. Steps have 10 to
@@ -27,26 +27,17 @@ import triton.language as tl
 
 from finestep_fast.kernels.credit import rollout_advantage
 from finestep_fast.kernels.exponential import exponentials
-from finestep_fast.kernels.reduction import (
-    APPROX_KL,
-    DUAL,
-    EFFECTIVE_SAMPLE_SIZE,
-    HIGH,
-    LOSS,
-    LOW,
-    POLICY_TOKENS,
-    RATIO_MAX,
-    RATIO_MEAN,
-    REFERENCE_KL,
-)
+from finestep_fast.kernels.reduction import store_program_sums
 from finestep_fast.kernels.tokens import (
     NO_KL,
     PER_ROLLOUT,
+    averaged_pull,
+    clear_after_steps,
     cut_log_ratio,
     kl_terms,
     ratio_bounds,
+    rollout_ratio,
     step_sums,
-    store_zeros,
     surrogate_slope,
     token_share,
 )
@@ -98,7 +89,7 @@ def policy_loss_forward(
     tokens_per_count: tl.float64,
     clip_low: tl.float64,
     clip_high: tl.float64,
-    dual_clip: tl.float64,  # less one
+    dual_clip: tl.float64,  # minus one
     kl_weight: tl.float64,
     num_tokens: tl.int64,
     num_steps: tl.int64,
@@ -173,33 +164,38 @@ def policy_loss_forward(
         divisor *= tl.maximum(rollout_tokens, 1).to(tl.float64)
 
     if RATIO >= ROLLOUT_RATIO:  # AVERAGED_RATIO, too
-        rollout_log_ratio = tl.full((), 0.0, tl.float64)
-        for i_step in range(rollout_steps):
-            start = tl.load(step_start_ptr + first + i_step)
-            end = tl.load(step_end_ptr + first + i_step)
-            rollout_log_ratio += step_sums(
-                logp_ptr, old_ptr, None, start, end, COMPUTE, WIDE_BLOCK
-            )[0]
         shared_size = tl.maximum(rollout_tokens, 1).to(tl.float64)
-        shared = exponentials(rollout_log_ratio / shared_size)
+        shared = rollout_ratio(
+            logp_ptr,
+            old_ptr,
+            step_start_ptr + first,
+            step_end_ptr + first,
+            rollout_steps,
+            shared_size,
+            COMPUTE,
+            WIDE_BLOCK,
+        )
         shared_ratio = shared[0]
-        shared_less_one = shared[1].to(COMPUTE)
+        shared_minus_one = shared[1].to(COMPUTE)
     if PPO and RATIO == AVERAGED_RATIO:
-        # What the rollout's objective gains with its ratio, all its steps together.
-        rollout_pull = tl.full((), 0.0, tl.float64)
-        for i_step in range(rollout_steps):
-            start = tl.load(step_start_ptr + first + i_step)
-            end = tl.load(step_end_ptr + first + i_step)
-            advantage = tl.sum(tl.where(o_position == i_step, advantages, 0.0), axis=0)
-            bounds = ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO)
-            held = (shared_less_one < bounds[0]) | (shared_less_one > bounds[1])
-            step_weight = (end - start).to(tl.float64)
-            if weight_ptr is not None:
-                step_weight = step_sums(
-                    logp_ptr, old_ptr, weight_ptr, start, end, COMPUTE, WIDE_BLOCK
-                )[1]
-            share = token_share(divisor, end - start, AGGREGATION)
-            rollout_pull += tl.where(held, 0.0, share * advantage * step_weight)
+        rollout_pull = averaged_pull(
+            logp_ptr,
+            old_ptr,
+            weight_ptr,
+            step_start_ptr + first,
+            step_end_ptr + first,
+            rollout_steps,
+            advantages,
+            shared_minus_one,
+            divisor,
+            clip_low,
+            clip_high,
+            dual_clip,
+            COMPUTE,
+            AGGREGATION,
+            POSITIONS,
+            WIDE_BLOCK,
+        )
         slope = (-rollout_pull * shared_ratio / shared_size).to(COMPUTE)
 
     loss_sum = tl.full((), 0.0, tl.float64)
@@ -226,7 +222,7 @@ def policy_loss_forward(
             step_log_ratio = step_sums(logp_ptr, old_ptr, None, start, end, COMPUTE, WIDE_BLOCK)[0]
             shared = exponentials(step_log_ratio / (end - start).to(tl.float64))
             shared_ratio = shared[0]
-            shared_less_one = shared[1].to(COMPUTE)
+            shared_minus_one = shared[1].to(COMPUTE)
 
         # The objective of a token is A v x (1 + cut), with x = 1 (ppo) or logp (cispo): summed in
         # two parts, neither is rounded to the size of the other.
@@ -245,13 +241,13 @@ def policy_loss_forward(
             if weight_ptr is not None:
                 weight = tl.load(weight_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
             log_ratio, m_inside = cut_log_ratio(logp - old)
-            ratio, less_one, excess = exponentials(log_ratio)
+            ratio, minus_one, excess = exponentials(log_ratio)
             if RATIO != TOKEN_RATIO:
                 ratio = tl.zeros([BLOCK], COMPUTE) + shared_ratio.to(COMPUTE)
-                less_one = tl.where(m_token, shared_less_one, 0.0)
-            is_below = less_one < lower
-            is_above = less_one > upper
-            cut = tl.where(is_below, lower, tl.where(is_above, upper, less_one))
+                minus_one = tl.where(m_token, shared_minus_one, 0.0)
+            is_below = minus_one < lower
+            is_above = minus_one > upper
+            cut = tl.where(is_below, lower, tl.where(is_above, upper, minus_one))
             at_one = weight if PPO else weight * logp
             objective_at_one += at_one
             objective_beyond += at_one * cut
@@ -259,7 +255,7 @@ def policy_loss_forward(
                 gradient = tl.where(m_inside, slope, 0.0)
             else:
                 pulled = token_pull * weight
-                gradient = surrogate_slope(pulled, less_one, lower, upper, m_inside, PPO)
+                gradient = surrogate_slope(pulled, minus_one, lower, upper, m_inside, PPO)
             if KL != NO_KL:
                 ref = tl.load(ref_ptr + o_token, mask=m_token, other=0.0).to(COMPUTE)
                 log_ratio_ref, m_inside_ref = cut_log_ratio(ref - logp)
@@ -283,30 +279,32 @@ def policy_loss_forward(
         loss_sum += tl.sum(pull * objective + share * kl_weight * distance.to(tl.float64), axis=0)
         reference_sum += distance
 
-    # One row of programs for each sum.
-    row = tl.num_programs(0).to(tl.int64)
-    sum_ptr += i_program
-    tokens = tl.where(i_part == 0, rollout_tokens, 0)
-    tl.store(sum_ptr + POLICY_TOKENS * row, tokens.to(tl.float64))
-    tl.store(sum_ptr + LOW * row, tl.sum(low_sum, axis=0).to(tl.float64))
-    tl.store(sum_ptr + HIGH * row, tl.sum(high_sum, axis=0).to(tl.float64))
     num_dual = tl.full((), 0.0, tl.float64)
     if WITH_DUAL:
         num_dual += tl.sum(dual_sum, axis=0).to(tl.float64)
-    tl.store(sum_ptr + DUAL * row, num_dual)
-    tl.store(sum_ptr + APPROX_KL * row, tl.sum(kl_sum.to(tl.float64), axis=0))
-    tl.store(sum_ptr + RATIO_MEAN * row, tl.sum(ratio_sum, axis=0))
-    tl.store(sum_ptr + RATIO_MAX * row, tl.max(ratio_max, axis=0).to(tl.float64))
-    tl.store(sum_ptr + EFFECTIVE_SAMPLE_SIZE * row, tl.sum(square_sum, axis=0))
-    tl.store(sum_ptr + REFERENCE_KL * row, tl.sum(reference_sum.to(tl.float64), axis=0))
-    tl.store(sum_ptr + LOSS * row, loss_sum)
-
+    store_program_sums(
+        sum_ptr + i_program,
+        tl.where(i_part == 0, rollout_tokens, 0),
+        low_sum,
+        high_sum,
+        num_dual,
+        kl_sum,
+        ratio_sum,
+        ratio_max,
+        square_sum,
+        reference_sum,
+        loss_sum,
+    )
     if WITH_ZEROS and gradient_ptr is not None:
-        for i_step in range(first, first + rollout_steps):
-            start = tl.load(step_end_ptr + i_step)
-            i_next = i_step + 1
-            end = tl.load(step_start_ptr + i_next, mask=i_next < num_steps, other=num_tokens)
-            store_zeros(gradient_ptr, start, end, i_part, num_parts, WIDE_BLOCK)
-            if i_step == 0:
-                end = tl.load(step_start_ptr)
-                store_zeros(gradient_ptr, end * 0, end, i_part, num_parts, WIDE_BLOCK)
+        clear_after_steps(
+            gradient_ptr,
+            step_start_ptr,
+            step_end_ptr,
+            first,
+            rollout_steps,
+            num_steps,
+            num_tokens,
+            i_part,
+            num_parts,
+            WIDE_BLOCK,
+        )

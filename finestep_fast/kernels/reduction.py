@@ -11,18 +11,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-SUMS = (
-    "policy_tokens",
-    "clip_fraction_low",
-    "clip_fraction_high",
-    "clip_fraction_dual",
-    "approx_kl",
-    "ratio_mean",
-    "ratio_max",
-    "effective_sample_size",
-    "reference_kl",
-    "loss",
-)
+from finestep_fast.arguments import SCALAR_METRICS
+from finestep_fast.batch import StepBatch
+
+SUMS = (*SCALAR_METRICS, "loss")
 """What each program of the first launch leaves a number for: the scalar metrics, and the loss."""
 POLICY_TOKENS = tl.constexpr(0)
 LOW = tl.constexpr(1)
@@ -34,6 +26,34 @@ RATIO_MAX = tl.constexpr(6)
 EFFECTIVE_SAMPLE_SIZE = tl.constexpr(7)
 REFERENCE_KL = tl.constexpr(8)
 LOSS = tl.constexpr(9)
+
+
+@triton.jit
+def store_program_sums(
+    sum_ptr,  # of this program
+    num_tokens,
+    low_sum,
+    high_sum,
+    num_dual,
+    kl_sum,
+    ratio_sum,
+    ratio_max,
+    square_sum,
+    reference_sum,
+    loss_sum,
+):
+    """Add up the lanes of one program of the first launch; each sum has a row of programs."""
+    row = tl.num_programs(0).to(tl.int64)
+    tl.store(sum_ptr + POLICY_TOKENS * row, num_tokens.to(tl.float64))
+    tl.store(sum_ptr + LOW * row, tl.sum(low_sum, axis=0).to(tl.float64))
+    tl.store(sum_ptr + HIGH * row, tl.sum(high_sum, axis=0).to(tl.float64))
+    tl.store(sum_ptr + DUAL * row, num_dual)
+    tl.store(sum_ptr + APPROX_KL * row, tl.sum(kl_sum.to(tl.float64), axis=0))
+    tl.store(sum_ptr + RATIO_MEAN * row, tl.sum(ratio_sum, axis=0))
+    tl.store(sum_ptr + RATIO_MAX * row, tl.max(ratio_max, axis=0).to(tl.float64))
+    tl.store(sum_ptr + EFFECTIVE_SAMPLE_SIZE * row, tl.sum(square_sum, axis=0))
+    tl.store(sum_ptr + REFERENCE_KL * row, tl.sum(reference_sum.to(tl.float64), axis=0))
+    tl.store(sum_ptr + LOSS * row, loss_sum)
 
 
 @triton.jit(
@@ -98,35 +118,30 @@ def policy_loss_reduction(
 
 
 def reduced(
-    program_sum: Tensor,
-    step_offsets: Tensor,
-    step_advantage: Tensor,
-    *,
-    max_rollout_steps: int,
-    dtype: torch.dtype,
+    program_sum: Tensor, batch: StepBatch, step_advantage: Tensor, *, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Launch `policy_loss_reduction`.
 
     Args:
         program_sum: [SUMS, programs] float64 what each program of the first launch left.
-        step_offsets: [R+1] the steps of each rollout.
+        batch: Which steps belong to which rollout; at least one rollout has steps.
         step_advantage: [S] advantages.
-        max_rollout_steps: Steps of the longest rollout, at least 1.
         dtype: Of what is returned.
 
     Returns:
         The loss [] and the metrics [len(SUMS) - 1 + max_rollout_steps].
     """
+    max_rollout_steps = batch.max_rollout_steps
     loss = torch.empty((), dtype=dtype, device=program_sum.device)
     metrics = torch.empty(len(SUMS) - 1 + max_rollout_steps, dtype=dtype, device=program_sum.device)
     policy_loss_reduction[(len(SUMS) + max_rollout_steps,)](
         loss,
         metrics,
         program_sum,
-        step_offsets,
+        batch.step_offsets,
         step_advantage,
         program_sum.shape[1],
-        step_offsets.numel() - 1,
+        batch.num_rollouts,
         TINY=torch.finfo(dtype).tiny,
         BLOCK=1024,
         num_warps=4,

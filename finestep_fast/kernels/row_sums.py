@@ -24,7 +24,7 @@ ALIGN = tl.constexpr(16)
 STAGES = tl.constexpr(3)
 """Of the loops over a row: two blocks are on their way while one is computed."""
 FARTHEST = tl.constexpr(1e4)
-"""Whose exponential is 0 in every dtype, and which is not infinite: 0 times it is 0."""
+"""Its exponential is 0 in every dtype, and it is not infinite: 0 times it is 0."""
 
 
 @triton.jit
@@ -145,9 +145,9 @@ def write_row(
         slope = (-entropy_slope * share).to(COMPUTE)
         # Of the target 1 - p, which is -expm1(logp): a sure target leaves more than a rounding.
         near = tl.where(logp < -20.0, -20.0, logp)
-        less_one = exponentials(near)[1]
+        minus_one = exponentials(near)[1]
         finite = tl.where(logp < -1e4, -1e4, logp)  # 0 log 0 = 0
-        of_target = -logp_slope * less_one - entropy_slope * tl.exp(finite) * (finite + entropy)
+        of_target = -logp_slope * minus_one - entropy_slope * tl.exp(finite) * (finite + entropy)
         of_target = (of_target * inverse).to(COMPUTE)
         factor = inverse.to(COMPUTE)
         largest = maximum.to(COMPUTE)

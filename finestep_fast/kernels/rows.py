@@ -1,7 +1,7 @@
 """From rows of logits to the policy loss's gradient: a program per row that is inside a step.
 
 Of a row of V logits of 2 bytes, 4 V bytes must be moved: read once, its gradient written once.
-`logits_loss_rows` does that where its second look finds the row in the cache, and 6 V else: it
+`logits_loss_rows` does that where its second pass finds the row in the cache, and 6 V else: it
 reads a row, has its logp and entropy, works out what the loss makes of them and writes the
 gradient, all in one launch. That needs the ratio to be the token's own. A shared one needs all
 logps before the first gradient: `read_logit_rows` (2 V), the loss, `write_logit_gradients` (4 V).
@@ -9,13 +9,12 @@ logps before the first gradient: `read_logit_rows` (2 V), the loss, `write_logit
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from finestep_fast.arguments import LogitRows, TokenTerms
 from finestep_fast.config import LossConfig
 from finestep_fast.kernels.exponential import exponentials
 from finestep_fast.kernels.row_sums import ALIGN, row_sums, write_row, write_zeros
@@ -28,31 +27,6 @@ from finestep_fast.kernels.tokens import (
     ratio_bounds,
     surrogate_slope,
 )
-
-
-class Rows(NamedTuple):
-    """Some rows of a matrix of logits."""
-
-    logits: Tensor
-    """[rows, V]"""
-    row: Tensor
-    """[C] int64"""
-    target: Tensor
-    """[C] int64"""
-    temperature: Tensor
-    """[C] float64"""
-
-
-class TokenTerms(NamedTuple):
-    """What the loss of a token is made of beside its logp, [C] each."""
-
-    logp_old: Tensor
-    logp_ref: Tensor | None
-    token_weight: Tensor | None
-    advantage: Tensor
-    """float64, of its step"""
-    share: Tensor
-    """float64, the weight in the aggregation"""
 
 
 @triton.jit(
@@ -76,7 +50,7 @@ def read_logit_rows(
     LOWEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Program i looks at row row[i]."""
+    """Program i reads row row[i]."""
     i_row = tl.program_id(0).to(tl.int64)
     logp, entropy, maximum, total = row_sums(
         logits_ptr,
@@ -167,7 +141,7 @@ def logits_loss_rows(
     share_ptr,
     clip_low: tl.float64,
     clip_high: tl.float64,
-    dual_clip: tl.float64,  # less one
+    dual_clip: tl.float64,  # minus one
     kl_weight: tl.float64,
     entropy_weight: tl.float64,
     num_rows: tl.int64,
@@ -197,9 +171,9 @@ def logits_loss_rows(
     if weight_ptr is not None:
         pull *= tl.load(weight_ptr + i_row).to(tl.float64)
     log_ratio, m_inside = cut_log_ratio(logp - tl.load(old_ptr + i_row).to(tl.float64))
-    less_one = exponentials(log_ratio)[1]
+    minus_one = exponentials(log_ratio)[1]
     lower, upper, _is_dual = ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO)
-    slope = surrogate_slope(pull, less_one, lower, upper, m_inside, PPO)
+    slope = surrogate_slope(pull, minus_one, lower, upper, m_inside, PPO)
     if KL != NO_KL:
         log_ratio_ref, m_inside_ref = cut_log_ratio(tl.load(ref_ptr + i_row).to(tl.float64) - logp)
         slope += share * kl_weight * kl_terms(log_ratio_ref, m_inside_ref, KL)[1]
@@ -238,7 +212,7 @@ def clear_logit_rows(gradient_ptr, is_kept_ptr, vocabulary: tl.int32, BLOCK: tl.
         write_zeros(gradient_ptr, i_row * vocabulary, vocabulary, BLOCK)
 
 
-def read(rows: Rows) -> Tensor:
+def read(rows: LogitRows) -> Tensor:
     """Return logp, entropy, largest logit, sum of exponentials, [4, C] float64, in one launch."""
     sums = rows.temperature.new_empty((4, rows.row.numel()))
     if rows.row.numel():
@@ -250,7 +224,7 @@ def read(rows: Rows) -> Tensor:
 
 
 def write(
-    rows: Rows,
+    rows: LogitRows,
     sums: Tensor,
     logp_slope: Tensor,
     entropy_slope: Tensor | None,
@@ -274,7 +248,9 @@ def write(
             gradient,
             rows.logits,
             sums,
-            *rows[1:],
+            rows.row,
+            rows.target,
+            rows.temperature,
             logp_slope,
             entropy_slope,
             rows.row.numel(),
@@ -284,7 +260,7 @@ def write(
 
 
 def read_and_write(
-    rows: Rows,
+    rows: LogitRows,
     terms: TokenTerms,
     *,
     loss: LossConfig,

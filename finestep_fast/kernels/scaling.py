@@ -2,7 +2,7 @@
 
 The scale is read on the device: where it is 1, as in `loss.backward()`, every program leaves at
 once and nothing is moved; else 4 bytes are read and 4 written per policy token in float32. Slots
-outside steps hold zeros and are not looked at: a scale of inf or NaN leaves them zero.
+outside steps hold zeros and are not read: a scale of inf or NaN leaves them zero.
 """
 
 from __future__ import annotations

@@ -5,13 +5,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from finestep_fast.arguments import LOG_RATIO_LIMIT
 from finestep_fast.kernels.exponential import exponentials
+
+LIMIT = tl.constexpr(LOG_RATIO_LIMIT)
+"""Differences of logps are cut to plus and minus this."""
 
 PER_TOKEN = tl.constexpr(0)
 PER_ROLLOUT = tl.constexpr(1)
 PER_STEP = tl.constexpr(2)
 AGGREGATIONS = {"token_mean": 0, "constant": 0, "rollout_mean": 1, "step_mean": 2}
-"""Whose number of tokens a weight is divided by, beside the count."""
+"""Whether a weight is divided by the tokens of a step or rollout, too."""
 
 NO_KL = tl.constexpr(0)
 K1 = tl.constexpr(1)
@@ -25,15 +29,15 @@ NEVER = tl.constexpr(1e9)
 
 @triton.jit
 def cut_log_ratio(x):
-    """Return a difference of logps cut to +- 20, and where it was not cut; a NaN never is."""
-    is_above = x > 20.0
-    is_below = x < -20.0
-    return tl.where(is_above, 20.0, tl.where(is_below, -20.0, x)), (is_above | is_below) == 0
+    """Return a difference of logps cut to +- LIMIT, and where it was not cut; a NaN never is."""
+    is_above = x > LIMIT
+    is_below = x < -LIMIT
+    return tl.where(is_above, LIMIT, tl.where(is_below, -LIMIT, x)), (is_above | is_below) == 0
 
 
 @triton.jit
 def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
-    """Return between what the ratio counts, less one, and 1 where the upper bound is the dual clip.
+    """Return the bounds of the ratio, minus one, and 1 where the upper one is the dual clip.
 
     `min(rho A, clip(rho) A) = A min(rho, 1 + clip_high)` for A > 0; for A < 0 it is
     `A max(rho, 1 - clip_low)`, and at least c A: `A min(.., c)`. So both are one cut of rho.
@@ -49,19 +53,19 @@ def ratio_bounds(advantage, clip_low, clip_high, dual_clip, PPO: tl.constexpr):
 
 
 @triton.jit
-def surrogate_slope(pull, less_one, lower, upper, m_inside, PPO: tl.constexpr):
-    """Return d loss / d logp of a token whose ratio (less one) the bounds hold; `pull` at ratio 1.
+def surrogate_slope(pull, minus_one, lower, upper, m_inside, PPO: tl.constexpr):
+    """Return d loss / d logp of a token, its ratio held by the bounds; it is `pull` at ratio 1.
 
     A shared ratio stands in the place of the token's own. A cut ratio has no slope in ppo; in cispo
     it is a constant that weighs the logp.
     """
-    is_below = less_one < lower
-    is_above = less_one > upper
+    is_below = minus_one < lower
+    is_above = minus_one > upper
     if PPO:
-        slope = tl.where(is_below | is_above, 0.0, pull + pull * less_one)
+        slope = tl.where(is_below | is_above, 0.0, pull + pull * minus_one)
         slope = tl.where(m_inside, slope, 0.0)
     else:
-        slope = pull + pull * tl.where(is_below, lower, tl.where(is_above, upper, less_one))
+        slope = pull + pull * tl.where(is_below, lower, tl.where(is_above, upper, minus_one))
     return slope
 
 
@@ -75,8 +79,8 @@ def kl_terms(log_ratio_ref, m_inside, KL: tl.constexpr):
         kl = log_ratio_ref * log_ratio_ref * 0.5
         slope = -log_ratio_ref
     else:
-        _ratio, less_one, kl = exponentials(log_ratio_ref)
-        slope = -less_one
+        _ratio, minus_one, kl = exponentials(log_ratio_ref)
+        slope = -minus_one
     return kl, tl.where(m_inside, slope, 0.0)
 
 
@@ -111,9 +115,91 @@ def token_share(divisor, num_tokens, AGGREGATION: tl.constexpr):
 
 
 @triton.jit
+def rollout_ratio(
+    logp_ptr,
+    old_ptr,
+    step_start_ptr,  # of the rollout's first step
+    step_end_ptr,
+    rollout_steps,
+    rollout_tokens,
+    COMPUTE: tl.constexpr,
+    WIDE_BLOCK: tl.constexpr,
+):
+    """Return what `exponentials` makes of the mean log ratio of a rollout's tokens."""
+    log_ratio = tl.full((), 0.0, tl.float64)
+    for i_step in range(rollout_steps):
+        start = tl.load(step_start_ptr + i_step)
+        end = tl.load(step_end_ptr + i_step)
+        log_ratio += step_sums(logp_ptr, old_ptr, None, start, end, COMPUTE, WIDE_BLOCK)[0]
+    return exponentials(log_ratio / rollout_tokens)
+
+
+@triton.jit
+def averaged_pull(
+    logp_ptr,
+    old_ptr,
+    weight_ptr,
+    step_start_ptr,  # of the rollout's first step
+    step_end_ptr,
+    rollout_steps,
+    advantages,
+    shared_minus_one,
+    divisor,
+    clip_low,
+    clip_high,
+    dual_clip,
+    COMPUTE: tl.constexpr,
+    AGGREGATION: tl.constexpr,
+    POSITIONS: tl.constexpr,
+    WIDE_BLOCK: tl.constexpr,
+):
+    """Return what the objective of a rollout gains with its ratio, all its steps together (ppo)."""
+    o_position = tl.arange(0, POSITIONS)
+    rollout_pull = tl.full((), 0.0, tl.float64)
+    for i_step in range(rollout_steps):
+        start = tl.load(step_start_ptr + i_step)
+        end = tl.load(step_end_ptr + i_step)
+        advantage = tl.sum(tl.where(o_position == i_step, advantages, 0.0), axis=0)
+        bounds = ratio_bounds(advantage, clip_low, clip_high, dual_clip, True)
+        held = (shared_minus_one < bounds[0]) | (shared_minus_one > bounds[1])
+        step_weight = (end - start).to(tl.float64)
+        if weight_ptr is not None:
+            step_weight = step_sums(logp_ptr, old_ptr, weight_ptr, start, end, COMPUTE, WIDE_BLOCK)[
+                1
+            ]
+        share = token_share(divisor, end - start, AGGREGATION)
+        rollout_pull += tl.where(held, 0.0, share * advantage * step_weight)
+    return rollout_pull
+
+
+@triton.jit
 def store_zeros(gradient_ptr, start, end, i_part, num_parts, WIDE_BLOCK: tl.constexpr):
     """Write zeros to gradient[start:end]; each of the parts writes some."""
     for i_token in range(start + i_part * WIDE_BLOCK, end, num_parts * WIDE_BLOCK):
         o_token = i_token + tl.arange(0, WIDE_BLOCK).to(tl.int64)
         zero = tl.zeros([WIDE_BLOCK], gradient_ptr.dtype.element_ty)
         tl.store(gradient_ptr + o_token, zero, mask=o_token < end)
+
+
+@triton.jit
+def clear_after_steps(
+    gradient_ptr,
+    step_start_ptr,
+    step_end_ptr,
+    first,
+    rollout_steps,
+    num_steps,
+    num_tokens,
+    i_part,
+    num_parts,
+    WIDE_BLOCK: tl.constexpr,
+):
+    """Write zeros after each step of a rollout, up to the next; before the first of all, too."""
+    for i_step in range(first, first + rollout_steps):
+        start = tl.load(step_end_ptr + i_step)
+        i_next = i_step + 1
+        end = tl.load(step_start_ptr + i_next, mask=i_next < num_steps, other=num_tokens)
+        store_zeros(gradient_ptr, start, end, i_part, num_parts, WIDE_BLOCK)
+        if i_step == 0:
+            end = tl.load(step_start_ptr)
+            store_zeros(gradient_ptr, end * 0, end, i_part, num_parts, WIDE_BLOCK)

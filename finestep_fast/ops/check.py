@@ -1,8 +1,8 @@
-"""What the doors refuse. Each function names the value, what it is and what it must be.
+"""What the entry points refuse. Each function names the value, what it is and what it must be.
 
-Numbers inside tensors are looked at on the CPU alone, and only those of steps, rollouts, counts and
-temperatures: to look on a GPU would make the host wait. There, as for log-probabilities
-everywhere, the rule is NaN in, NaN out. Where somebody traces, there are no numbers to look at.
+Numbers inside tensors are checked on the CPU alone, and only those of steps, rollouts, counts and
+temperatures: a check on a GPU would make the host wait. There, as for log-probabilities
+everywhere, the rule is NaN in, NaN out. Under a tracer there are no numbers to check.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
-from finestep_fast import reference
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.ops import cpp
-
-Count = float | Tensor
 
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 NUMBERS = (*FLOATS, torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8)
@@ -54,7 +52,7 @@ def check_tensor(name: str, value: object, dtypes: tuple[torch.dtype, ...] = FLO
 
 
 def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others: object) -> None:
-    """Refuse tensors of which compiled code would not see what torch sees.
+    """Refuse tensors that compiled code would not see as torch does.
 
     Inside `vmap`, `grad` or `jvp` of torch.func tensors are wrapped and have no memory of their
     own; a tangent of forward-mode differentiation would be dropped. The reference takes both.
@@ -63,8 +61,8 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
         raise InputError(f"impl is {shown(impl)}; it must be a name, such as 'auto'")
     if impl == "reference" or torch.compiler.is_compiling():
         return
-    nobody_wraps = torch._C._functorch.maybe_current_level() is None
-    if nobody_wraps and forward_ad._current_level < 0:
+    is_unwrapped = torch._C._functorch.maybe_current_level() is None
+    if is_unwrapped and forward_ad._current_level < 0:
         return
     for tensors in (differentiable, others):
         for name, value in tensors.items():
@@ -82,14 +80,14 @@ def check_impl(impl: object, differentiable: dict[str, Tensor | None], **others:
 
 
 def is_wrapped(value: Tensor) -> bool:
-    """Whether torch.func stands between us and the numbers of a tensor."""
+    """Return whether torch.func stands between us and the numbers of a tensor."""
     functorch = torch._C._functorch
     # The second is what autograd's batched gradients still use.
     return functorch.is_functorch_wrapped_tensor(value) or functorch.is_legacy_batchedtensor(value)
 
 
 def has_tangent(value: Tensor) -> bool:
-    """Whether forward-mode differentiation sees a tensor."""
+    """Return whether a tensor has a tangent of forward-mode differentiation."""
     return forward_ad._current_level >= 0 and forward_ad.unpack_dual(value).tangent is not None
 
 
@@ -97,14 +95,14 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def is_opaque(*tensors: Tensor | None) -> bool:
-    """Whether there is no memory to look at: for a compiler, or a subclass of `Tensor`."""
+    """Return whether there is no memory to read: under a compiler, or in a subclass of `Tensor`."""
     return torch.compiler.is_compiling() or any(
         value is not None and type(value) not in PLAIN for value in tensors
     )
 
 
 def is_traced(*tensors: Tensor | None) -> bool:
-    """Whether somebody looks at operators: who needs them, or a mode."""
+    """Return whether operators are needed: by a compiler, a subclass of `Tensor` or a mode."""
     return is_in_torch_dispatch_mode() or is_opaque(*tensors)
 
 
@@ -120,8 +118,9 @@ def check_loss(loss: object) -> None:
         raise InputError(f"loss is {shown(loss)}; it must be a LossConfig, as LossConfig(kl='k3')")
 
 
-def check_rewards(batch: StepBatch, step_reward: Tensor, rollout_outcome: Tensor) -> None:
+def check_rewards(batch: StepBatch, rewards: Rewards) -> None:
     """Refuse rewards that are not [S] in [0, 1] and [R] finite, on the batch's device."""
+    step_reward, rollout_outcome = rewards
     check_vector("step_reward", step_reward, batch.num_steps, "S", batch)
     check_vector("rollout_outcome", rollout_outcome, batch.num_rollouts, "R", batch)
     rounding = 4 * torch.finfo(step_reward.dtype).eps if step_reward.is_floating_point() else 0
@@ -173,13 +172,7 @@ def check_numbers(
 
 
 def check_tokens(
-    batch: StepBatch,
-    token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    *,
-    loss: LossConfig,
+    batch: StepBatch, token_logp: Tensor, constants: TokenConstants, *, loss: LossConfig
 ) -> None:
     """Refuse token tensors that do not fit the batch, each other or the settings."""
     check_tensor("token_logp", token_logp)
@@ -189,19 +182,14 @@ def check_tokens(
             f"T of {batch}"
         )
     _check_device("token_logp", token_logp, batch)
-    check_beside("token_logp", token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    check_constants("token_logp", token_logp, constants, loss=loss)
 
 
-def check_beside(
-    name: str,
-    tokens: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    *,
-    loss: LossConfig,
+def check_constants(
+    name: str, tokens: Tensor, constants: TokenConstants, *, loss: LossConfig
 ) -> None:
     """Refuse token tensors that do not have the shape and device of the tensor of that name."""
+    token_logp_old, token_logp_ref, token_weight = constants
     if (token_logp_ref is None) != (loss.kl is None):
         given = "not given" if token_logp_ref is None else "given"
         raise InputError(
@@ -255,7 +243,7 @@ def loss_count(
     for name, count in given.items():
         if count is not None:
             _check_count(name, count, batch)
-    needed = reference.COUNT_OF_AGGREGATION[loss.aggregation]
+    needed = COUNT_OF_AGGREGATION[loss.aggregation]
     if given[needed] is None:
         for name, count in given.items():
             if count is not None:

@@ -1,8 +1,8 @@
 """The C++ implementation: hands the memory of CPU tensors to `finestep_fast._core`, without copies.
 
-No checks and no autograd: the doors do that before, `fused` around it. Same functions, arguments
-and returns as `finestep_fast.kernels`. Runs on as many threads as torch would; the result does not
-depend on their number.
+No checks and no autograd: the entry points do that before, `operators` around it. The ops
+take and return what those of `finestep_fast.kernels` do. Runs on as many threads as torch would;
+the result does not depend on their number.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import SCALAR_METRICS, Count, LogitRows, Rewards, TokenConstants
+from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.reference import SCALAR_METRICS
 
 NOT_BUILT: str | None = None
 """Why the compiled module is missing; None where it is there."""
@@ -49,21 +50,12 @@ def all_within(values: Tensor, low: float, high: float) -> bool:
     return within
 
 
-def step_advantage(
-    step_reward: Tensor,
-    rollout_outcome: Tensor,
-    step_offsets: Tensor,
-    group_offsets: Tensor,
-    group_rollouts: Tensor,
-    *,
-    max_rollout_steps: int,
-    credit: CreditConfig,
-) -> Tensor:
+def step_advantage(rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
     """Return [S] advantages in the dtype of the rewards, float32 or float64."""
-    advantage = torch.empty_like(step_reward)
+    advantage = torch.empty_like(rewards.step_reward)
     core.step_advantage(
-        (step_offsets, group_offsets, group_rollouts),
-        (step_reward, rollout_outcome),
+        _groups(batch),
+        rewards,
         _credit_settings(credit),
         advantage,
         torch.get_num_threads(),
@@ -73,35 +65,24 @@ def step_advantage(
 
 def policy_loss(
     token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    step_start: Tensor,
-    step_end: Tensor,
-    step_offsets: Tensor,
+    constants: TokenConstants,
+    batch: StepBatch,
     step_advantage: Tensor,
-    count_tensor: Tensor | None,
     *,
-    count: float | None,
-    num_policy_tokens: int,
-    max_rollout_steps: int,
-    steps_ascend: bool,
     loss: LossConfig,
+    divisor: Count | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return loss [], its gradient [T], 0 outside steps, and metrics."""
-    loss_out, gradient, metrics = _outputs(
-        token_logp, max_rollout_steps, steps_ascend=steps_ascend, with_gradient=with_gradient
-    )
-    divisor = _count(count_tensor, count)
+    loss_out, gradient, metrics = _outputs(token_logp, batch, with_gradient=with_gradient)
     core.policy_loss(
-        (token_logp, token_logp_old, token_logp_ref, token_weight),
-        (step_start, step_end, step_offsets),
+        (token_logp, *constants),
+        _spans(batch),
         step_advantage,
         _loss_settings(loss),
-        divisor,
+        _as_float64(divisor),
         (loss_out, gradient if with_gradient else None, metrics),
-        steps_ascend,
+        batch.steps_ascend,
         torch.get_num_threads(),
     )
     return loss_out, gradient, metrics
@@ -109,41 +90,27 @@ def policy_loss(
 
 def step_policy_loss(
     token_logp: Tensor,
-    token_logp_old: Tensor,
-    token_logp_ref: Tensor | None,
-    token_weight: Tensor | None,
-    step_start: Tensor,
-    step_end: Tensor,
-    step_offsets: Tensor,
-    group_offsets: Tensor,
-    group_rollouts: Tensor,
-    step_reward: Tensor,
-    rollout_outcome: Tensor,
-    count_tensor: Tensor | None,
+    constants: TokenConstants,
+    batch: StepBatch,
+    rewards: Rewards,
     *,
-    count: float | None,
-    num_policy_tokens: int,
-    max_rollout_steps: int,
-    steps_ascend: bool,
     credit: CreditConfig,
     loss: LossConfig,
+    divisor: Count | None,
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return what `policy_loss` returns for the advantages of `step_advantage`, bit for bit."""
-    loss_out, gradient, metrics = _outputs(
-        token_logp, max_rollout_steps, steps_ascend=steps_ascend, with_gradient=with_gradient
-    )
-    divisor = _count(count_tensor, count)
+    loss_out, gradient, metrics = _outputs(token_logp, batch, with_gradient=with_gradient)
     core.step_policy_loss(
-        (token_logp, token_logp_old, token_logp_ref, token_weight),
-        (step_start, step_end, step_offsets),
-        (step_offsets, group_offsets, group_rollouts),
-        (step_reward, rollout_outcome),
+        (token_logp, *constants),
+        _spans(batch),
+        _groups(batch),
+        rewards,
         _credit_settings(credit),
         _loss_settings(loss),
-        divisor,
+        _as_float64(divisor),
         (loss_out, gradient if with_gradient else None, metrics),
-        steps_ascend,
+        batch.steps_ascend,
         torch.get_num_threads(),
     )
     return loss_out, gradient, metrics
@@ -163,32 +130,22 @@ def token_values(
     return values
 
 
-def read_rows(
-    logits: Tensor, row: Tensor, target: Tensor, temperature: Tensor, sums: Tensor
-) -> None:
-    """Write logp, entropy, maximum and total of rows [C] of logits [rows, V] to sums [4, C]."""
-    core.read_logit_rows(
-        (logits, row, target, temperature),
-        logits.shape[-1],
-        _row_sums(sums),
-        torch.get_num_threads(),
-    )
+def read_rows(rows: LogitRows, sums: Tensor) -> None:
+    """Write logp, entropy, maximum and total of rows of logits to sums [4, C]."""
+    core.read_logit_rows(rows, rows.logits.shape[-1], _row_sums(sums), torch.get_num_threads())
 
 
 def write_row_gradients(
-    logits: Tensor,
-    row: Tensor,
-    target: Tensor,
-    temperature: Tensor,
+    rows: LogitRows,
     sums: Tensor,
     logp_slope: Tensor,
     entropy_slope: Tensor | None,
     gradient: Tensor,
 ) -> None:
-    """Write d loss / d logit to rows [C] of gradient [rows, V], which may be the logits."""
+    """Write d loss / d logit to the same rows of gradient [rows, V], which may be the logits."""
     core.write_logit_gradients(
-        (logits, row, target, temperature),
-        logits.shape[-1],
+        rows,
+        rows.logits.shape[-1],
         _row_sums(sums),
         logp_slope,
         entropy_slope,
@@ -198,7 +155,7 @@ def write_row_gradients(
 
 
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Return in what dtype a gradient waits for its scale: it is not rounded to 16 bits before."""
+    """Return the dtype of a gradient before scaling, which is not rounded to 16 bits."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -238,22 +195,30 @@ def _row_sums(sums: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return logp, entropy, maximum, total
 
 
-def _count(count_tensor: Tensor | None, count: float | None) -> Tensor | None:
-    if count_tensor is not None:
-        return count_tensor.to(torch.float64)
-    return None if count is None else torch.tensor(count, dtype=torch.float64)
+def _spans(batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.step_start, batch.step_end, batch.step_offsets
+
+
+def _groups(batch: StepBatch) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.step_offsets, batch.group_offsets, batch.group_rollouts
+
+
+def _as_float64(divisor: Count | None) -> Tensor | None:
+    if isinstance(divisor, Tensor):
+        return divisor.to(torch.float64)
+    return None if divisor is None else torch.tensor(float(divisor), dtype=torch.float64)
 
 
 def _outputs(
-    token_logp: Tensor, max_rollout_steps: int, *, steps_ascend: bool, with_gradient: bool
+    token_logp: Tensor, batch: StepBatch, *, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, gradient and metrics, empty; but for a gradient that the core cannot clear itself."""
+    """Loss, gradient and metrics, empty; only a gradient that the core cannot clear is zeros."""
     dtype = gradient_dtype(token_logp.dtype)
     if not with_gradient:
         gradient = torch.empty(0, dtype=dtype)
-    elif steps_ascend:
+    elif batch.steps_ascend:
         gradient = torch.empty(token_logp.shape, dtype=dtype)
     else:
         gradient = torch.zeros(token_logp.shape, dtype=dtype)
-    metrics = torch.empty(len(SCALAR_METRICS) + max_rollout_steps, dtype=dtype)
+    metrics = torch.empty(len(SCALAR_METRICS) + batch.max_rollout_steps, dtype=dtype)
     return torch.empty((), dtype=dtype), gradient, metrics

@@ -1,4 +1,4 @@
-"""The doors to credit: what a step is worth, and the same for each of its tokens."""
+"""The entry points of credit: what a step is worth, and the same for each of its tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from finestep_fast import reference
+from finestep_fast.arguments import Rewards
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, as_credit
 from finestep_fast.ops import cpp
@@ -18,7 +19,7 @@ from finestep_fast.ops.check import (
     is_traced,
     is_wrapped,
 )
-from finestep_fast.ops.impls import chosen
+from finestep_fast.ops.implementations import chosen
 
 FINESTEP = CreditConfig()
 
@@ -34,22 +35,23 @@ def step_advantage(
     """Return what each step is worth against the others of its group.
 
     Discounted returns, smoothed along each rollout, compared inside each group:
-    `A_s = (Q~_s - mean) / (max(std, std_floor) + epsilon)`; `finestep_fast.reference` tells it
-    point by point.
+    `A_s = (Q~_s - mean) / (max(std, std_floor) + epsilon)`; `finestep_fast.reference` explains
+    it point by point.
 
     Source: the paper names step-level credit with discounting, smoothing and normalisation; the
     forms are ours, see each point.
 
     Args:
-        batch: Whose steps are whose; it must hold whole groups.
+        batch: Which steps belong to which rollout and group; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1], in the order of `batch.step_start`.
         rollout_outcome: [R] finite outcomes, 1 where the rollout solved its task, else 0.
         credit: The settings, or the name of a preset.
-        impl: Who computes it; `auto` takes the fastest for the batch's device.
+        impl: Name of the implementation; `auto` takes the fastest for the batch's device: `cpp` on
+            a CPU, `triton` on a GPU.
 
     Returns:
         [S] advantages without gradient, float64 where a reward is, else float32; 0 where a step has
-        nobody to be compared with. On a GPU nobody looks at the rewards: a NaN makes its group NaN.
+        nothing to be compared with. On a GPU rewards are not checked: a NaN makes its group NaN.
 
     Raises:
         InputError: A shape, dtype or device does not fit the batch, or the implementation the
@@ -58,20 +60,19 @@ def step_advantage(
     """
     check_batch(batch)
     check_impl(impl, {}, step_reward=step_reward, rollout_outcome=rollout_outcome)
-    check_rewards(batch, step_reward, rollout_outcome)
-    return chosen(impl, batch.device).step_advantage(
-        batch, step_reward, rollout_outcome, credit=as_credit(credit)
-    )
+    rewards = Rewards(step_reward, rollout_outcome)
+    check_rewards(batch, rewards)
+    return chosen(impl, batch.device).step_advantage(rewards, batch, credit=as_credit(credit))
 
 
 def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:
     """Return the advantage of the step that owns each token.
 
-    The losses don't need it; trainers that own their loss do. Compiled for CPU tensors that need no
-    gradient, else plain PyTorch.
+    The losses don't need it; trainers with a loss of their own do. Compiled for CPU tensors that
+    need no gradient, else plain PyTorch.
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
 
     Returns:

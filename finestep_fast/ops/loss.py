@@ -1,13 +1,13 @@
-"""The doors to the policy loss: from given advantages, or straight from rewards."""
+"""The entry points of the policy loss: from given advantages, or straight from rewards."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from finestep_fast.arguments import Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig, as_credit
 from finestep_fast.ops.check import (
-    Count,
     check_batch,
     check_impl,
     check_loss,
@@ -17,7 +17,7 @@ from finestep_fast.ops.check import (
     loss_count,
 )
 from finestep_fast.ops.credit import FINESTEP
-from finestep_fast.ops.impls import chosen
+from finestep_fast.ops.implementations import chosen
 from finestep_fast.reference import LossOutput
 
 PPO = LossConfig()
@@ -42,7 +42,7 @@ def policy_loss(
     `loss = -sum_t w_t v_t min(rho_t A_s, clip(rho_t, 1 - clip_low, 1 + clip_high) A_s) + kl_weight
     sum_t w_t kl_t` with `rho_t = exp(logp_t - logp_old_t)`, s the step of t, w the aggregation's
     weight and v the token weight. For another `loss.ratio`, rho_t has the value of the geometric
-    mean over a step or rollout, and the gradient of the token's own (but for `rollout_averaged`).
+    mean over a step or rollout, and the gradient of the token's own (except `rollout_averaged`).
 
     Where a batch is cut into micro-batches, each call is given the counts of the whole batch, and
     the losses (and gradients) add up to those of one call. Where data parallelism averages
@@ -53,7 +53,7 @@ def policy_loss(
     Args:
         token_logp: [T] or [R, L] log-probabilities under the policy; differentiable, once.
         token_logp_old: Same shape, under the policy that sampled; a constant.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] finite advantages; constants.
         loss: The settings.
         token_logp_ref: Same shape as `token_logp`, under the reference policy, for `loss.kl`.
@@ -62,7 +62,8 @@ def policy_loss(
         num_policy_tokens: What `token_mean` divides by; None for the batch's own.
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
-        impl: Who computes it; `auto` takes the fastest for the batch's device.
+        impl: Name of the implementation; `auto` takes the fastest for the batch's device: `cpp` on
+            a CPU, `triton` on a GPU.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics`, tensors on the device. A NaN among
@@ -89,17 +90,11 @@ def policy_loss(
         num_steps=num_steps,
     )
     check_step_advantage(batch, step_advantage)
-    check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_tokens(batch, token_logp, constants, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).policy_loss(
-        token_logp,
-        token_logp_old,
-        batch,
-        step_advantage,
-        loss=loss,
-        count=count,
-        token_logp_ref=token_logp_ref,
-        token_weight=token_weight,
+        token_logp, constants, batch, step_advantage, loss=loss, count=count
     )
 
 
@@ -126,7 +121,7 @@ def step_policy_loss(
     Args:
         token_logp: [T] or [R, L] log-probabilities under the policy; differentiable, once.
         token_logp_old: Same shape, under the policy that sampled; a constant.
-        batch: Whose tokens are whose; it must hold whole groups.
+        batch: Which tokens belong to which step, rollout and group; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1].
         rollout_outcome: [R] finite outcomes.
         credit: The settings of the advantages, or the name of a preset.
@@ -136,7 +131,8 @@ def step_policy_loss(
         num_policy_tokens: What `token_mean` divides by; None for the batch's own.
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
-        impl: Who computes it; `auto` takes the fastest for the batch's device.
+        impl: Name of the implementation; `auto` takes the fastest for the batch's device: `cpp` on
+            a CPU, `triton` on a GPU.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics`, tensors on the device.
@@ -159,18 +155,11 @@ def step_policy_loss(
         num_rollouts=num_rollouts,
         num_steps=num_steps,
     )
-    check_rewards(batch, step_reward, rollout_outcome)
-    check_tokens(batch, token_logp, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    rewards = Rewards(step_reward, rollout_outcome)
+    check_rewards(batch, rewards)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_tokens(batch, token_logp, constants, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).step_policy_loss(
-        token_logp,
-        token_logp_old,
-        batch,
-        step_reward,
-        rollout_outcome,
-        credit=as_credit(credit),
-        loss=loss,
-        count=count,
-        token_logp_ref=token_logp_ref,
-        token_weight=token_weight,
+        token_logp, constants, batch, rewards, credit=as_credit(credit), loss=loss, count=count
     )

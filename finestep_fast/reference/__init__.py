@@ -1,7 +1,7 @@
 """The whole method in plain PyTorch, in pipeline order: credit, loss, logits. Read this first.
 
 It is the oracle of the tests, the baseline of the benchmarks and an implementation of its own
-(`impl="reference"`). It checks no input: that is done once, at the doors in `finestep_fast.ops`.
+(`impl="reference"`). It checks no input: the entry points in `finestep_fast.ops` do.
 """
 
 from __future__ import annotations
@@ -15,18 +15,14 @@ from finestep_fast.reference.logits import (
 )
 from finestep_fast.reference.loss import (
     AGGREGATIONS,
-    COUNT_OF_AGGREGATION,
     LossCounts,
     LossOutput,
     policy_loss,
     token_advantage,
 )
-from finestep_fast.reference.metrics import SCALAR_METRICS
 
 __all__ = [
     "AGGREGATIONS",
-    "COUNT_OF_AGGREGATION",
-    "SCALAR_METRICS",
     "LossCounts",
     "LossOutput",
     "TokenLogp",

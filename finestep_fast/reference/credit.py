@@ -29,7 +29,7 @@ def step_advantage(
     (arXiv:2601.10712), the clip is ours.
 
     Args:
-        batch: Whose steps are whose; it must hold whole groups.
+        batch: Which steps belong to which rollout and group; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1].
         rollout_outcome: [R] outcomes.
         credit: The settings.
@@ -60,7 +60,7 @@ def step_return(
     """Return the mixed return of each step, discounted and smoothed: what `joint` channels compare.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         step_reward: [S] process rewards in [0, 1].
         rollout_outcome: [R] outcomes.
         credit: The settings.
@@ -94,7 +94,7 @@ def process_return(batch: StepBatch, process: Tensor, *, discount: float) -> Ten
     Source: the paper names discounting; the form is the usual return to go.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] process rewards minus the baseline.
         discount: gamma_p.
 
@@ -113,7 +113,7 @@ def outcome_return(batch: StepBatch, outcome: Tensor, *, discount: float) -> Ten
     Source: the paper names discounting; a discount of its own for the outcome is ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         outcome: [R] outcomes, paid at the last step.
         discount: gamma_o.
 
@@ -137,7 +137,7 @@ def smoothed(batch: StepBatch, value: Tensor, *, smoothing: float) -> Tensor:
     Source: the paper names smoothing; the form is ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         value: [S] returns.
         smoothing: alpha.
 
@@ -159,7 +159,7 @@ def return_to_go(
     """Return both returns added up and smoothed: points 1 and 2.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
         credit: The settings.
@@ -244,7 +244,7 @@ def pooled(
     Source: ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
         rounding: [R] See the function of that name.
@@ -280,7 +280,7 @@ def per_index(
     Source: after MatchTIR (arXiv:2601.10712).
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
         rounding: [R] See the function of that name.
@@ -317,7 +317,7 @@ def trajectory(
     Source: GRPO (arXiv:2402.03300).
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] weighted process rewards.
         outcome: [R] weighted outcomes.
         rounding: [R] See the function of that name.
@@ -361,7 +361,7 @@ def joint(
     Source: ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] process rewards minus the baseline.
         outcome: [R] outcomes.
         process_size: [R] See the function of that name.
@@ -397,7 +397,7 @@ def decoupled(
     Source: ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process: [S] process rewards minus the baseline.
         outcome: [R] outcomes.
         process_size: [R] See the function of that name.

@@ -51,7 +51,7 @@ def token_logp(
         target: [T] or [R, L] int64.
         temperature: One number, or one for each token, of the shape of `target`; a constant.
         bias: [V]; differentiable.
-        batch: Whose tokens are whose; None for all of them.
+        batch: Which tokens belong to which step; None for all tokens.
 
     Returns:
         Log-probabilities and entropies in the shape of `target`, 0 outside the steps of `batch`.
@@ -76,7 +76,7 @@ def logits_policy_loss(
     token_logp_ref: Tensor | None = None,
     token_weight: Tensor | None = None,
 ) -> LossOutput:
-    """Return the policy loss of logits, less the weighted entropy of the tokens inside steps.
+    """Return the policy loss of logits, minus the weighted entropy of the tokens inside steps.
 
     `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t`, where w is the aggregation's
     weight, the same as in `policy_loss`; the token weight is no factor of it.
@@ -87,7 +87,7 @@ def logits_policy_loss(
         logits: [T, V] or [R, L, V]; the only differentiable input.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
         loss: The settings.
         counts: What the means divide by.
@@ -143,7 +143,7 @@ def linear_policy_loss(
         weight: [V, D]; differentiable.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
         loss: The settings.
         counts: What the means divide by.
@@ -190,7 +190,7 @@ def _rows(logits: Tensor, target: Tensor, temperature: Temperature, tokens: Tens
 
 
 def _tokens(target: Tensor, batch: StepBatch | None) -> Tensor:
-    """[N]: flat positions of the tokens that are looked at."""
+    """[N]: flat positions of the tokens that are read."""
     if batch is not None:
         return batch.policy_token
     return torch.arange(target.numel(), device=target.device)

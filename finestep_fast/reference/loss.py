@@ -14,12 +14,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import LOG_RATIO_LIMIT
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.reference.metrics import loss_metrics
-
-LOG_RATIO_LIMIT = 20.0
-"""Differences of log-probabilities are cut to plus and minus this before they are exponentiated."""
 
 
 class LossCounts(NamedTuple):
@@ -54,7 +52,7 @@ def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:
     Source: the paper says so (step-level advantages, what is not the model's own is masked).
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
 
     Returns:
@@ -86,7 +84,7 @@ def policy_loss(
     Args:
         token_logp: [T] or [R, L] log-probabilities under the policy; the only differentiable input.
         token_logp_old: [T] or [R, L] under the policy that sampled.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
         loss: The settings.
         counts: What the means divide by.
@@ -129,7 +127,7 @@ def cut(log_ratio: Tensor) -> Tensor:
     """Return log ratios cut to plus and minus `LOG_RATIO_LIMIT`, without gradient beyond.
 
     NaN in, NaN out: a NaN stays one, and so does its gradient, whatever is made of it. `clamp`
-    would give it the gradient 0, and nobody would notice.
+    would give it the gradient 0, unnoticed.
 
     Source: ours.
 
@@ -137,7 +135,7 @@ def cut(log_ratio: Tensor) -> Tensor:
         log_ratio: [N] differences of log-probabilities.
 
     Returns:
-        [N], all finite but for NaN.
+        [N], all finite or NaN.
     """
     raised = torch.where(log_ratio < -LOG_RATIO_LIMIT, -LOG_RATIO_LIMIT, log_ratio)
     within = torch.where(log_ratio > LOG_RATIO_LIMIT, LOG_RATIO_LIMIT, raised)
@@ -145,7 +143,7 @@ def cut(log_ratio: Tensor) -> Tensor:
     return within * (1 + nothing)
 
 
-# The ratio: who shares one
+# The ratio: which tokens share one
 
 
 def token_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
@@ -155,7 +153,7 @@ def token_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
 
     Returns:
         [N] log ratios.
@@ -174,7 +172,7 @@ def step_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
 
     Returns:
         [N] log ratios, the same for all tokens of a step.
@@ -194,7 +192,7 @@ def rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
 
     Returns:
         [N] log ratios, the same for all policy tokens of a rollout.
@@ -205,17 +203,17 @@ def rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
 def averaged_rollout_log_ratio(log_ratio: Tensor, batch: StepBatch) -> Tensor:
     """Return the log of the geometric mean of the ratios of a rollout, with the mean's gradient.
 
-    A token then moves by the mean of what all tokens of its rollout gain, whosever advantage that
+    A token then moves by the mean of what all tokens of its rollout gain, whichever advantage that
     is: step advantages that cancel leave no gradient. Where a rollout has one advantage, no token
     weights and one aggregation weight (any but step_mean's), it is the gradient of
-    `rollout_log_ratio`. In cispo, whose ratio has no gradient, the two are always alike.
+    `rollout_log_ratio`. In cispo, where the ratio has no gradient, the two are always alike.
 
-    Source: GSPO (arXiv:2507.18071), whose rollouts have one advantage each. TRL's `sequence` level
+    Source: GSPO (arXiv:2507.18071), where rollouts have one advantage each. TRL's `sequence` level
     is this form for advantages (B, T), too.
 
     Args:
         log_ratio: [N] `logp_t - logp_old_t`.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
 
     Returns:
         [N] log ratios, the same for all policy tokens of a rollout.
@@ -345,7 +343,7 @@ def token_mean(batch: StepBatch, counts: LossCounts, loss: LossConfig) -> Tensor
     Source: DAPO (arXiv:2503.14476).
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         counts: N.
         loss: The settings.
 
@@ -361,7 +359,7 @@ def rollout_mean(batch: StepBatch, counts: LossCounts, loss: LossConfig) -> Tens
     Source: GRPO (arXiv:2402.03300).
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         counts: R.
         loss: The settings.
 
@@ -378,7 +376,7 @@ def step_mean(batch: StepBatch, counts: LossCounts, loss: LossConfig) -> Tensor:
     Source: ours.
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         counts: S.
         loss: The settings.
 
@@ -394,7 +392,7 @@ def constant(batch: StepBatch, counts: LossCounts, loss: LossConfig) -> Tensor:
     Source: Dr. GRPO (arXiv:2503.20783).
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         counts: R.
         loss: The settings.
 
@@ -410,14 +408,6 @@ AGGREGATIONS = {
     "step_mean": step_mean,
     "constant": constant,
 }
-
-COUNT_OF_AGGREGATION = {
-    "token_mean": "num_policy_tokens",
-    "rollout_mean": "num_rollouts",
-    "step_mean": "num_steps",
-    "constant": "num_rollouts",
-}
-"""Which of `LossCounts` an aggregation divides by."""
 
 
 def _rollout_of_policy_token(batch: StepBatch) -> Tensor:
@@ -435,7 +425,7 @@ def _size_by(owner: Tensor, num_owners: int) -> Tensor:
 
 
 def _with_gradient_of(own: Tensor, value: Tensor) -> Tensor:
-    """[N]: `value`, whose gradient is that of `own`."""
+    """[N]: `value`, with the gradient of `own`."""
     return value.detach() + (own - own.detach())
 
 

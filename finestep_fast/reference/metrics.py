@@ -9,19 +9,6 @@ from torch import Tensor
 
 from finestep_fast.batch import StepBatch
 
-SCALAR_METRICS = (
-    "policy_tokens",
-    "clip_fraction_low",
-    "clip_fraction_high",
-    "clip_fraction_dual",
-    "approx_kl",
-    "ratio_mean",
-    "ratio_max",
-    "effective_sample_size",
-    "reference_kl",
-)
-"""The metrics that are one number, in the order in which compiled implementations return them."""
-
 
 def loss_metrics(
     batch: StepBatch,
@@ -36,7 +23,7 @@ def loss_metrics(
     Source: the usual ones, by position of the step where that is ours.
 
     Args:
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages.
         log_ratio: [N] `logp - logp_old` of each policy token.
         ratio: [N] the ratio the surrogate used, shared or not.
@@ -75,7 +62,7 @@ def advantage_by_position(batch: StepBatch, step_advantage: Tensor) -> Tensor:
     Source: ours.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         step_advantage: [S] advantages.
 
     Returns:

@@ -1,6 +1,6 @@
 """How far roundings may take returns apart that are equal: what is no difference in credit.
 
-Not a tolerance of the tests: a comparison set whose values lie closer together gets 0.
+Not a tolerance of the tests: a comparison set of values that lie closer together gets 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def process_size(batch: StepBatch, step_reward: Tensor, *, credit: CreditConfig)
     """Return `sum over the steps of |reward| + baseline`: what process returns are added up from.
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         step_reward: [S] process rewards.
         credit: The settings.
 
@@ -32,14 +32,14 @@ def rounding(batch: StepBatch, process_size: Tensor, outcome: Tensor) -> Tensor:
 
     `(16 + 4n) eps (process size + |outcome|)`: no term of a return is rounded more than 4n + 4
     times on its way, by eps / 2 of itself each time. Rewards, baseline and outcome may cancel; what
-    is left then says nothing of the roundings, so they are told by what was added up. For any
+    is left then says nothing of the roundings, so what was added up says it. For any
     return of the rollout: discounts are left out.
 
     Source: ours, after the error bound of a sum (Higham, "Accuracy and Stability of Numerical
     Algorithms", 2002, chapter 4).
 
     Args:
-        batch: Whose steps are whose.
+        batch: Which steps belong to which rollout.
         process_size: [R] weighted `process_size`.
         outcome: [R] weighted outcomes.
 

@@ -1,10 +1,11 @@
-"""What the doors from hidden states or logits refuse, and what they make of what they accept."""
+"""What the ops from hidden states or logits refuse, and what they make of what they accept."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import Temperature
 from finestep_fast.batch import StepBatch
 from finestep_fast.config.check import check_number
 from finestep_fast.errors import InputError
@@ -18,8 +19,6 @@ from finestep_fast.ops.check import (
     is_wrapped,
 )
 from finestep_fast.ops.cpp import dense
-
-Temperature = float | Tensor
 
 
 def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -72,7 +71,7 @@ def check_target(name: str, source: Tensor, target: Tensor, batch: StepBatch | N
     if target.shape != source.shape[:-1]:
         raise InputError(
             f"target has shape {tuple(target.shape)}; expected {tuple(source.shape[:-1])}, the "
-            f"shape of {name} but for its last size"
+            f"shape of {name} without its last size"
         )
     if target.device != source.device:
         raise InputError(f"target is on {target.device}; expected {source.device}, as {name}")
@@ -89,11 +88,11 @@ def check_temperature(temperature: Temperature, target: Tensor) -> None:
 def rows_of(
     target: Tensor, temperature: Temperature, tokens: Tensor | None, *, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
-    """Return target [N] int64 and temperature [N] float64 of the tokens that are looked at.
+    """Return target [N] int64 and temperature [N] float64 of the tokens that are read.
 
     Raises:
-        InputError: A target lies outside the vocabulary, or a temperature is not above 0; on a
-            device other than the CPU, or where somebody traces, nobody looks.
+        InputError: A target lies outside the vocabulary, or a temperature is not above 0; not
+            checked on a device other than the CPU, nor under a tracer.
     """
     flat = target.reshape(-1)
     chosen = flat if tokens is None else flat[tokens]

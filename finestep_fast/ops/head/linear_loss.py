@@ -1,48 +1,48 @@
-"""The door from hidden states to the policy loss: never all logits, nothing outside steps."""
+"""From hidden states to the policy loss: never all logits, nothing outside steps."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finestep_fast import reference
+from finestep_fast.arguments import Count, Temperature, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.config.check import check_number, check_whole
 from finestep_fast.ops.check import (
-    Count,
     check_batch,
-    check_beside,
+    check_constants,
     check_impl,
     check_loss,
     check_step_advantage,
     is_opaque,
     loss_count,
 )
-from finestep_fast.ops.head import CHUNK_BYTES, Head, HeadGradients, Needs
-from finestep_fast.ops.head_check import (
-    Temperature,
-    check_head,
-    check_target,
-    check_temperature,
-    rows_of,
+from finestep_fast.ops.head.check import check_head, check_target, check_temperature, rows_of
+from finestep_fast.ops.head.implementations import chosen_rows
+from finestep_fast.ops.head.linear_head import (
+    CHUNK_BYTES,
+    Head,
+    HeadGradients,
+    Needs,
+    product_dtype,
 )
-from finestep_fast.ops.head_operators import (
-    GIVEN,
-    Given,
+from finestep_fast.ops.head.operators import (
     LossOperator,
+    PolicyArguments,
     as_outside,
     fake_metrics,
+    is_needed,
     packed,
 )
+from finestep_fast.ops.head.policy_tokens import PolicyTokens
+from finestep_fast.ops.implementations import loss_counts
 from finestep_fast.ops.loss import PPO
-from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import chosen_rows
-from finestep_fast.ops.token_logp import handed_over, head_of, product_dtype
 from finestep_fast.reference import LossOutput
 
 
@@ -66,7 +66,7 @@ def linear_policy_loss(
     chunk_bytes: int = CHUNK_BYTES,
     impl: str = "auto",
 ) -> LossOutput:
-    """Return the policy loss of a linear head's log-probabilities, less their weighted entropy.
+    """Return the policy loss of a linear head's log-probabilities, minus their weighted entropy.
 
     `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with `logp_t`, `entropy_t` as
     in `token_logp` and w the aggregation's weight. Row t of `hidden` is the one that *predicts*
@@ -88,7 +88,7 @@ def linear_policy_loss(
         weight: [V, D], a whole tensor, parameter or computed; differentiable, once.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled; a constant.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages; constants.
         loss: The settings.
         temperature: Logits are divided by it: one number, or one for each token, of the shape of
@@ -101,7 +101,8 @@ def linear_policy_loss(
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
         chunk_bytes: Memory for the logits of a chunk; at least one row is taken.
-        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+        impl: Name of the implementation; `auto` takes the fastest for the device: `cpp` on a CPU,
+            `triton` on a GPU, else `torch`.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
@@ -130,7 +131,8 @@ def linear_policy_loss(
     )
     check_head(hidden, weight, bias)
     check_target("hidden", hidden, target, batch)
-    check_beside("target", target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_constants("target", target, constants, loss=loss)
     check_temperature(temperature, target)
     check_number("entropy_weight", entropy_weight, low=0)
     check_whole("chunk_bytes", chunk_bytes, low=1)
@@ -154,50 +156,58 @@ def linear_policy_loss(
             token_logp_ref=token_logp_ref,
             token_weight=token_weight,
         )
-    given = Given(
+    policy = PolicyArguments(
         target,
-        token_logp_old,
-        token_logp_ref,
-        token_weight,
+        constants,
         temperature,
         batch,
         step_advantage,
         count,
         entropy_weight,
         loss,
-        name,
+        rows=name,
     )
+    needs = Needs(is_needed(hidden), is_needed(weight), is_needed(bias))
     dtype = product_dtype(hidden, weight)
-    if is_opaque(hidden, weight, bias):
-        return _OPERATOR(
-            *(hidden, weight, bias, dtype, chunk_bytes, *given.flat()),
-            max_rollout_steps=batch.max_rollout_steps,
-            loss=loss,
-        )
-    return _evaluated(hidden, weight, bias, _problem(given, weight, dtype, chunk_bytes))
+    given = LinearLossArguments(hidden, weight, bias, dtype, chunk_bytes, policy, needs)
+    return _OPERATOR(given) if is_opaque(hidden, weight, bias) else _evaluated(given)
 
 
-def _problem(given: Given, weight: Tensor, dtype: torch.dtype, chunk_bytes: int) -> _Problem:
-    policy = given.policy()
-    head = head_of(
-        weight,
-        given.target,
-        given.batch,
-        given.temperature,
-        rows=given.rows,
-        dtype=dtype,
-        chunk_bytes=chunk_bytes,
-    )
-    return _Problem(head, policy)
+class LinearLossArguments(NamedTuple):
+    """What the operator takes."""
+
+    hidden: Tensor
+    weight: Tensor
+    bias: Tensor | None
+    dtype: torch.dtype
+    """Of matrix products."""
+    chunk_bytes: int
+    policy: PolicyArguments
+    needs: Needs
 
 
 @dataclass
 class _Problem:
-    """A head, the loss of its logps, and what was seen when it was last computed."""
+    """A head, the loss of its logps, and the metrics of the last run."""
 
     head: Head
     policy: PolicyTokens
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: LinearLossArguments) -> _Problem:
+        """Gather what belongs to policy tokens."""
+        policy = given.policy
+        head = Head.of(
+            given.weight,
+            policy.target,
+            policy.batch.policy_token,
+            policy.temperature,
+            rows=policy.rows,
+            dtype=given.dtype,
+            chunk_bytes=given.chunk_bytes,
+        )
+        return cls(head, policy.policy())
 
     def run(
         self, hidden: Tensor, weight: Tensor, bias: Tensor | None, needs: Needs
@@ -205,63 +215,29 @@ class _Problem:
         """Return loss and gradients, and keep the metrics."""
         wide = torch.promote_types(self.head.dtype, torch.float32)
         gradients = HeadGradients(None, None, None)
-        if not any(needs):
-            sums = self.head.read(hidden, weight, bias)
+        if any(needs):
+            sums, gradients = self.head.differentiate(
+                hidden, weight, bias, needs=needs, source=self.policy
+            )
         else:
-            sums, gradients = self._differentiated(hidden, weight, bias, needs)
+            sums = self.head.read(hidden, weight, bias)
         loss, metrics = self.policy.output(sums[0], sums[1])
         self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
         return loss.to(wide), gradients
 
-    def _differentiated(
-        self,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        needs: Needs,
-    ) -> tuple[Tensor, HeadGradients]:
-        policy = self.policy
-        entropy_slope = policy.entropy_slope(torch.float64)
 
-        def of_entropy(part: slice) -> Tensor | None:
-            return None if entropy_slope is None else entropy_slope[part]
-
-        # Where every token has a ratio of its own, logps that are not known yet do not matter.
-        logp = policy.logp_old.to(torch.float64, copy=True)
-
-        def as_they_come(part: slice, sums: Tensor) -> tuple[Tensor, Tensor | None]:
-            logp[part] = sums[0, part]
-            return policy.logp_slope(logp)[part], of_entropy(part)
-
-        sums, slopes = None, as_they_come
-        if policy.shares_ratios:
-            sums = self.head.read(hidden, weight, bias)
-            logp_slope = policy.logp_slope(sums[0])
-            slopes = lambda part, sums: (logp_slope[part], of_entropy(part))  # noqa: E731
-        return self.head.differentiate(
-            hidden,
-            weight,
-            bias,
-            needs=needs,
-            slopes=slopes,
-            sums=sums,
-            own_ratios=None if policy.shares_ratios else policy.own_ratios,
-        )
-
-
-def _evaluated(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, problem: _Problem
-) -> LossOutput:
+def _evaluated(given: LinearLossArguments) -> LossOutput:
+    hidden, weight, bias, problem = given.hidden, given.weight, given.bias, _Problem.of(given)
     with torch.autocast(hidden.device.type, enabled=False):
         if torch.is_grad_enabled():
             loss = _LinearLoss.apply(hidden, weight, bias, problem)  # type: ignore[no-untyped-call]
         else:
-            loss, _ = problem.run(hidden, weight, bias, Needs(False, False, False))
+            loss, _ = problem.run(hidden, weight, bias, given.needs)
     return LossOutput(loss, problem.metrics)
 
 
 class _LinearLoss(torch.autograd.Function):
-    """A loss whose gradients come with it.
+    """A loss that comes with its gradients.
 
     They are handed on; so they exist once, and where a graph is retained the next backward pass
     makes them again.
@@ -278,66 +254,63 @@ class _LinearLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> Any:
+    def backward(ctx: Any, loss_scale: Tensor) -> Any:
         hidden, weight, bias = ctx.saved_tensors
         gradients, ctx.gradients = ctx.gradients, None
         with torch.autocast(hidden.device.type, enabled=False):
             if gradients is None:
                 needs = Needs(*ctx.needs_input_grad[:3])
                 _, gradients = ctx.problem.run(hidden, weight, bias, needs)
-            given = (hidden, weight, bias, ctx.problem.head)
-            return *handed_over(gradients, *given, scale=scale), None
+            head: Head = ctx.problem.head
+            return *head.handed_over(gradients, hidden, weight, bias, loss_scale=loss_scale), None
 
 
-# Where somebody traces
+# Where the call is traced
 
 
-def _in_one_piece(
+def _in_one_piece(given: LinearLossArguments) -> tuple[Tensor, ...]:
+    hidden, weight, bias = given.hidden, given.weight, given.bias
+    problem = _Problem.of(given)
+    with as_outside(hidden.device.type):
+        loss, gradients = problem.run(hidden.detach(), weight.detach(), bias, given.needs)
+        if gradients.hidden is not None:
+            scattered = problem.head.scattered(gradients.hidden, hidden)
+            gradients = gradients._replace(hidden=scattered)
+    results = [
+        hidden.new_empty(0) if gradient is None else gradient.to(_dtype_before_scaling(leaf))
+        for gradient, leaf in zip(gradients, (hidden, weight, bias), strict=True)
+    ]
+    return loss, *results, packed(problem.metrics)
+
+
+def _fake(
+    *,
     hidden: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     dtype: torch.dtype,
-    chunk_bytes: int,
-    *flat: Any,
-) -> tuple[Tensor, ...]:
-    problem = _problem(Given.of_flat(*flat[:-3]), weight, dtype, chunk_bytes)
-    needs = Needs(*flat[-3:])
-    with as_outside(hidden.device.type):
-        loss, gradients = problem.run(hidden.detach(), weight.detach(), bias, needs)
-        of_hidden = gradients.hidden
-        if of_hidden is not None:
-            of_hidden = problem.head.scattered(of_hidden, hidden)
-    leaves = zip((of_hidden, *gradients[1:]), (hidden, weight, bias), strict=True)
-    made = [
-        hidden.new_empty(0) if gradient is None else gradient.to(_waiting(leaf))
-        for gradient, leaf in leaves
-    ]
-    return loss, *made, packed(problem.metrics)
-
-
-def _fake(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, _: int, *flat: Any
+    policy_batch_max_rollout_steps: int,
+    needs_hidden: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+    **_: Any,
 ) -> tuple[Tensor, ...]:
     wide = torch.promote_types(dtype, torch.float32)
-    made = [
-        hidden.new_empty(leaf.shape, dtype=_waiting(leaf))
-        if leaf is not None and is_needed
+    leaves = ((hidden, needs_hidden), (weight, needs_weight), (bias, needs_bias))
+    gradients = [
+        hidden.new_empty(leaf.shape, dtype=_dtype_before_scaling(leaf))
+        if leaf is not None and needs_it
         else hidden.new_empty(0)
-        for leaf, is_needed in zip((hidden, weight, bias), flat[-3:], strict=True)
+        for leaf, needs_it in leaves
     ]
-    return hidden.new_empty((), dtype=wide), *made, fake_metrics(hidden, flat, wide)
+    metrics = fake_metrics(hidden, policy_batch_max_rollout_steps, wide)
+    return hidden.new_empty((), dtype=wide), *gradients, metrics
 
 
-def _waiting(leaf: Tensor | None) -> torch.dtype:
-    """In what type a gradient waits for its scale: float16 would lose small ones."""
+def _dtype_before_scaling(leaf: Tensor | None) -> torch.dtype:
+    """The dtype of a gradient before scaling: float16 would lose small ones."""
     assert leaf is not None
     return torch.float32 if leaf.dtype == torch.float16 else leaf.dtype
 
 
-_OPERATOR = LossOperator(
-    "linear_policy_loss",
-    f"Tensor hidden, Tensor weight, Tensor? bias, ScalarType dtype, SymInt chunk_bytes, {GIVEN}",
-    _in_one_piece,
-    _fake,
-    num_leaves=3,
-)
+_OPERATOR = LossOperator("linear_policy_loss", LinearLossArguments, Needs, _in_one_piece, _fake)

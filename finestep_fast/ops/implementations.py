@@ -1,4 +1,4 @@
-"""Who can compute an op: the reference, the compiled implementations, and who takes what device.
+"""The implementations of the ops: the reference and the compiled ones, and which fits what device.
 
 An implementation offers the three ops on a checked batch. A new one is one more entry here.
 """
@@ -11,55 +11,43 @@ import torch
 from torch import Tensor
 
 from finestep_fast import reference
+from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.errors import BuildError, InputError
 from finestep_fast.ops import cpp
-from finestep_fast.ops.check import Count
-from finestep_fast.ops.fused import CPP, TRITON
-from finestep_fast.reference import COUNT_OF_AGGREGATION, LossCounts, LossOutput
+from finestep_fast.ops.operators import CPP, TRITON
+from finestep_fast.reference import LossCounts, LossOutput
 
 
 class Implementation(Protocol):
-    """The three ops, as the doors call them; what is None is not given."""
+    """The three ops, as the entry points call them; a count of None is the batch's own."""
 
-    def step_advantage(
-        self,
-        batch: StepBatch,
-        step_reward: Tensor,
-        rollout_outcome: Tensor,
-        *,
-        credit: CreditConfig,
-    ) -> Tensor:
+    def step_advantage(self, rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
         """Return [S] advantages; see `finestep_fast.step_advantage`."""
 
     def policy_loss(
         self,
         token_logp: Tensor,
-        token_logp_old: Tensor,
+        constants: TokenConstants,
         batch: StepBatch,
         step_advantage: Tensor,
         *,
         loss: LossConfig,
         count: Count | None,
-        token_logp_ref: Tensor | None,
-        token_weight: Tensor | None,
     ) -> LossOutput:
         """Return the loss; `count` is what the aggregation divides by."""
 
     def step_policy_loss(
         self,
         token_logp: Tensor,
-        token_logp_old: Tensor,
+        constants: TokenConstants,
         batch: StepBatch,
-        step_reward: Tensor,
-        rollout_outcome: Tensor,
+        rewards: Rewards,
         *,
         credit: CreditConfig,
         loss: LossConfig,
         count: Count | None,
-        token_logp_ref: Tensor | None,
-        token_weight: Tensor | None,
     ) -> LossOutput:
         """Return the loss of the step advantages; `count` is what the aggregation divides by."""
 
@@ -67,71 +55,58 @@ class Implementation(Protocol):
 class Reference:
     """Plain PyTorch, on every device."""
 
-    def step_advantage(
-        self,
-        batch: StepBatch,
-        step_reward: Tensor,
-        rollout_outcome: Tensor,
-        *,
-        credit: CreditConfig,
-    ) -> Tensor:
+    def step_advantage(self, rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
         """Return [S] advantages without gradient."""
         with torch.no_grad():
-            return reference.step_advantage(batch, step_reward, rollout_outcome, credit=credit)
+            return reference.step_advantage(batch, *rewards, credit=credit)
 
     def policy_loss(
         self,
         token_logp: Tensor,
-        token_logp_old: Tensor,
+        constants: TokenConstants,
         batch: StepBatch,
         step_advantage: Tensor,
         *,
         loss: LossConfig,
         count: Count | None,
-        token_logp_ref: Tensor | None,
-        token_weight: Tensor | None,
     ) -> LossOutput:
-        """Return the loss; where no count is given, that of the batch."""
-        counts = LossCounts(batch.num_policy_tokens, batch.num_rollouts, batch.num_steps)
-        if count is not None:
-            one = count.reshape(()) if isinstance(count, Tensor) else count
-            counts = counts._replace(**{COUNT_OF_AGGREGATION[loss.aggregation]: one})
+        """Return the loss; `count` is what the aggregation divides by."""
         return reference.policy_loss(
             token_logp,
-            token_logp_old,
+            constants.logp_old,
             batch,
             step_advantage,
             loss=loss,
-            counts=counts,
-            token_logp_ref=token_logp_ref,
-            token_weight=token_weight,
+            counts=loss_counts(batch, count, loss),
+            token_logp_ref=constants.logp_ref,
+            token_weight=constants.token_weight,
         )
 
     def step_policy_loss(
         self,
         token_logp: Tensor,
-        token_logp_old: Tensor,
+        constants: TokenConstants,
         batch: StepBatch,
-        step_reward: Tensor,
-        rollout_outcome: Tensor,
+        rewards: Rewards,
         *,
         credit: CreditConfig,
         loss: LossConfig,
         count: Count | None,
-        token_logp_ref: Tensor | None,
-        token_weight: Tensor | None,
     ) -> LossOutput:
-        """Return the loss of the step advantages."""
+        """Return the loss of the step advantages; `count` is what the aggregation divides by."""
+        step_advantage = self.step_advantage(rewards, batch, credit=credit)
         return self.policy_loss(
-            token_logp,
-            token_logp_old,
-            batch,
-            self.step_advantage(batch, step_reward, rollout_outcome, credit=credit),
-            loss=loss,
-            count=count,
-            token_logp_ref=token_logp_ref,
-            token_weight=token_weight,
+            token_logp, constants, batch, step_advantage, loss=loss, count=count
         )
+
+
+def loss_counts(batch: StepBatch, count: Count | None, loss: LossConfig) -> LossCounts:
+    """Return what means divide by: the batch's own sizes, except the one that is given."""
+    counts = LossCounts(batch.num_policy_tokens, batch.num_rollouts, batch.num_steps)
+    if count is None:
+        return counts
+    one = count.reshape(()) if isinstance(count, Tensor) else count
+    return counts._replace(**{COUNT_OF_AGGREGATION[loss.aggregation]: one})
 
 
 REFERENCE = Reference()
@@ -145,12 +120,16 @@ AUTO = {"cpu": "cpp", "cuda": "triton"}
 
 
 def available_impls() -> dict[str, bool | str]:
-    """Return which implementations can run here: name -> True, or the reason why not."""
+    """Return which implementations can run here: name -> True, or the reason why not.
+
+    `torch` is offered by the ops from hidden states and logits alone.
+    """
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     on_gpu = triton_why_not(gpu)
     interpreted = on_gpu is not None and triton_why_not(cpu) is None
     return {
         "reference": True,
+        "torch": True,
         "cpp": cpp.why_not(cpu) or True,
         "triton": True if interpreted or on_gpu is None else on_gpu,
     }

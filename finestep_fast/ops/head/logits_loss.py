@@ -1,25 +1,26 @@
-"""The door from logits to the policy loss: rows outside steps are neither read nor written."""
+"""From logits to the policy loss: rows outside steps are neither read nor written."""
 
 from __future__ import annotations
 
 import mmap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from finestep_fast import reference
+from finestep_fast.arguments import Count, LogitRows, Temperature, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import LossConfig
 from finestep_fast.config.check import check_flag, check_number
 from finestep_fast.errors import InputError
 from finestep_fast.ops.check import (
-    Count,
     check_batch,
-    check_beside,
+    check_constants,
     check_impl,
     check_loss,
     check_step_advantage,
@@ -27,25 +28,21 @@ from finestep_fast.ops.check import (
     loss_count,
 )
 from finestep_fast.ops.cpp import dense
-from finestep_fast.ops.head_check import (
-    Temperature,
-    check_logits,
-    check_target,
-    check_temperature,
-    rows_of,
-)
-from finestep_fast.ops.head_operators import (
-    GIVEN,
-    Given,
+from finestep_fast.ops.head.check import check_logits, check_target, check_temperature, rows_of
+from finestep_fast.ops.head.chunks import Chunk, read_rows, row_gradients
+from finestep_fast.ops.head.implementations import ROWS, chosen_rows
+from finestep_fast.ops.head.operators import (
     LossOperator,
+    PolicyArguments,
     as_outside,
     fake_metrics,
+    is_needed,
     packed,
 )
+from finestep_fast.ops.head.policy_tokens import PolicyTokens
+from finestep_fast.ops.head.rows import RowImplementation
+from finestep_fast.ops.implementations import loss_counts
 from finestep_fast.ops.loss import PPO
-from finestep_fast.ops.policy_tokens import PolicyTokens, loss_counts
-from finestep_fast.ops.row_impls import ROWS, chosen_rows
-from finestep_fast.ops.rows import NamedRows, Rows, RowsAtOnce
 from finestep_fast.reference import LossOutput
 
 
@@ -67,14 +64,14 @@ def logits_policy_loss(
     inplace: bool = False,
     impl: str = "auto",
 ) -> LossOutput:
-    """Return the policy loss of logits, less the weighted entropy of the tokens inside steps.
+    """Return the policy loss of logits, minus the weighted entropy of the tokens inside steps.
 
     `loss = policy_loss(logp) - entropy_weight sum_t w_t entropy_t` with w the aggregation's weight.
     Row t of `logits` is the one that *predicts* target t. The gradient is computed beside the loss,
-    while rows are still in a cache; a ratio that tokens share costs one more look at all rows.
+    while rows are still in a cache; a ratio that tokens share costs one more pass over all rows.
 
-    The gradient waits for its scale in the dtype of the logits: under a loss scale, small ones are
-    lost in float16 (not in bfloat16).
+    Before scaling, the gradient has the dtype of the logits: under a loss scale, small gradients
+    are lost in float16 (not in bfloat16).
 
     Source: PPO with a step's advantage for each of its tokens, as the paper says; the entropy bonus
     after A3C (arXiv:1602.01783), its aggregation ours.
@@ -83,7 +80,7 @@ def logits_policy_loss(
         logits: [T, V] or [R, L, V]; differentiable, once. Rows outside steps are never read.
         target: [T] or [R, L] int64.
         token_logp_old: The shape of `target`, under the policy that sampled; a constant.
-        batch: Whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         step_advantage: [S] advantages; constants.
         loss: The settings.
         temperature: Logits are divided by it: one number, or one for each token, of the shape of
@@ -95,8 +92,9 @@ def logits_policy_loss(
         num_rollouts: What `rollout_mean` and `constant` divide by; None for the batch's own.
         num_steps: What `step_mean` divides by; None for the batch's own.
         inplace: Whether the gradient takes the place of the logits, with 0 in rows outside steps.
-            Their version counts up: who saved them for a backward pass is told so by torch.
-        impl: Who computes it; `auto` takes the fastest for the device: `cpp`, else `torch`.
+            Their version counts up, so torch refuses a backward pass that saved them.
+        impl: Name of the implementation; `auto` takes the fastest for the device: `cpp` on a CPU,
+            `triton` on a GPU, else `torch`.
 
     Returns:
         `.loss`, [] and 0 for a batch without steps; `.metrics` as `policy_loss` gives them, and
@@ -124,7 +122,8 @@ def logits_policy_loss(
     )
     check_logits(logits)
     check_target("logits", logits, target, batch)
-    check_beside("target", target, token_logp_old, token_logp_ref, token_weight, loss=loss)
+    constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
+    check_constants("target", target, constants, loss=loss)
     check_temperature(temperature, target)
     check_number("entropy_weight", entropy_weight, low=0)
     check_step_advantage(batch, step_advantage)
@@ -146,44 +145,47 @@ def logits_policy_loss(
             token_logp_ref=token_logp_ref,
             token_weight=token_weight,
         )
-    given = Given(
+    policy = PolicyArguments(
         target,
-        token_logp_old,
-        token_logp_ref,
-        token_weight,
+        constants,
         temperature,
         batch,
         step_advantage,
         count,
         entropy_weight,
         loss,
-        name,
+        rows=name,
     )
+    given = LogitsLossArguments(logits, policy, LogitsNeeds(is_needed(logits)))
     if torch.compiler.is_compiling() and inplace:
         # What is overwritten cannot be part of a graph: it breaks here.
         disabled: Callable[..., LossOutput] = torch.compiler.disable(_evaluated)
-        return disabled(logits, given, inplace=True)
-    if is_opaque(logits):
-        return _OPERATOR(
-            logits, *given.flat(), max_rollout_steps=batch.max_rollout_steps, loss=loss
-        )
-    return _evaluated(logits, given, inplace=inplace)
+        return disabled(given, inplace=True)
+    return _OPERATOR(given) if is_opaque(logits) else _evaluated(given, inplace=inplace)
 
 
-def _evaluated(logits: Tensor, given: Given, *, inplace: bool) -> LossOutput:
-    problem = _problem(given, logits.shape[-1], inplace=inplace)
+class LogitsNeeds(NamedTuple):
+    """Which gradients are asked for."""
+
+    logits: bool
+
+
+class LogitsLossArguments(NamedTuple):
+    """What the operator takes."""
+
+    logits: Tensor
+    policy: PolicyArguments
+    needs: LogitsNeeds
+
+
+def _evaluated(given: LogitsLossArguments, *, inplace: bool) -> LossOutput:
+    problem, logits = _Problem.of(given, inplace=inplace), given.logits
     with torch.autocast(logits.device.type, enabled=False):
-        if torch.is_grad_enabled() and logits.requires_grad:
+        if given.needs.logits:
             value = _LogitsLoss.apply(logits, problem)  # type: ignore[no-untyped-call]
         else:
             value, _ = problem.run(logits, with_gradient=False)
     return LossOutput(value, problem.metrics)
-
-
-def _problem(given: Given, vocabulary: int, *, inplace: bool) -> _Problem:
-    policy = given.policy()
-    looked_at = given.target_and_temperature(vocabulary)
-    return _Problem(given.batch, *looked_at, ROWS[given.rows], policy, inplace)
 
 
 def _check_inplace(logits: Tensor, name: str | None, *, inplace: bool) -> None:
@@ -203,73 +205,62 @@ def _check_inplace(logits: Tensor, name: str | None, *, inplace: bool) -> None:
 
 @dataclass
 class _Problem:
-    """Logits' rows, the loss of their logps, and what was seen when it was last computed."""
+    """Which rows of logits are read, the loss of their logps, and the metrics of the last run."""
 
     batch: StepBatch
     target: Tensor
+    """[N] int64."""
     temperature: Tensor
-    rows: Rows
+    """[N] float64."""
+    rows: RowImplementation
     policy: PolicyTokens
     inplace: bool
     metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: LogitsLossArguments, *, inplace: bool) -> _Problem:
+        """Gather what belongs to policy tokens."""
+        policy, vocabulary = given.policy, given.logits.shape[-1]
+        tokens = policy.batch.policy_token
+        of_tokens = rows_of(policy.target, policy.temperature, tokens, vocabulary=vocabulary)
+        return cls(policy.batch, *of_tokens, ROWS[policy.rows], policy.policy(), inplace)
 
     def run(self, logits: Tensor, *, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
         """Return loss and gradient, and keep the metrics."""
         flat = dense(logits.detach()).view(-1, logits.shape[-1])
         gradient = self._gradient_memory(flat) if with_gradient else None
         sums = flat.new_empty((4, self.target.shape[0]), dtype=torch.float64)
-        policy = self.policy
-        if gradient is None or policy.shares_ratios:
-            for part, rows in self._chunks(flat):
-                sums[:, part] = self.rows.read(rows)
+        chunks = partial(self._chunks, flat, flat if gradient is None else gradient)
         if gradient is None:
-            pass
-        elif not policy.shares_ratios and isinstance(self.rows, RowsAtOnce):
-            own = policy.own_ratios
-            for part, rows in self._chunks(flat):
-                sums[:, part] = self.rows.read_and_write(rows, own.part(part), gradient)
+            read_rows(chunks, self.rows, sums)
         else:
-            self._write_gradient(flat, sums, gradient)
-        loss, metrics = policy.output(sums[0], sums[1])
+            for _ in row_gradients(chunks, self.rows, self.policy, sums):
+                pass
+        loss, metrics = self.policy.output(sums[0], sums[1])
         wide = torch.promote_types(logits.dtype, torch.float32)
         self.metrics = {name: metric.to(wide) for name, metric in metrics.items()}
         return loss.to(wide), None if gradient is None else gradient.view(logits.shape)
 
-    def scale_(self, gradient: Tensor, scale: Tensor) -> None:
+    def scale_(self, gradient: Tensor, loss_scale: Tensor) -> None:
         """Multiply the rows inside steps."""
         flat = gradient.view(-1, gradient.shape[-1])
-        self.rows.scale_(flat, self.batch.step_start, self.batch.step_end, scale)
+        self.rows.scale_(flat, self.batch.step_start, self.batch.step_end, loss_scale)
 
-    def _write_gradient(self, flat: Tensor, sums: Tensor, gradient: Tensor) -> None:
-        """The gradient by slopes of logps: rows are read here unless they all had to be before."""
-        policy, of_entropy = self.policy, self.policy.entropy_slope(torch.float64)
-        shared = policy.logp_slope(sums[0]) if policy.shares_ratios else None
-        # Where every token has a ratio of its own, logps not known yet do not matter.
-        logp = policy.logp_old.to(torch.float64, copy=True)
-        for part, rows in self._chunks(flat):
-            if shared is None:
-                sums[:, part] = self.rows.read(rows)
-                logp[part] = sums[0, part]
-            slope = policy.logp_slope(logp) if shared is None else shared
-            entropy_slope = None if of_entropy is None else of_entropy[part]
-            self.rows.write_gradient(rows, sums[:, part], slope[part], entropy_slope, gradient)
-
-    def _chunks(self, flat: Tensor) -> list[tuple[slice, NamedRows]]:
+    def _chunks(self, flat: Tensor, gradient: Tensor) -> Iterator[Chunk]:
         tokens = self.batch.policy_token
         each = max(1, tokens.shape[0])
         if self.rows.chunk_bytes is not None:
             each = max(1, self.rows.chunk_bytes // (flat.shape[1] * flat.element_size()))
-        parts = [slice(first, first + each) for first in range(0, tokens.shape[0], each)]
-        return [
-            (part, NamedRows(flat, tokens[part], self.target[part], self.temperature[part]))
-            for part in parts
-        ]
+        for first in range(0, tokens.shape[0], each):
+            part = slice(first, min(first + each, tokens.shape[0]))
+            rows = LogitRows(flat, tokens[part], self.target[part], self.temperature[part])
+            yield Chunk(part, rows, None, gradient)
 
     def _gradient_memory(self, flat: Tensor) -> Tensor:
         """Memory for the gradient, 0 outside steps: the logits themselves, or new."""
         if not self.inplace and flat.device.type == "cpu" and flat.numel():
-            # Pages that nobody writes to are 0 and take no memory. Small ones: a system may have
-            # to look for huge pages, which numpy asks for, longer than all else takes.
+            # Pages that are never written to are 0 and take no memory. Small ones: a system may
+            # search for huge pages, which numpy asks for, longer than all else takes.
             size, private = flat.numel() * flat.element_size(), mmap.MAP_PRIVATE
             zeros = mmap.mmap(-1, size, flags=private | mmap.MAP_ANONYMOUS)
             return torch.frombuffer(zeros, dtype=flat.dtype).view(flat.shape)
@@ -279,7 +270,7 @@ class _Problem:
 
 
 class _LogitsLoss(torch.autograd.Function):
-    """A loss whose gradient comes with it, once; a retained graph makes it again if it can."""
+    """A loss that comes with its gradient, once; a retained graph makes it again if it can."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, problem: _Problem) -> Tensor:
@@ -293,7 +284,7 @@ class _LogitsLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, scale: Tensor) -> Any:
+    def backward(ctx: Any, loss_scale: Tensor) -> Any:
         problem, gradient, ctx.gradient = ctx.problem, ctx.gradient, None
         if problem.inplace and gradient is None:
             raise RuntimeError(
@@ -304,28 +295,30 @@ class _LogitsLoss(torch.autograd.Function):
             (logits,) = ctx.saved_tensors
             if gradient is None:
                 _, gradient = problem.run(logits, with_gradient=True)
-        problem.scale_(gradient, scale)
+        problem.scale_(gradient, loss_scale)
         return gradient, None
 
 
-# Where somebody traces
+# Where the call is traced
 
 
-def _in_one_piece(logits: Tensor, *flat: Any) -> tuple[Tensor, ...]:
-    *given, with_gradient = flat
-    problem = _problem(Given.of_flat(*given), logits.shape[-1], inplace=False)
+def _in_one_piece(given: LogitsLossArguments) -> tuple[Tensor, ...]:
+    logits, problem = given.logits, _Problem.of(given, inplace=False)
     with as_outside(logits.device.type):
-        loss, gradient = problem.run(logits, with_gradient=with_gradient)
-    made = logits.new_empty(0) if gradient is None else gradient
-    return loss, made, packed(problem.metrics)
+        loss, gradient = problem.run(logits, with_gradient=given.needs.logits)
+    result = logits.new_empty(0) if gradient is None else gradient
+    return loss, result, packed(problem.metrics)
 
 
-def _fake(logits: Tensor, *flat: Any) -> tuple[Tensor, ...]:
+def _fake(
+    *, logits: Tensor, needs_logits: bool, policy_batch_max_rollout_steps: int, **_: Any
+) -> tuple[Tensor, ...]:
     wide = torch.promote_types(logits.dtype, torch.float32)
-    gradient = logits.new_empty(logits.shape if flat[-1] else 0)
-    return logits.new_empty((), dtype=wide), gradient, fake_metrics(logits, flat, wide)
+    gradient = logits.new_empty(logits.shape if needs_logits else 0)
+    metrics = fake_metrics(logits, policy_batch_max_rollout_steps, wide)
+    return logits.new_empty((), dtype=wide), gradient, metrics
 
 
 _OPERATOR = LossOperator(
-    "logits_policy_loss", f"Tensor logits, {GIVEN}", _in_one_piece, _fake, num_leaves=1
+    "logits_policy_loss", LogitsLossArguments, LogitsNeeds, _in_one_piece, _fake
 )

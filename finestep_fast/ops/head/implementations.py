@@ -1,70 +1,69 @@
-"""Who can go from rows of logits to log-probabilities and back, and on what device.
+"""The implementations from rows of logits to log-probabilities and back, and for what device.
 
 An implementation is one more entry of `ROWS`.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from finestep_fast.arguments import LogitRows, TokenTerms
+from finestep_fast.config import LossConfig
 from finestep_fast.errors import BuildError, InputError
 from finestep_fast.ops import cpp
-from finestep_fast.ops.impls import triton_why_not
-from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows
+from finestep_fast.ops.head.rows import RowImplementation
+from finestep_fast.ops.implementations import triton_why_not
 
 
-class _InTwoLooks:
-    """What torch does for who needs it; the gradient is written when slopes are known."""
+class _TwoPassRows:
+    """What torch does for the others; the gradient is written when slopes are known."""
 
     def clear_others(self, gradient: Tensor, row: Tensor) -> None:
-        """See `Rows`."""
+        """See `RowImplementation`."""
         outside = torch.ones(gradient.shape[0], dtype=torch.bool, device=gradient.device)
         outside.index_fill_(0, row, False)
         gradient[outside] = 0
 
-    def scale_(self, gradient: Tensor, start: Tensor, end: Tensor, scale: Tensor) -> None:
-        """See `Rows`."""
-        if gradient.device.type == "cpu" and float(scale) == 1:
+    def scale_(self, gradient: Tensor, start: Tensor, end: Tensor, loss_scale: Tensor) -> None:
+        """See `RowImplementation`."""
+        if gradient.device.type == "cpu" and float(loss_scale) == 1:
             return
         for first, last in zip(start.tolist(), end.tolist(), strict=True):
-            gradient[first:last].mul_(scale)
+            gradient[first:last].mul_(loss_scale)
 
 
-class CppRows(_InTwoLooks):
+class CppRows(_TwoPassRows):
     """The compiled core, for CPU tensors."""
 
     # Rows that are still in a cache when their gradient is written.
     chunk_bytes: int | None = 4 * 2**20
 
-    def read(self, rows: NamedRows) -> Tensor:
-        """See `Rows`."""
+    def read(self, rows: LogitRows) -> Tensor:
+        """See `RowImplementation`."""
         sums = torch.empty(4, rows.row.shape[0], dtype=torch.float64)
-        cpp.read_rows(rows.logits, rows.row, rows.target, rows.temperature, sums)
+        cpp.read_rows(rows, sums)
         return sums
 
     def write_gradient(
         self,
-        rows: NamedRows,
+        rows: LogitRows,
         sums: Tensor,
         logp_slope: Tensor,
         entropy_slope: Tensor | None,
         gradient: Tensor,
     ) -> None:
-        """See `Rows`."""
-        given = (rows.logits, rows.row, rows.target, rows.temperature)
-        cpp.write_row_gradients(*given, sums, logp_slope, entropy_slope, gradient)
+        """See `RowImplementation`."""
+        cpp.write_row_gradients(rows, sums, logp_slope, entropy_slope, gradient)
 
 
-class TorchRows(_InTwoLooks):
+class TorchRows(_TwoPassRows):
     """Operations of torch, on every device: a few copies of the rows on the way."""
 
     chunk_bytes: int | None = 64 * 2**20
 
-    def read(self, rows: NamedRows) -> Tensor:
-        """See `Rows`."""
+    def read(self, rows: LogitRows) -> Tensor:
+        """See `RowImplementation`."""
         apart, maximum = self._apart(rows)
         exponential = apart.exp()
         log_total = exponential.sum(-1, dtype=torch.float64).log()
@@ -78,13 +77,13 @@ class TorchRows(_InTwoLooks):
 
     def write_gradient(
         self,
-        rows: NamedRows,
+        rows: LogitRows,
         sums: Tensor,
         logp_slope: Tensor,
         entropy_slope: Tensor | None,
         gradient: Tensor,
     ) -> None:
-        """See `Rows`."""
+        """See `RowImplementation`."""
         apart, _ = self._apart(rows)
         logp, entropy, _, log_total = sums
         of_target = -logp_slope * logp.expm1()
@@ -105,7 +104,7 @@ class TorchRows(_InTwoLooks):
         made.scatter_(-1, rows.target[:, None], of_target.to(made.dtype)[:, None])
         gradient[rows.row] = made.to(gradient.dtype)
 
-    def _apart(self, rows: NamedRows) -> tuple[Tensor, Tensor]:
+    def _apart(self, rows: LogitRows) -> tuple[Tensor, Tensor]:
         """(logit - maximum) / temperature [C, V], which is never above 0; and the maximum [C]."""
         logits = rows.logits[rows.row]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -119,65 +118,64 @@ class TritonRows:
 
     chunk_bytes: int | None = None
 
-    def read(self, rows: NamedRows) -> Tensor:
-        """See `Rows`."""
+    def read(self, rows: LogitRows) -> Tensor:
+        """See `RowImplementation`."""
         from finestep_fast.kernels import rows as kernels
 
-        return kernels.read(_for_kernels(rows))
+        return kernels.read(rows)
 
     def write_gradient(
         self,
-        rows: NamedRows,
+        rows: LogitRows,
         sums: Tensor,
         logp_slope: Tensor,
         entropy_slope: Tensor | None,
         gradient: Tensor,
     ) -> None:
-        """See `Rows`."""
+        """See `RowImplementation`."""
         from finestep_fast.kernels import rows as kernels
 
-        kernels.write(_for_kernels(rows), sums.contiguous(), logp_slope, entropy_slope, gradient)
+        kernels.write(rows, sums.contiguous(), logp_slope, entropy_slope, gradient)
 
-    def read_and_write(self, rows: NamedRows, ratios: OwnRatios, gradient: Tensor) -> Tensor:
-        """See `RowsAtOnce`."""
+    def read_and_write(
+        self,
+        rows: LogitRows,
+        terms: TokenTerms,
+        *,
+        loss: LossConfig,
+        entropy_weight: float,
+        gradient: Tensor,
+    ) -> Tensor:
+        """See `SinglePassRows`."""
         from finestep_fast.kernels import rows as kernels
 
-        terms = kernels.TokenTerms(
-            ratios.logp_old, ratios.logp_ref, ratios.token_weight, ratios.advantage, ratios.share
-        )
         return kernels.read_and_write(
-            _for_kernels(rows),
-            terms,
-            loss=ratios.loss,
-            entropy_weight=ratios.entropy_weight,
-            gradient=gradient,
+            rows, terms, loss=loss, entropy_weight=entropy_weight, gradient=gradient
         )
 
     def clear_others(self, gradient: Tensor, row: Tensor) -> None:
-        """See `Rows`."""
+        """See `RowImplementation`."""
         from finestep_fast.kernels import rows as kernels
 
         kernels.clear_others(gradient, row)
 
-    def scale_(self, gradient: Tensor, start: Tensor, end: Tensor, scale: Tensor) -> None:
-        """See `Rows`."""
+    def scale_(self, gradient: Tensor, start: Tensor, end: Tensor, loss_scale: Tensor) -> None:
+        """See `RowImplementation`."""
         from finestep_fast.kernels import scale_gradient_
 
         width = gradient.shape[-1]
-        scale_gradient_(gradient.view(-1), scale, start * width, end * width)
+        scale_gradient_(gradient.view(-1), loss_scale, start * width, end * width)
 
 
-def _for_kernels(rows: NamedRows) -> Any:
-    from finestep_fast.kernels.rows import Rows as KernelRows
-
-    return KernelRows(rows.logits, rows.row, rows.target, rows.temperature)
-
-
-ROWS: dict[str, Rows] = {"cpp": CppRows(), "torch": TorchRows(), "triton": TritonRows()}
+ROWS: dict[str, RowImplementation] = {
+    "cpp": CppRows(),
+    "torch": TorchRows(),
+    "triton": TritonRows(),
+}
 AUTO_ROWS = {"cpu": "cpp", "cuda": "triton"}
 """Device type -> the fastest; `torch` where none is named. AMD's GPUs are `cuda` to torch, too."""
 POLICY_LOSS_IMPL = {"cpp": "cpp", "torch": "reference", "triton": "triton"}
-"""Who turns log-probabilities into a loss beside them."""
+"""Which implementation turns log-probabilities into a loss beside them."""
 
 
 def chosen_rows(impl: str, device: torch.device) -> str | None:

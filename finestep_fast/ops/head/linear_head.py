@@ -1,28 +1,31 @@
 """A linear head taken a chunk of rows at a time: logits are made, used up and made anew.
 
-Matrix products are torch's own, in the dtype of the weights or of autocast; what is made of logits
-is the business of `finestep_fast.ops.rows`. The gradient of the head's weight is added up over
-chunks in float32 at least.
+Matrix products are torch's own, in the dtype of the weights or of autocast; what becomes of logits
+is the business of `finestep_fast.ops.head.chunks`. The gradient of the head's weight is added up
+over chunks in float32 at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from finestep_fast.ops.rows import NamedRows, OwnRatios, Rows, RowsAtOnce
+from finestep_fast.arguments import LogitRows, Temperature
+from finestep_fast.ops.head.check import rows_of
+from finestep_fast.ops.head.chunks import Chunk, read_rows, row_gradients
+from finestep_fast.ops.head.implementations import ROWS
+from finestep_fast.ops.head.policy_tokens import PolicyTokens, Slopes
+from finestep_fast.ops.head.rows import RowImplementation
 
 CHUNK_BYTES = 128 * 2**20
 """Memory for one chunk of logits. Below some hundred rows matrix products lose speed."""
 
 _PIECE = 2**18
-
-Slopes = Callable[[slice, Tensor], tuple[Tensor, Tensor | None]]
-"""(part of the N rows, sums [4, N]) -> d loss / d logp, d loss / d entropy of that part."""
 
 
 class Needs(NamedTuple):
@@ -34,10 +37,10 @@ class Needs(NamedTuple):
 
 
 class HeadGradients(NamedTuple):
-    """Gradients that wait for the scale of the loss; None where nobody asked."""
+    """Gradients before scaling; None where they are not asked for."""
 
     hidden: Tensor | None
-    """[N, D]: of the rows that were looked at."""
+    """[N, D]: of the rows that were read."""
     weight: Tensor | None
     """[V, D]"""
     bias: Tensor | None
@@ -46,7 +49,7 @@ class HeadGradients(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """Which rows of hidden states a head looks at, and how."""
+    """Which rows of hidden states a head reads, and how."""
 
     tokens: Tensor | None
     """[N] flat positions; None for all."""
@@ -54,17 +57,36 @@ class Head:
     """[N] int64."""
     temperature: Tensor
     """[N] float64."""
-    rows: Rows
+    rows: RowImplementation
     dtype: torch.dtype
     """Of matrix products."""
     chunk_bytes: int
+
+    @classmethod
+    def of(
+        cls,
+        weight: Tensor,
+        target: Tensor,
+        tokens: Tensor | None,
+        temperature: Temperature,
+        *,
+        rows: str,
+        dtype: torch.dtype,
+        chunk_bytes: int,
+    ) -> Head:
+        """Return the head with this weight [V, D] that reads the rows of these tokens, or of all.
+
+        Raises:
+            InputError: As `rows_of`.
+        """
+        of_tokens = rows_of(target, temperature, tokens, vocabulary=weight.shape[0])
+        return cls(tokens, *of_tokens, rows=ROWS[rows], dtype=dtype, chunk_bytes=chunk_bytes)
 
     def read(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return the sums [4, N] of the rows; 2 N V D floating point operations."""
         sums = self._no_sums(hidden)
         given = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
-        for part, _, rows in self._chunks(hidden, *given):
-            sums[:, part] = self.rows.read(rows)
+        read_rows(partial(self._chunks, hidden, *given), self.rows, sums)
         return sums
 
     def differentiate(
@@ -74,76 +96,85 @@ class Head:
         bias: Tensor | None,
         *,
         needs: Needs,
-        slopes: Slopes,
+        source: PolicyTokens | Slopes,
         sums: Tensor | None = None,
-        own_ratios: OwnRatios | None = None,
     ) -> tuple[Tensor, HeadGradients]:
-        """Return sums and gradients; 6 N V D operations, 4 where one gradient is not needed.
+        """Return sums and gradients.
+
+        6 N V D operations, 4 where one gradient is not needed; 2 more where the loss shares ratios.
 
         Args:
             hidden: [T, D] or [R, L, D].
             weight: [V, D].
             bias: [V].
-            needs: which gradients.
-            slopes: asked once per chunk, when the sums of its rows are known.
-            sums: of an earlier `read`.
-            own_ratios: what slopes are made of, where the rows take that and make them at once.
+            needs: Which gradients.
+            source: A loss of the logps, or slopes that are known.
+            sums: Of an earlier `read`, where slopes are known.
         """
         head, shift = weight.to(self.dtype), None if bias is None else bias.to(self.dtype)
         wide = torch.promote_types(self.dtype, torch.float32)
-        known, sums = sums is not None, self._no_sums(hidden) if sums is None else sums
-        size = self.target.shape[0]
-        of_hidden = of_bias = None
-        of_weight = _Sum(wide) if needs.weight else None
+        sums = self._no_sums(hidden) if sums is None else sums
+        grad_hidden = grad_bias = None
+        grad_weight = _Sum(wide) if needs.weight else None
         if needs.hidden:
             kept = wide if self.dtype == torch.float16 else hidden.dtype
-            of_hidden = hidden.new_empty((size, hidden.shape[-1]), dtype=kept)
+            size = self.target.shape[0]
+            grad_hidden = hidden.new_empty((size, hidden.shape[-1]), dtype=kept)
         if needs.bias and bias is not None:
-            of_bias = torch.zeros_like(bias, dtype=torch.float64)
-        # What is lifted has to know its slopes first.
-        at_once = None
-        if isinstance(self.rows, RowsAtOnce) and self.dtype != torch.float16:
-            at_once = self.rows
-        for part, states, rows in self._chunks(hidden, head, shift):
-            gradient, lift = rows.logits, None
-            if at_once is not None and own_ratios is not None:
-                sums[:, part] = at_once.read_and_write(rows, own_ratios.part(part), gradient)
-            else:
-                if not known:
-                    sums[:, part] = self.rows.read(rows)
-                logp_slope, entropy_slope = slopes(part, sums)
-                if self.dtype == torch.float16:
-                    lift = _lift(logp_slope, entropy_slope)
-                    logp_slope = logp_slope * lift
-                    entropy_slope = None if entropy_slope is None else entropy_slope * lift
-                given = rows, sums[:, part], logp_slope, entropy_slope
-                self.rows.write_gradient(*given, gradient)
-            if of_hidden is not None:
-                _product(gradient, head, of_hidden[part])
+            grad_bias = torch.zeros_like(bias, dtype=torch.float64)
+        chunks = partial(self._chunks, hidden, head, shift)
+        lifted = self.dtype == torch.float16
+        for chunk, lift in row_gradients(chunks, self.rows, source, sums, lifted=lifted):
+            gradient = chunk.gradient
+            if grad_hidden is not None:
+                _product(gradient, head, grad_hidden[chunk.part])
                 if lift is not None:
-                    of_hidden[part] /= lift
-            if of_weight is not None:
-                of_weight.add(gradient.t(), states, lift)
-            if of_bias is not None:
+                    grad_hidden[chunk.part] /= lift
+            if grad_weight is not None:
+                assert chunk.hidden is not None
+                grad_weight.add(gradient.t(), chunk.hidden, lift)
+            if grad_bias is not None:
                 summed = gradient.sum(0, dtype=torch.float64)
-                of_bias += summed if lift is None else summed / lift
-        total = None if of_weight is None else of_weight.total
+                grad_bias += summed if lift is None else summed / lift
+        total = None if grad_weight is None else grad_weight.total
         if needs.weight and total is None:
             total = torch.zeros_like(weight, memory_format=torch.contiguous_format)
-        return sums, HeadGradients(of_hidden, total, of_bias)
+        return sums, HeadGradients(grad_hidden, total, grad_bias)
 
-    def scattered(self, of_rows: Tensor, hidden: Tensor) -> Tensor:
+    def handed_over(
+        self,
+        gradients: HeadGradients,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *,
+        loss_scale: Tensor | None = None,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the gradients in shape and dtype of what they belong to, scaled in place."""
+        if loss_scale is not None:
+            for gradient in gradients:
+                if gradient is not None:
+                    rows = gradient if gradient.dim() == 2 else gradient[:, None]
+                    every = torch.full((1,), rows.shape[0], device=rows.device)
+                    self.rows.scale_(rows, torch.zeros_like(every), every, loss_scale)
+        grad_hidden, grad_weight, grad_bias = gradients
+        return (
+            None if grad_hidden is None else self.scattered(grad_hidden.to(hidden.dtype), hidden),
+            None if grad_weight is None else grad_weight.to(weight.dtype),
+            None if grad_bias is None or bias is None else grad_bias.to(bias.dtype),
+        )
+
+    def scattered(self, grad_rows: Tensor, hidden: Tensor) -> Tensor:
         """Return the gradient of `hidden`: that of the rows [N, D] in their places, else 0."""
         if self.tokens is None:
-            return of_rows.view(hidden.shape)
-        every = torch.zeros_like(hidden, dtype=of_rows.dtype, memory_format=torch.contiguous_format)
-        every.view(-1, hidden.shape[-1]).index_copy_(0, self.tokens, of_rows)
+            return grad_rows.view(hidden.shape)
+        dtype, layout = grad_rows.dtype, torch.contiguous_format
+        every = torch.zeros_like(hidden, dtype=dtype, memory_format=layout)
+        every.view(-1, hidden.shape[-1]).index_copy_(0, self.tokens, grad_rows)
         return every
 
-    def _chunks(
-        self, hidden: Tensor, weight: Tensor, bias: Tensor | None
-    ) -> Iterator[tuple[slice, Tensor, NamedRows]]:
-        """Part of the rows, their hidden states, and their logits in memory that is used again."""
+    def _chunks(self, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Iterator[Chunk]:
+        """Yield the logits of part of the rows in memory that is used again, also for gradients."""
         size, vocabulary = self.target.shape[0], weight.shape[0]
         if size == 0:
             return
@@ -160,8 +191,8 @@ class Head:
             else:
                 torch.addmm(bias, states, weight.t(), out=logits)
             row = numbers[: states.shape[0]]
-            given = self.target[part], self.temperature[part]
-            yield part, states, NamedRows(logits, row, *given)
+            rows = LogitRows(logits, row, self.target[part], self.temperature[part])
+            yield Chunk(part, rows, states, logits)
 
     def _states(self, hidden: Tensor, part: slice) -> Tensor:
         """Some rows of `hidden`, without a copy of the others."""
@@ -207,20 +238,20 @@ class _Sum:
         _add_widened(self.total, self.product, lift)
 
 
-def _lift(logp_slope: Tensor, entropy_slope: Tensor | None) -> Tensor:
-    """The power of 2 that makes the steepest slope about 1/16: well inside float16's range."""
-    steepest = logp_slope.abs().amax()
-    if entropy_slope is not None:
-        steepest = torch.maximum(steepest, entropy_slope.abs().amax())
-    return torch.exp2((-4 - steepest.clamp(min=1e-300).log2()).clamp(-40, 40).floor())
-
-
 def _add_widened(total: Tensor, part: Tensor, lift: Tensor | None) -> None:
     """Total += part, of fewer bits. On a CPU piece by piece: mixed types are slow to be added."""
     piece = _PIECE if total.device.type == "cpu" else max(total.numel(), 1)
     for wide, narrow in zip(total.view(-1).split(piece), part.view(-1).split(piece), strict=True):
         widened = narrow.to(wide.dtype)
         wide += widened if lift is None else widened / lift
+
+
+def product_dtype(hidden: Tensor, weight: Tensor) -> torch.dtype:
+    """Return the dtype of the head's matrix products: that of autocast, or of the weights."""
+    device_type = hidden.device.type
+    if torch.is_autocast_enabled(device_type):
+        return torch.get_autocast_dtype(device_type)
+    return weight.dtype
 
 
 def _product(left: Tensor, right: Tensor, out: Tensor) -> None:
