@@ -18,8 +18,8 @@ from finestep_fast.env.question import Question
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.train.quickstart.model import small_model
-from finestep_fast.train.sampler import Sampler, SamplerConfig
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.sampler import Sampler, SamplerConfig
+from finestep_fast.train.rollout.transcript import Transcript
 from support.chat_templates import PLAIN, QWEN_LIKE, made_tokenizer, shaped
 from support.databases import written
 from support.tiny import ENV, LIMITS, MODEL, Tiny

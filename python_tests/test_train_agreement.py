@@ -13,11 +13,11 @@ from transformers import PreTrainedModel
 from finestep_fast import CreditConfig, InputError
 from finestep_fast.env.scoring import score_episodes
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.agreement import check_sampling
-from finestep_fast.train.decoding import cache_argument
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.rollouts import ScoredRollouts, credited
-from finestep_fast.train.sampler import Sampler
+from finestep_fast.train.learn.agreement import check_sampling
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.rollout.credit import ScoredRollouts, credited
+from finestep_fast.train.rollout.decoding import cache_argument
+from finestep_fast.train.rollout.sampler import Sampler
 from support.families import FAMILIES, family_model
 from support.rollouts import learner_of, sampled
 from support.tiny import ENV, LIMITS, Tiny

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
-from finestep_fast.train.finite import DivergedError, culprits
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.rollouts import ScoredRollouts
+from finestep_fast.train.learn.finite import DivergedError, culprits
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.learn.warm_start import supervised_step
+from finestep_fast.train.rollout.credit import ScoredRollouts
 from finestep_fast.train.run import Run
 from finestep_fast.train.stop import StopRequest
 from finestep_fast.train.summary import divergence_alarm
-from finestep_fast.train.warm_start import supervised_step
 from support.commands import SMALL, evaluations, records, weights
 from support.rollouts import learner_of, sampled
 from support.tiny import Tiny

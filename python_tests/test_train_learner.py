@@ -17,7 +17,7 @@ from torch import nn
 from transformers import Qwen3ForCausalLM
 
 from finestep_fast import InputError, LossConfig
-from finestep_fast.train.rollouts import ScoredRollouts
+from finestep_fast.train.rollout.credit import ScoredRollouts
 from support.rollouts import learner_of, sampled
 from support.tiny import LIMITS, Tiny
 

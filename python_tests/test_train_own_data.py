@@ -16,8 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
+from finestep_fast.train.rollout.sampler import Sampler, _Batch
 from finestep_fast.train.run import Run
-from finestep_fast.train.sampler import Sampler, _Batch
 from finestep_fast.train.setup import make_accelerator, make_parts
 from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds

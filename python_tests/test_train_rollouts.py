@@ -13,7 +13,7 @@ import torch
 from finestep_fast import CreditConfig, StepBatch, step_advantage
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
-from finestep_fast.train.rollouts import ScoredRollouts, credited
+from finestep_fast.train.rollout.credit import ScoredRollouts, credited
 from finestep_fast.train.summary import Tally, farming_alarm, tally
 from support.rollouts import sampled
 from support.tiny import Tiny

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from finestep_fast.train.sampler import SamplerConfig
+from finestep_fast.train.rollout.sampler import SamplerConfig
 from finestep_fast.train.screen import Screen
 from support.tiny import Tiny
 

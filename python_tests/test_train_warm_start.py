@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from finestep_fast.env.calls import parse_call
 from finestep_fast.train.data import Demonstration
-from finestep_fast.train.padding import micro_batches, pad_rows, padded_length
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.replay import replay, transcripts
-from finestep_fast.train.transcript import Transcript
-from finestep_fast.train.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.learn.padding import micro_batches, pad_rows, padded_length
+from finestep_fast.train.learn.policy import token_logp
+from finestep_fast.train.learn.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.rollout.replay import replay, transcripts
+from finestep_fast.train.rollout.transcript import Transcript
 from support.tiny import ENV, Tiny
 
 CPU = torch.device("cpu")

@@ -15,9 +15,9 @@ import numpy as np
 from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
-from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import DataConfig
 from finestep_fast.train.quickstart.world import write_world
+from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 
 @dataclass(frozen=True)

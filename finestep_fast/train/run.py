@@ -21,25 +21,25 @@ from transformers.utils import logging as transformers_logging
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
 from finestep_fast.sql import Engine
-from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.checksums import partial
 from finestep_fast.train.config import OptimConfig, TrainConfig
-from finestep_fast.train.finite import DivergedError, check_finite, culprits
-from finestep_fast.train.folder import generated_checksums, held, write_config
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.logs import Logs
+from finestep_fast.train.learn.finite import DivergedError, check_finite, culprits
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.learn.policy import attention, learning_attention
+from finestep_fast.train.learn.reference_model import reference_model
+from finestep_fast.train.learn.warm_start import supervised_step
 from finestep_fast.train.memory import forget_peak, peak_mib
-from finestep_fast.train.policy import attention, learning_attention
-from finestep_fast.train.reference_model import reference_model
-from finestep_fast.train.restore import restored_state
-from finestep_fast.train.rollouts import credited, sample_rollouts
-from finestep_fast.train.sampler import Sampler, SamplerConfig
+from finestep_fast.train.rollout.credit import credited, sample_rollouts
+from finestep_fast.train.rollout.sampler import Sampler, SamplerConfig
+from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import check_model, make_accelerator, make_parts
+from finestep_fast.train.state.checkpoint import Checkpoints, RunState
+from finestep_fast.train.state.checksums import partial
+from finestep_fast.train.state.folder import generated_checksums, held, write_config
+from finestep_fast.train.state.logs import Logs
+from finestep_fast.train.state.restore import restored_state
 from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
 from finestep_fast.train.summary import Tally, divergence_alarm, failures, farming_alarm, tally
-from finestep_fast.train.transcript import Transcript
-from finestep_fast.train.warm_start import supervised_step
 
 BEFORE, FINAL = "before", "final"
 """Names of the evaluations that every run has: before the first update and after the last."""

@@ -25,18 +25,23 @@ from finestep_fast.env.episode import system_message
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
-from finestep_fast.train.agreement import check_sampling
-from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
-from finestep_fast.train.finite import non_finite
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.padding import padded_length
-from finestep_fast.train.policy import check_folder, load_model, load_tokenizer, training_dtype
+from finestep_fast.train.learn.agreement import check_sampling
+from finestep_fast.train.learn.finite import non_finite
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.learn.padding import padded_length
+from finestep_fast.train.learn.policy import (
+    check_folder,
+    load_model,
+    load_tokenizer,
+    training_dtype,
+)
+from finestep_fast.train.learn.warm_start import DemonstrationBatches
 from finestep_fast.train.preflight import check_databases, check_prompts
 from finestep_fast.train.quickstart.model import small_model, small_tokenizer
-from finestep_fast.train.replay import Dialogue, replay, transcripts
-from finestep_fast.train.warm_start import DemonstrationBatches
+from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
+from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 logger = logging.getLogger(__name__)
 

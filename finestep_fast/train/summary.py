@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from finestep_fast.env.scoring import RolloutScore
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.transcript import Transcript
 
 
 @dataclass

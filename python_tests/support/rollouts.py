@@ -14,9 +14,9 @@ from finestep_fast import CreditConfig, LossConfig
 from finestep_fast.env.question import Question
 from finestep_fast.rewards import RewardConfig
 from finestep_fast.train.config import HeadKind, OptimConfig, UpdateConfig
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.rollouts import ScoredRollouts, credited, sample_rollouts
-from finestep_fast.train.sampler import SamplerConfig
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.rollout.credit import ScoredRollouts, credited, sample_rollouts
+from finestep_fast.train.rollout.sampler import SamplerConfig
 from support.tiny import ENV, LIMITS, Tiny
 
 CREDIT = CreditConfig()

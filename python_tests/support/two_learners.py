@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 
 from finestep_fast import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.rollouts import ScoredRollouts
+from finestep_fast.train.rollout.credit import ScoredRollouts
 from support.rollouts import learner_of, plain_rollouts
 
 NUM_ROLLOUTS = 9

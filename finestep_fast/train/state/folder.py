@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from finestep_fast.config import as_mapping, write_yaml
 from finestep_fast.errors import InputError, shown
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checksums import CHECKSUMS, file_sha256, partial, remove, seal, sync
 from finestep_fast.train.config import CONFIG_FILE, TrainConfig
-from finestep_fast.train.logs import LOGS
+from finestep_fast.train.state.checksums import CHECKSUMS, file_sha256, partial, remove, seal, sync
+from finestep_fast.train.state.logs import LOGS
 
 logger = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.decoding import Decoding
-from finestep_fast.train.finite import DivergedError
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.learn.finite import DivergedError
+from finestep_fast.train.rollout.decoding import Decoding
+from finestep_fast.train.rollout.transcript import Transcript
 
 # Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
 _DROP_SHARE = 0.2

@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss, policy_loss
 from finestep_fast import token_logp as head_logp
-from finestep_fast.train.agreement import Disagreement, disagrees, refusal
 from finestep_fast.train.config import UpdateConfig
-from finestep_fast.train.finite import SkippedStep, step_if_finite
-from finestep_fast.train.head import LinearHead, last_hidden, linear_head
-from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.rollouts import ScoredRollouts
+from finestep_fast.train.learn.agreement import Disagreement, disagrees, refusal
+from finestep_fast.train.learn.finite import SkippedStep, step_if_finite
+from finestep_fast.train.learn.head import LinearHead, last_hidden, linear_head
+from finestep_fast.train.learn.padding import PaddedRows, micro_batches, pad_rows
+from finestep_fast.train.learn.policy import token_logp
+from finestep_fast.train.rollout.credit import ScoredRollouts
 
 _MAXIMA = frozenset({"ratio_max"})
 

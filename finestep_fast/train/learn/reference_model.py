@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checkpoint import RunState
-from finestep_fast.train.checksums import file_sha256, partial
+from finestep_fast.train.state.checkpoint import RunState
+from finestep_fast.train.state.checksums import file_sha256, partial
 
 _FILE = "reference.pt"
 

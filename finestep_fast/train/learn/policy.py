@@ -18,7 +18,7 @@ from transformers import (
 
 from finestep_fast.errors import InputError, shown
 from finestep_fast.train.config import Precision
-from finestep_fast.train.padding import PaddedRows
+from finestep_fast.train.learn.padding import PaddedRows
 
 
 def check_folder(path: Path) -> None:

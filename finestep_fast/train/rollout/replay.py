@@ -14,7 +14,7 @@ from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.episode import Episode
 from finestep_fast.sql import Engine
 from finestep_fast.train.data import Demonstration
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore, score_episodes
 from finestep_fast.rewards import RewardConfig
 from finestep_fast.sql import Engine
-from finestep_fast.train.sampler import Sampler
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.transcript import Transcript
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from finestep_fast.train.finite import step_if_finite
-from finestep_fast.train.padding import pad_rows
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.learn.finite import step_if_finite
+from finestep_fast.train.learn.padding import pad_rows
+from finestep_fast.train.learn.policy import token_logp
+from finestep_fast.train.rollout.transcript import Transcript
 
 # Batches are cut from this many neighbours sorted by length: little padding, still well mixed.
 _POOL_BATCHES = 8

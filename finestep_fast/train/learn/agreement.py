@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.decoding import Decoding, cache_argument
-from finestep_fast.train.padding import pad_rows
-from finestep_fast.train.policy import attention, learning_attention
+from finestep_fast.train.learn.padding import pad_rows
+from finestep_fast.train.learn.policy import attention, learning_attention
+from finestep_fast.train.rollout.decoding import Decoding, cache_argument
 
 ROUNDING = {torch.float32: 0.01, torch.bfloat16: 0.1, torch.float16: 0.1}
 """How far log-probabilities may differ by rounding alone, on average over a rollout's tokens."""

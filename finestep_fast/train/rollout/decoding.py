@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.cache import rollout_cache, select_rows
+from finestep_fast.train.rollout.cache import rollout_cache, select_rows
 
 # Models of recurrent states alone call it so; they read the mask of padding in the first pass only.
 _RECURRENT_CACHE = "cache_params"

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.folder import generated_checksums
-from finestep_fast.train.logs import Logs
+from finestep_fast.train.state.checkpoint import Checkpoints, RunState
+from finestep_fast.train.state.folder import generated_checksums
+from finestep_fast.train.state.logs import Logs
 
 
 def restored_state(

@@ -24,9 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finestep_fast.config import build
 from finestep_fast.config.check import check_whole
 from finestep_fast.errors import InputError
-from finestep_fast.train.checksums import damage, partial, publish, remove
-from finestep_fast.train.finite import check_finite
-from finestep_fast.train.logs import LogMark
+from finestep_fast.train.learn.finite import check_finite
+from finestep_fast.train.state.checksums import damage, partial, publish, remove
+from finestep_fast.train.state.logs import LogMark
 
 Phase = Literal["warm_start", "update", "done"]
 _STATE = "run_state.json"
