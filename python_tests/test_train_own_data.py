@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
 from finestep_fast.train.rollout.sampler import Sampler, _Batch
-from finestep_fast.train.run import Run
+from finestep_fast.train.run import TrainingRun
 from finestep_fast.train.setup import make_accelerator, make_parts
 from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
@@ -163,7 +163,7 @@ class StopWhere(StopRequest):
     def __init__(self, updates: int, evaluations: list[str]) -> None:
         super().__init__()
         self.place = (updates, evaluations)
-        self.run: Run | None = None
+        self.run: TrainingRun | None = None
         self.checks = 0
 
     def check(self) -> None:
@@ -190,7 +190,7 @@ def test_a_run_stopped_in_every_evaluation_and_every_update_makes_up_for_it(
         (2, ["before", "update_1"]),
     ):
         stop = StopWhere(updates, evaluated)
-        stop.run = Run(load_config(None, again), stop, resumed=updates + len(evaluated) > 0)
+        stop.run = TrainingRun(load_config(None, again), stop, resumed=updates + len(evaluated) > 0)
         with pytest.raises(Stopped, match="SIGTERM"):
             stop.run.train()
         again = [f"resume={parted}"]
@@ -294,7 +294,7 @@ class DatabasesGone(StopRequest):
     def __init__(self, folder: Path, updates: int) -> None:
         super().__init__()
         self.folder, self.updates = folder, updates
-        self.run: Run | None = None
+        self.run: TrainingRun | None = None
 
     def check(self) -> None:
         assert self.run is not None
@@ -318,7 +318,7 @@ def test_a_run_whose_databases_go_away_stops_and_goes_on_when_they_are_back(
     whole, parted = own / "whole", own / "parted"
     assert main([*given, f"output={whole}"]) == 0
     stop = DatabasesGone(own / "databases", updates)
-    stop.run = Run(load_config(None, [*given, f"output={parted}"]), stop)
+    stop.run = TrainingRun(load_config(None, [*given, f"output={parted}"]), stop)
     with pytest.raises(NothingCounts) as caught:
         stop.run.train()
     told = str(caught.value)

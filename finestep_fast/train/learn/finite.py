@@ -11,12 +11,9 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from finestep_fast.errors import FinestepError
 from finestep_fast.train.agree import all_of
-
-
-class DivergedError(FinestepError):
-    """Training has come to numbers that are not finite; what is kept was written before."""
+from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.stop import DivergedError
 
 
 @dataclass(frozen=True)
@@ -36,13 +33,16 @@ class SkippedStep:
     grad_norm: float
     rollouts: list[int]
 
-    def record(self, question_ids: Sequence[str]) -> dict[str, Any]:
-        """One JSON record, given the questions of this process's rollouts."""
+    def record(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        """Return one JSON record, given this process's rollouts of the update."""
         return {
             "step": self.step,
             "loss": str(self.loss),  # JSON has no NaN
             "grad_norm": str(self.grad_norm),
-            "rollouts": [{"place": n, "question_id": question_ids[n]} for n in self.rollouts],
+            "rollouts": [
+                {"place": place, "question_id": rollouts[place].question.question_id}
+                for place in self.rollouts
+            ],
         }
 
 

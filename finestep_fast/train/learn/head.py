@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.learn.finite import DivergedError
 from finestep_fast.train.learn.padding import PaddedRows
+from finestep_fast.train.stop import DivergedError
 
 _PROBE_LOGIT = 100.0
 

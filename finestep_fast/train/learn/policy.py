@@ -109,13 +109,21 @@ def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def token_logp(
+def model_logits(model: nn.Module, rows: PaddedRows) -> Tensor:
+    """Return the logits [R, L, V] of rows; the model, wrapped or not, is called once."""
+    logits: Tensor = model(
+        input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
+    ).logits
+    return logits
+
+
+def written_logp(
     model: nn.Module,
     rows: PaddedRows,
     spans: Sequence[Sequence[tuple[int, int]]],
     temperature: float,
 ) -> Tensor:
-    """Log-probabilities of the tokens that the policy wrote.
+    """Return log-probabilities of the tokens that the policy wrote, from the model's own logits.
 
     Args:
         model: the model, wrapped or not; called once.
@@ -127,9 +135,7 @@ def token_logp(
         [R, L] float32, differentiable; 0 outside the spans.
     """
     row, column = _positions(spans, rows.token_ids.device)
-    logits: Tensor = model(
-        input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
-    ).logits
+    logits = model_logits(model, rows)
     chosen = logits[row, column - 1].float() / temperature
     target = rows.token_ids[row, column]
     logp = chosen.log_softmax(-1).gather(-1, target[:, None])[:, 0]

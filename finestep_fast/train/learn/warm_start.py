@@ -14,7 +14,7 @@ from torch import nn
 
 from finestep_fast.train.learn.finite import step_if_finite
 from finestep_fast.train.learn.padding import pad_rows
-from finestep_fast.train.learn.policy import token_logp
+from finestep_fast.train.learn.policy import written_logp
 from finestep_fast.train.rollout.transcript import Transcript
 
 # Batches are cut from this many neighbours sorted by length: little padding, still well mixed.
@@ -96,7 +96,7 @@ def supervised_step(
     total = sum(item.num_policy_tokens for item in batch)
     rows = pad_rows([item.token_ids for item in share], accelerator.device)
     with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logp = token_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
+        logp = written_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
         loss = -logp.sum() / total
     accelerator.backward(loss * accelerator.num_processes)  # the wrapper averages over processes
     grad_norm, taken = step_if_finite(

@@ -21,31 +21,13 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.learn.finite import DivergedError
+from finestep_fast.train.config import RolloutConfig
 from finestep_fast.train.rollout.decoding import Decoding
 from finestep_fast.train.rollout.transcript import Transcript
+from finestep_fast.train.stop import DivergedError
 
 # Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
 _DROP_SHARE = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Limits and temperature of sampling.
-
-    Attributes:
-        max_step_tokens: tokens the policy may write in one step.
-        max_rollout_tokens: tokens of a whole rollout, prompt and observations included.
-        temperature: of sampling; 0 takes the most probable token.
-        batch_rows: rollouts that are played at once; more wait. Bounds the memory of the cache.
-        tool_threads: threads that run the tool calls of one pass.
-    """
-
-    max_step_tokens: int = 256
-    max_rollout_tokens: int = 4096
-    temperature: float = 1.0
-    batch_rows: int = 128
-    tool_threads: int = 8
 
 
 @dataclass
@@ -71,7 +53,7 @@ class Sampler:
         self,
         model: PreTrainedModel,
         chat: ChatFormat,
-        config: SamplerConfig,
+        config: RolloutConfig,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
