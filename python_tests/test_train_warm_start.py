@@ -96,7 +96,7 @@ def test_the_steps_of_a_transcript_are_the_calls_of_the_demonstration(tiny: Tiny
         ]
         assert told == list(item.calls)
         assert transcript.episode.question is item.question
-        assert not any(transcript.written_logp)
+        assert not any(transcript.token_logp)
 
 
 def test_what_follows_a_step_is_what_its_database_answered(tiny: Tiny) -> None:
