@@ -28,7 +28,7 @@ class Progress(Protocol):
 
 
 def require_rich() -> None:
-    """Raises BuildError where the tables cannot be drawn."""
+    """Raise BuildError where the tables cannot be drawn."""
     if find_spec("rich") is None:
         raise BuildError(
             "the table needs rich, which is not installed: pip install 'finestep_fast[eval]', "
@@ -38,7 +38,7 @@ def require_rich() -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Progress]:
-    """Shows progress on standard error: a bar on a terminal, else a few lines."""
+    """Show progress on standard error: a bar on a terminal, else a few lines."""
     if not sys.stderr.isatty() or find_spec("rich") is None:
         yield LineProgress(total)
         return
@@ -83,7 +83,7 @@ class LineProgress:
 
 
 def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
-    """Prints the tables of a summary and the remarks on it."""
+    """Print the tables of a summary and the remarks on it."""
     from rich.table import Table
 
     console = output_console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
@@ -107,13 +107,13 @@ def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
 
 
 def column_names(numbers: Mapping[str, Any]) -> list[str]:
-    """The heads of the columns for numbers of this kind."""
+    """Return the heads of the columns for numbers of this kind."""
     heads = ["questions", *(f"EX {name}" for name in numbers["ex"]), "Soft-F1"]
     return heads + (["R-VES"] if "r_ves" in numbers else [])
 
 
 def cells(numbers: Mapping[str, Any]) -> list[str]:
-    """A row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
+    """Return a row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
 
     A dash stands for an average over nothing.
     """

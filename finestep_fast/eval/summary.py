@@ -20,24 +20,24 @@ DIFFICULTIES = ("simple", "moderate", "challenging")
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The mean; None of nothing."""
+    """Return the mean; None of nothing."""
     return math.fsum(values) / len(values) if values else None
 
 
 def gold_ran(record: Record, semantics: str) -> bool:
-    """Whether a verdict was possible, under one semantics."""
+    """Return whether a verdict was possible, under one semantics."""
     return record.verdicts[semantics].status not in _INFRASTRUCTURE
 
 
 def execution_accuracy(records: Sequence[Record], semantics: str) -> float | None:
-    """The share of right answers; None where no gold query ran."""
+    """Return the share of right answers; None where no gold query ran."""
     if not any(gold_ran(record, semantics) for record in records):
         return None
     return mean([record.verdicts[semantics].equal for record in records])
 
 
 def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
-    """The numbers of a group of records.
+    """Return the numbers of a group of records.
 
     Args:
         records: At least one.
@@ -70,7 +70,7 @@ def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
 def scores_by(
     records: Sequence[Record], label: Callable[[Record], str], *, timed: bool
 ) -> dict[str, dict[str, Any]]:
-    """The numbers of every group; BIRD's difficulties go first, the rest in alphabetical order."""
+    """Return the numbers of every group; BIRD's difficulties go first, others by name."""
     labels = sorted({label(record) for record in records})
     labels.sort(key=lambda name: DIFFICULTIES.index(name) if name in DIFFICULTIES else 3)
     return {
@@ -80,7 +80,7 @@ def scores_by(
 
 
 def summary(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
-    """Everything the records add up to; `by_difficulty` is empty where no question has one."""
+    """Return what the records add up to; `by_difficulty` is empty where no question has one."""
     has_difficulties = any(record.question.difficulty for record in records)
     return {
         "overall": scores(records, timed=timed),
@@ -96,7 +96,7 @@ def summary(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
 
 
 def remarks(found: dict[str, Any], repeats: int) -> list[str]:
-    """Sentences without which the numbers could be misread."""
+    """Return sentences without which the numbers could be misread."""
     overall = found["overall"]
     said = []
     if overall["gold_failed"] == overall["questions"]:
@@ -126,5 +126,5 @@ def remarks(found: dict[str, Any], repeats: int) -> list[str]:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """A count with its noun."""
+    """Return a count with its noun."""
     return f"{count} {one if count == 1 else several}"

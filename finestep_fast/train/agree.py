@@ -33,6 +33,6 @@ def from_main(accelerator: Accelerator, ask: Callable[[], T]) -> T:
 
 
 def all_of(accelerator: Accelerator, mine: bool) -> bool:
-    """Whether it is so on every process."""
+    """Return whether it is so on every process."""
     others = torch.tensor(float(not mine), device=accelerator.device)
     return float(accelerator.reduce(others, "sum")) == 0.0

@@ -37,7 +37,7 @@ class RunData:
     demonstrations: list[Demonstration]
 
     def questions_of_update(self, update: int, prompts: int, seed: int) -> list[Question]:
-        """The questions of one update, from a stream of passes over all, each in its own order."""
+        """Return the questions of one update."""
         chosen = []
         for place in range(update * prompts, (update + 1) * prompts):
             epoch, index = divmod(place, len(self.train))

@@ -54,9 +54,9 @@ class TrainingRun:
     """One run, from its beginning or from its latest checkpoint.
 
     Args:
-        config: its settings; `output` is its folder.
-        stop: asked at safe points whether to stop.
-        resumed: whether the run in `output` goes on; if not, there must be none.
+        config: Its settings; `output` is its folder.
+        stop: Asked at safe points whether to stop.
+        resumed: Whether the run in `output` goes on; if not, there must be none.
     """
 
     def __init__(self, config: TrainConfig, stop: StopRequest, *, resumed: bool = False) -> None:
@@ -210,7 +210,7 @@ class TrainingRun:
         self._save()
 
     def _update(self, update: int, learner: Learner) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One round: sample, score, credit, learn.
+        """Sample, score, credit and learn once.
 
         Returns its line of the log, and a line for every optimiser step that was skipped.
         """
@@ -371,18 +371,18 @@ class TrainingRun:
             self.screen.say(f"warning: {alarm}")
 
     def _together(self, mine: Tally) -> Tally:
-        """The tally over all processes."""
+        """Return the tally over all processes."""
         values = torch.tensor(mine.values(), dtype=torch.float64, device=self.accelerator.device)
         return Tally.of(self.accelerator.reduce(values, "sum").tolist())
 
     def _seed(self, *purpose: int) -> int:
-        """A seed of its own for every purpose and process."""
+        """Return a seed of its own for every purpose and process."""
         words = np.random.SeedSequence([self.config.seed, *purpose, self.accelerator.process_index])
         return int(words.generate_state(1)[0])
 
     @contextmanager
     def _training(self, phase: str) -> Iterator[None]:
-        """The attention that trains fastest here; adds to the phase's seconds."""
+        """Use the attention that trains fastest here, and add to the phase's seconds."""
         begin = time.perf_counter()
         policy = self.parts.policy
         try:

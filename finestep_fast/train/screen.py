@@ -45,8 +45,8 @@ class Screen:
     """Writes to standard output; only one process of a run is given a live one.
 
     Args:
-        live: whether anything is shown.
-        on_lost: told, once, why the output cannot be written any more; the screen is dark then.
+        live: Whether anything is shown.
+        on_lost: Told, once, why the output cannot be written any more; the screen is dark then.
     """
 
     def __init__(self, *, live: bool, on_lost: Callable[[str], None] = lambda reason: None) -> None:
@@ -145,12 +145,12 @@ class _LineBar:
 
 
 def shown(value: float | None, form: str) -> str:
-    """A number as `form` says; a dash for a rate over nothing."""
+    """Return a number as `form` says; a dash for a rate over nothing."""
     return "\N{EN DASH}" if value is None else form.format(value)
 
 
 def update_note(record: Mapping[str, Any]) -> str:
-    """What one update came to, in a few words."""
+    """Return what one update came to, in a few words."""
     words = [
         f"{word} {shown(record[key], '{:.2f}')}"
         for word, key in (

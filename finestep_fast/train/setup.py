@@ -58,33 +58,30 @@ class Optimization:
 
 @dataclass
 class Parts:
-    """The parts of a run.
-
-    Attributes:
-        data: questions and demonstrations.
-        tokenizer: of the policy.
-        chat: prompts and observations as token ids.
-        policy: the model itself.
-        model: the model as prepared for training.
-        dtype: of training passes.
-        batches: of the warm start; None if there is none.
-        warm: of the warm start.
-        update: of the updates.
-    """
+    """The parts of a run."""
 
     data: RunData
+    """Questions and demonstrations."""
     tokenizer: PreTrainedTokenizerFast
+    """Of the policy."""
     chat: ChatFormat
+    """Prompts and observations as token ids."""
     policy: PreTrainedModel
+    """The model itself."""
     model: nn.Module
+    """The model as prepared for training."""
     dtype: torch.dtype
+    """Of training passes."""
     batches: DemonstrationBatches | None
+    """Of the warm start; None if there is none."""
     warm: Optimization
+    """Of the warm start."""
     update: Optimization
+    """Of the updates."""
 
 
 def make_accelerator() -> Accelerator:
-    """An accelerator for one process or several with a whole model each.
+    """Return an accelerator for one process or several with a whole model each.
 
     Raises:
         InputError: The launch asks for a model in pieces, which sampling here cannot do.
@@ -109,10 +106,10 @@ def make_parts(
     """Put a run together.
 
     Args:
-        config: its settings.
-        folder: of the run; the generated world and a tokenizer made from it are kept there.
-        accelerator: of the run.
-        engine: runs the demonstrations' calls.
+        config: Its settings.
+        folder: Of the run; the generated world and a tokenizer made from it are kept there.
+        accelerator: Of the run.
+        engine: Runs the demonstrations' calls.
 
     Raises:
         InputError: The data or the model are unusable.
@@ -223,7 +220,7 @@ def _chat(
 
 
 def _stop_ids(policy: PreTrainedModel) -> list[int]:
-    """Every token that ends a text of the model, as its generation settings say."""
+    """Return every token that ends a text of the model, as its generation settings say."""
     settings = policy.generation_config
     ids = None if settings is None else settings.eos_token_id
     return [] if ids is None else [int(i) for i in (ids if isinstance(ids, list) else [ids])]

@@ -13,33 +13,30 @@ from finestep_fast.train.rollout.record import Rollout
 
 @dataclass
 class Tally:
-    """Counts over rollouts; sums of tallies are tallies, so processes can add theirs up.
-
-    Attributes:
-        rollouts: that count, infrastructure failures left out.
-        failed: left out because something outside the policy failed.
-        outcome: sum of outcomes.
-        process: sum over rollouts of the mean process reward of their steps.
-        calls: tool calls, the final submit included.
-        silent: rollouts that looked at nothing before they answered.
-        steps: assistant turns.
-        malformed: of these, not exactly one well-formed call.
-        redundant: of these, a repeat of an earlier call, as `novel` tells.
-        policy_tokens: written by the policy.
-        tokens: of whole rollouts.
-    """
+    """Counts over rollouts; sums of tallies are tallies, so processes can add theirs up."""
 
     rollouts: float = 0.0
+    """That count, infrastructure failures left out."""
     failed: float = 0.0
+    """Left out because something outside the policy failed."""
     outcome: float = 0.0
+    """Sum of outcomes."""
     process: float = 0.0
+    """Sum over rollouts of the mean process reward of their steps."""
     calls: float = 0.0
+    """Tool calls, the final submit included."""
     silent: float = 0.0
+    """Rollouts that looked at nothing before they answered."""
     steps: float = 0.0
+    """Assistant turns."""
     malformed: float = 0.0
+    """Of these, not exactly one well-formed call."""
     redundant: float = 0.0
+    """Of these, a repeat of an earlier call, as `novel` tells."""
     policy_tokens: float = 0.0
+    """Written by the policy."""
     tokens: float = 0.0
+    """Of whole rollouts."""
 
     def add(self, rollout: Rollout) -> None:
         """Count one rollout."""
@@ -63,7 +60,7 @@ class Tally:
         self.tokens += len(transcript.token_ids)
 
     def values(self) -> list[float]:
-        """The counts as numbers, to be added over processes."""
+        """Return the counts as numbers, to be added over processes."""
         return [float(value) for value in asdict(self).values()]
 
     @classmethod
@@ -72,7 +69,7 @@ class Tally:
         return cls(*values)
 
     def rates(self) -> dict[str, float | None]:
-        """Per rollout, per call and per step; None for a rate over nothing."""
+        """Return rates per rollout, per call and per step; None for a rate over nothing."""
 
         def rate(total: float, count: float) -> float | None:
             return total / count if count else None
@@ -100,6 +97,6 @@ def tally(rollouts: Iterable[Rollout]) -> Tally:
 
 
 def failures(scores: Sequence[RolloutScore], most: int = 3) -> str:
-    """The most frequent reasons why rollouts do not count, each with its number."""
+    """Return the most frequent reasons why rollouts do not count, each with its number."""
     reasons = Counter(f"{score.status}: {score.message}" for score in scores if not score.counted)
     return "; ".join(f"{count} x {reason}" for reason, count in reasons.most_common(most))

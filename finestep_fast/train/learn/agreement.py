@@ -54,7 +54,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
     """Read a few tokens in the sampler's way and in the learner's, and compare.
 
     Args:
-        policy: on its device; its weights do not matter.
+        policy: On its device; its weights do not matter.
 
     Raises:
         InputError: The model cannot be sampled with a cache, or it then gives other probabilities.
@@ -82,7 +82,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
 
 
 def disagrees(worst: Disagreement, dtype: torch.dtype) -> bool:
-    """Whether more than rounding in `dtype` is needed to explain it."""
+    """Return whether more than rounding in `dtype` is needed to explain it."""
     return worst.mean > ROUNDING[dtype]
 
 
@@ -94,14 +94,14 @@ def refusal(
     repeatable: bool,
     linear_head: bool,
 ) -> InputError:
-    """Why a run is refused at its first update.
+    """Return the error that refuses a run at its first update.
 
     Args:
-        worst: over all rollouts of all processes.
-        dtype: of the learner's pass; one in float32 comes first, so a lower one is to blame itself.
-        policy: the model.
-        repeatable: whether a second pass of the learner gave the same.
-        linear_head: whether logits were made from hidden states.
+        worst: Over all rollouts of all processes.
+        dtype: Of the learner's pass; one in float32 comes first, so a lower one is to blame itself.
+        policy: The model.
+        repeatable: Whether a second pass of the learner gave the same.
+        linear_head: Whether logits were made from hidden states.
     """
     reasons = []
     if not repeatable:
@@ -131,7 +131,7 @@ def refusal(
 
 
 def _length_scaling(policy: PreTrainedModel) -> str | None:
-    """The kind of rotary positions that change with the length of the text, if they do."""
+    """Return the kind of rotary positions that change with the length of the text, if they do."""
     rope = getattr(policy.config.get_text_config(), "rope_parameters", None) or {}
     parts = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     kinds = {str(part.get("rope_type")) for part in parts} & {"dynamic", "longrope"}

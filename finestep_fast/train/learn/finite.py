@@ -18,20 +18,17 @@ from finestep_fast.train.stop import DivergedError
 
 @dataclass(frozen=True)
 class SkippedStep:
-    """An optimiser step of an update that was not taken.
-
-    Attributes:
-        step: which step of the update.
-        loss: this process's share.
-        grad_norm: over all processes.
-        rollouts: this process's rollouts in passes whose loss is not finite; of all passes if all
-            losses are finite.
-    """
+    """An optimiser step of an update that was not taken."""
 
     step: int
+    """Which step of the update."""
     loss: float
+    """This process's share."""
     grad_norm: float
+    """Over all processes."""
     rollouts: list[int]
+    """This process's rollouts in passes whose loss is not finite; of all passes if all losses are
+    finite."""
 
     def record(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
         """Return one JSON record, given this process's rollouts of the update."""
@@ -47,7 +44,7 @@ class SkippedStep:
 
 
 def culprits(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of all processes' records of skipped steps, those whose loss is not finite.
+    """Return those of all processes' records of skipped steps whose loss is not finite.
 
     All records of a step stay where its loss is finite on every process.
     """
@@ -72,11 +69,11 @@ def step_if_finite(
     Either way no gradient is left. All processes must call this; all step, or none does.
 
     Args:
-        accelerator: of the run.
-        model: as prepared by it.
-        optimizer: as prepared by it.
-        losses: this process's share of the loss; may be empty.
-        max_grad_norm: gradients are scaled down to this norm.
+        accelerator: Of the run.
+        model: As prepared by it.
+        optimizer: As prepared by it.
+        losses: This process's share of the loss; may be empty.
+        max_grad_norm: Gradients are scaled down to this norm.
 
     Returns:
         The norm before clipping, and whether the step was taken.

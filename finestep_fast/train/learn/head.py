@@ -70,9 +70,9 @@ def last_hidden(model: nn.Module, policy: PreTrainedModel, rows: PaddedRows) -> 
     """Return the states that the head sees, [R, L, D]; the head itself is not computed.
 
     Args:
-        model: the policy as prepared for training, wrapped or not; called once.
-        policy: the policy itself.
-        rows: token ids and mask, [R, L].
+        model: The policy as prepared for training, wrapped or not; called once.
+        policy: The policy itself.
+        rows: Token ids and mask, [R, L].
     """
     seen: list[Tensor] = []
     nothing = torch.empty(0, dtype=torch.long, device=rows.token_ids.device)

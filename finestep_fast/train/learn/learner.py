@@ -53,19 +53,19 @@ class Learner:
     first step the learner's log-probabilities are compared with the sampler's.
 
     Args:
-        accelerator: of the run.
-        model: as prepared by it.
-        optimizer: as prepared by it.
-        scheduler: of the learning rate, stepped once per optimiser step.
-        update: minibatches, micro-batches and gradient clipping.
-        loss: the policy loss.
-        temperature: the sampler's.
-        dtype: of training passes.
-        reference_model: a frozen copy for the KL term, if the loss has one.
-        impl: who computes the loss; see `policy_loss`.
-        on_policy: whether the first rollouts are the model's own, so that a disagreement with
+        accelerator: Of the run.
+        model: As prepared by it.
+        optimizer: As prepared by it.
+        scheduler: Of the learning rate, stepped once per optimiser step.
+        update: Minibatches, micro-batches and gradient clipping.
+        loss: The policy loss.
+        temperature: The sampler's.
+        dtype: Of training passes.
+        reference_model: A frozen copy for the KL term, if the loss has one.
+        impl: Who computes the loss; see `policy_loss`.
+        on_policy: Whether the first rollouts are the model's own, so that a disagreement with
             their log-probabilities is an error.
-        skipped_in_a_row: steps that were skipped just before.
+        skipped_in_a_row: Steps that were skipped just before.
 
     Attributes:
         skipped: steps of the last update that were not taken, since loss or gradient was not
@@ -109,8 +109,8 @@ class Learner:
         Steps that are not finite are skipped; more in a row than the settings allow end the update.
 
         Args:
-            rollouts: this process's share; those without an advantage are left out.
-            seed: of the order of rollouts.
+            rollouts: This process's share; those without an advantage are left out.
+            seed: Of the order of rollouts.
 
         Returns:
             Means over the optimiser steps taken, over all processes; `ratio_max` is the largest.
@@ -210,7 +210,7 @@ class Learner:
 
     @torch.no_grad()
     def _disagreement(self, rollouts: Sequence[Rollout], dtype: torch.dtype) -> Disagreement:
-        """The largest over the rollouts of all processes."""
+        """Return the largest over the rollouts of all processes."""
         groups = micro_batches(
             [len(rollout.transcript.token_ids) for rollout in rollouts],
             self.config.micro_batch_tokens,
@@ -337,7 +337,7 @@ class Learner:
         return zero
 
     def _total(self, count: int) -> int:
-        """The sum over processes."""
+        """Return the sum over processes."""
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.reduce(mine, "sum"))
 

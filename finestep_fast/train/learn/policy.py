@@ -90,7 +90,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def learning_attention(model: PreTrainedModel) -> str:
-    """The attention implementation that trains fastest where the model lies."""
+    """Return the attention implementation that trains fastest where the model lies."""
     fastest = "eager" if model.device.type == "cpu" else model.config._attn_implementation
     return str(fastest)
 
@@ -126,10 +126,10 @@ def written_logp(
     """Return log-probabilities of the tokens that the policy wrote, from the model's own logits.
 
     Args:
-        model: the model, wrapped or not; called once.
-        rows: token ids and mask, [R, L].
+        model: The model, wrapped or not; called once.
+        rows: Token ids and mask, [R, L].
         spans: [R] lists of half-open spans in each row.
-        temperature: logits are divided by it.
+        temperature: Logits are divided by it.
 
     Returns:
         [R, L] float32, differentiable; 0 outside the spans.

@@ -23,10 +23,10 @@ def reference_model(
     """Return the policy from before the first update; all processes must call this.
 
     Args:
-        folder: of the run. Before the first update the weights are written there, later read.
-        policy: the policy as it is now.
-        accelerator: of the run.
-        state: of the run; it keeps the checksum of the weights.
+        folder: Of the run. Before the first update the weights are written there, later read.
+        policy: The policy as it is now.
+        accelerator: Of the run.
+        state: Of the run; it keeps the checksum of the weights.
 
     Raises:
         InputError: The weights are missing, or are not those that were written.

@@ -81,8 +81,8 @@ def write_world(root: Path, config: WorldConfig) -> None:
     It is written beside `root` and renamed at the end: `root` is complete or it is not there.
 
     Args:
-        root: a folder that does not exist yet or is empty.
-        config: what to generate; equal settings give equal bytes.
+        root: A folder that does not exist yet or is empty.
+        config: What to generate; equal settings give equal bytes.
 
     Raises:
         InputError: when `root` is not empty, or the databases are too small for the questions.

@@ -21,7 +21,7 @@ _CACHES = ("past_key_values", _RECURRENT_CACHE)
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """The name by which a model takes its cache.
+    """Return the name by which a model takes its cache.
 
     Raises:
         InputError: The model takes no cache, or no mask of padding.
@@ -46,8 +46,8 @@ class Decoding:
     """Rows of token ids that a model reads.
 
     Args:
-        model: a causal language model in evaluation mode.
-        max_tokens: no position grows beyond this.
+        model: A causal language model in evaluation mode.
+        max_tokens: No position grows beyond this.
 
     Raises:
         InputError: The model takes no cache.

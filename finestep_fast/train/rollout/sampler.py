@@ -43,10 +43,10 @@ class Sampler:
     """Plays episodes with a model.
 
     Args:
-        model: a causal language model, not wrapped for training.
-        chat: renders prompts and observations.
-        config: limits and temperature.
-        check: called once a pass; may raise to abandon the rollouts (Ctrl-C).
+        model: A causal language model, not wrapped for training.
+        chat: Renders prompts and observations.
+        config: Limits and temperature.
+        check: Called once a pass; may raise to abandon the rollouts (Ctrl-C).
     """
 
     def __init__(
@@ -74,10 +74,10 @@ class Sampler:
 
         Args:
             episodes: [R] fresh episodes; neighbours with the same prompt share its computation.
-            seed: of the sampling; the same seed, model and episodes give the same tokens.
-            temperature: overrides the configured one.
-            on_end: called with the number of rollouts that have just ended.
-            on_tokens: called once a pass with the number of rollouts that it makes longer.
+            seed: Of the sampling; the same seed, model and episodes give the same tokens.
+            temperature: Overrides the configured one.
+            on_end: Called with the number of rollouts that have just ended.
+            on_tokens: Called once a pass with the number of rollouts that it makes longer.
 
         Returns:
             [R] transcripts, in the order of `episodes`.
