@@ -36,12 +36,12 @@ class Efficiency:
 
     @property
     def score(self) -> float:
-        """What the question adds to the mean that is R-VES: the square root of the reward."""
+        """Return what the question adds to the mean R-VES: the square root of the reward."""
         return math.sqrt(self.reward)
 
 
 def kept_ratios(ratios: Sequence[float]) -> list[float]:
-    """The ratios strictly within three standard deviations of their mean; all if they are equal."""
+    """Return the ratios within three standard deviations of their mean; all if they are equal."""
     mean, deviation = fmean(ratios), pstdev(ratios)
     if deviation == 0:
         return list(ratios)

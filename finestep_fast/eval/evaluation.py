@@ -1,6 +1,6 @@
 """Every predicted query run, compared with its gold and, on request, timed: a record per question.
 
-Not a table: what the records add up to is told elsewhere.
+Not a table: `summary` says what the records add up to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finestep_fast.sql import Engine, Match, Semantics, Status
 
 NO_PREDICTION = "no_prediction"
 SOFT_F1: Semantics = "soft_f1"
-# What a result can be right under. Soft-F1 is a score, and always told.
+# What a result can be right under. Soft-F1 is a score, and always reported.
 SEMANTICS: dict[str, Semantics] = {n: n for n in get_args(Semantics) if n != SOFT_F1}
 # An answer that would cost the same time or memory once more under the next semantics.
 COSTLY = frozenset(
@@ -169,7 +169,7 @@ def compared(
                 matches[i][name] = known
             else:
                 todo.append(i)
-        # No early exit: how a query ended is told too, and not only whether it was right.
+        # No early exit: how a query ended is reported too, and not only whether it was right.
         found = engine.match(
             [triple(questions[i], predicted[i]) for i in todo],
             semantics=name,

@@ -167,7 +167,7 @@ def problem_of(value: Any) -> str:
 
 
 def unmarked(value: Any) -> tuple[str | None, str]:
-    """A query without BIRD's mark, and the database named behind the mark; none if it is none."""
+    """Return a query without BIRD's mark, and the database behind the mark, if there is one."""
     if not isinstance(value, str):
         return None, ""
     query, _, db_id = value.partition(BIRD_MARK)

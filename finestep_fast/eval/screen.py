@@ -6,12 +6,13 @@ Numbers come from `summary`; nothing is computed here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from finestep_fast.errors import BuildError
+from finestep_fast.eval.summary import Scores, Summary
 from finestep_fast.output import output_console
 
 # Where standard error is no terminal, this many lines are printed instead of a bar.
@@ -78,11 +79,11 @@ class LineProgress:
         before = self._done
         self._done += count
         if self._done * LINES // self._total > before * LINES // self._total:
-            with suppress(OSError):  # nobody reads it any more; the result still counts
+            with suppress(OSError):  # its reader is gone; the result still counts
                 print(f"questions: {self._done}/{self._total}", file=sys.stderr, flush=True)
 
 
-def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
+def show(title: str, found: Summary, remarks: Sequence[str]) -> None:
     """Print the tables of a summary and the remarks on it."""
     from rich.table import Table
 
@@ -106,13 +107,13 @@ def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
         console.print(f"note: {remark}", markup=False, soft_wrap=True)
 
 
-def column_names(numbers: Mapping[str, Any]) -> list[str]:
+def column_names(numbers: Scores) -> list[str]:
     """Return the heads of the columns for numbers of this kind."""
     heads = ["questions", *(f"EX {name}" for name in numbers["ex"]), "Soft-F1"]
     return heads + (["R-VES"] if "r_ves" in numbers else [])
 
 
-def cells(numbers: Mapping[str, Any]) -> list[str]:
+def cells(numbers: Scores) -> list[str]:
     """Return a row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
 
     A dash stands for an average over nothing.

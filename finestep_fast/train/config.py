@@ -266,7 +266,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a run is told."""
+    """All settings of a run."""
 
     output: Path = Path("runs/finestep")
     """Folder of the run: settings, metrics, rollouts, checkpoints, the trained model."""

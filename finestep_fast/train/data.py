@@ -22,7 +22,7 @@ from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The calls somebody made to answer a question; replaying them gives the observations."""
+    """The calls that answer a question; replaying them gives the observations."""
 
     question: Question
     calls: tuple[ToolCall, ...]
@@ -37,7 +37,10 @@ class RunData:
     demonstrations: list[Demonstration]
 
     def questions_of_update(self, update: int, prompts: int, seed: int) -> list[Question]:
-        """Return the questions of one update."""
+        """Return the questions of one update.
+
+        They come from a stream of passes over all questions, each in an order of its own.
+        """
         chosen = []
         for place in range(update * prompts, (update + 1) * prompts):
             epoch, index = divmod(place, len(self.train))

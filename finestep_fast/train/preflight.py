@@ -1,7 +1,7 @@
-"""What is looked at before anything is trained: whether the questions can be asked at all.
+"""Checks before anything is trained: whether the questions can be asked at all.
 
-Every database is opened once, and prompts are measured. A few unusable questions are told, too many
-refuse the run. Nothing here is changed or left out: what is unusable shows as failed rollouts.
+Every database is opened once, and prompts are measured. A few unusable questions are reported, too
+many refuse the run. Nothing is changed or left out: unusable questions show as failed rollouts.
 """
 
 from __future__ import annotations

@@ -350,7 +350,7 @@ class TrainingRun:
         self.screen.say(f"model: {model}")
 
     def _save_if_sound(self) -> None:
-        """Leave a save out where the last step was skipped: the next step tells what it was."""
+        """Save, except where the last step was skipped: its cause may be in the weights."""
         if not self.state.skipped_in_a_row:
             self._save()
 

@@ -46,7 +46,8 @@ class Screen:
 
     Args:
         live: Whether anything is shown.
-        on_lost: Told, once, why the output cannot be written any more; the screen is dark then.
+        on_lost: Called once with the reason why the output cannot be written any more; nothing is
+            shown from then on.
     """
 
     def __init__(self, *, live: bool, on_lost: Callable[[str], None] = lambda reason: None) -> None:

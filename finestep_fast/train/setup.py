@@ -171,7 +171,7 @@ def make_parts(
 def _tokenizer(
     config: TrainConfig, kept: Path, dialogues: list[Dialogue]
 ) -> PreTrainedTokenizerFast:
-    """The model's own, the one kept in the run's folder, or one fitted to the demonstrations."""
+    """Return the model's own, the one in the run's folder, or one fitted to demonstrations."""
     if config.model is not None:
         return load_tokenizer(config.model)
     if not kept.exists():

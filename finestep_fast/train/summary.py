@@ -32,7 +32,7 @@ class Tally:
     malformed: float = 0.0
     """Of these, not exactly one well-formed call."""
     redundant: float = 0.0
-    """Of these, a repeat of an earlier call, as `novel` tells."""
+    """Of these, a repeat of an earlier call, as the validator `novel` has it."""
     policy_tokens: float = 0.0
     """Written by the policy."""
     tokens: float = 0.0

@@ -61,7 +61,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
     """
     cache_argument(policy)
     kind = type(policy).__name__
-    told = (
+    faults = (
         (False, False, "its cache does not hold all that it has read"),
         (True, False, "it reads the padding before shorter prompts as text"),
         (True, True, "what it keeps of what it has read cannot be cut to the rollouts that go on"),
@@ -69,7 +69,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
     was_training = policy.training
     policy.eval()
     try:
-        for padded, selected, missing in told:
+        for padded, selected, missing in faults:
             difference = _difference(policy, padded=padded, selected=selected)
             if not difference <= ROUNDING[torch.float32]:
                 raise InputError(
@@ -140,7 +140,7 @@ def _length_scaling(policy: PreTrainedModel) -> str | None:
 
 @torch.inference_mode()
 def _difference(policy: PreTrainedModel, *, padded: bool, selected: bool) -> float:
-    """The mean difference of log-probabilities over all words, of the place where it is largest."""
+    """Return the mean difference of logps over all words, at the token where it is largest."""
     generator = torch.Generator().manual_seed(0)
     vocab_size = policy.config.get_text_config().vocab_size
     lengths = _LENGTHS if padded else (max(_LENGTHS),) * len(_LENGTHS)
@@ -169,7 +169,7 @@ def _difference(policy: PreTrainedModel, *, padded: bool, selected: bool) -> flo
 def _decoded(
     policy: PreTrainedModel, prompts: list[list[int]], following: list[list[int]], order: list[int]
 ) -> Tensor:
-    """Logits [B, steps + 1, V] of the sampler's way; rows are put in order after the prompts."""
+    """Return the sampler's logits [B, steps + 1, V]; rows are reordered after the prompts."""
     decoding = Decoding(policy, max(_LENGTHS) + _STEPS)
     rows = torch.tensor(order, device=policy.device)
     logits = [decoding.read(prompts)[rows]]

@@ -89,7 +89,7 @@ def last_hidden(model: nn.Module, policy: PreTrainedModel, rows: PaddedRows) -> 
 
 @torch.no_grad()
 def _probed(policy: PreTrainedModel, head: LinearHead) -> tuple[Tensor, Tensor]:
-    """Logits of made-up hidden states, as the policy makes them and as its head alone does."""
+    """Return logits of made-up hidden states: the policy's, and those of its head alone."""
     device, dtype = head.weight.device, head.weight.dtype
     generator = torch.Generator().manual_seed(0)
     states = torch.randn((1, 2, head.weight.shape[1]), generator=generator).to(device, dtype)

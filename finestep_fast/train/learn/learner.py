@@ -36,7 +36,7 @@ _MAXIMA = frozenset({"ratio_max"})
 
 @dataclass(frozen=True)
 class _Given:
-    """A micro-batch; but for `rows` and `step_spans`, tokens lie where they are predicted from."""
+    """A micro-batch; except in `rows` and `step_spans`, tokens lie where they are predicted."""
 
     rows: PaddedRows
     step_spans: list[list[tuple[int, int]]]
@@ -328,7 +328,7 @@ class Learner:
         return linear_head(self.reference_model)
 
     def _zero_loss(self) -> Tensor:
-        """A loss of 0 that touches every parameter: a process without rollouts keeps in step."""
+        """Return a loss of 0 that touches every parameter, for a process without rollouts."""
         rows = pad_rows([[0]], self.accelerator.device)
         logits = self.model(
             input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
@@ -343,7 +343,7 @@ class Learner:
 
 
 def _together(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The metrics of one optimiser step from those of its micro-batches, of all processes."""
+    """Return the metrics of one optimiser step from those of all its micro-batches."""
     weights = np.array([part.pop("policy_tokens") for part in parts])
     measured: dict[str, float] = {}
     for key in parts[0]:

@@ -22,7 +22,7 @@ from finestep_fast.train.learn.padding import PaddedRows
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what is no local folder, with a word on how to get one.
+    """Refuse what is no local folder, and say how to get one.
 
     Raises:
         InputError: It is none.
@@ -74,7 +74,10 @@ def load_model(path: Path) -> PreTrainedModel:
 
 
 def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of training passes; `auto` takes bfloat16 where the processor multiplies in it."""
+    """Return the dtype of training passes.
+
+    `auto` takes bfloat16 where the processor multiplies in it.
+    """
     if precision == "auto":
         fast = (
             torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16()

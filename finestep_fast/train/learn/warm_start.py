@@ -46,7 +46,7 @@ class DemonstrationBatches:
         return self._num_steps
 
     def __getitem__(self, step: int) -> list[Transcript]:
-        """The demonstrations of one step: neighbours by length within a pool that passes give."""
+        """Return the demonstrations of one step: neighbours by length within a pool."""
         pool, place = divmod(step, _POOL_BATCHES)
         pool_size = self.batch_rollouts * _POOL_BATCHES
         chosen = []

@@ -142,7 +142,7 @@ def make_database(
     null_share: float,
     duplicate_share: float,
 ) -> Database:
-    """A database of a theme; its words and rows come from `rng` alone, whatever the style."""
+    """Return a database of a theme; its words and rows depend on `rng`, not on the style."""
     main_table, singular = rng.choice(theme.main_tables)
     child_table = rng.choice(theme.child_tables)
     others = [Column(word, word, "name") for word in theme.text]

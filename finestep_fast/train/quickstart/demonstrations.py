@@ -131,7 +131,7 @@ def demonstrate(
     rng: Random,
     config: DemonstrationConfig,
 ) -> Demonstration:
-    """One demonstration of a question, of random quality; its label is found by running it."""
+    """Return a demonstration of random quality; its label is found by running it."""
     hard = KINDS[question.kind].hard
     mistaken = rng.random() < (config.hard_mistake_share if hard else config.easy_mistake_share)
     template = question.draft.mistake if mistaken else question.draft.gold

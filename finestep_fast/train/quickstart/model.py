@@ -80,7 +80,7 @@ class SmallModelConfig:
 
 
 def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE fitted to `texts`, with a chat template and whole tokens for the calls."""
+    """Return a byte-level BPE fitted to `texts`, with a chat template and tokens for the calls."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

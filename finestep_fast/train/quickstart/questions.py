@@ -46,7 +46,7 @@ def draft_question(
 
 
 def usable(draft: Draft, database: Database, connection: sqlite3.Connection) -> bool:
-    """Whether the gold gives a settled, short, non-empty result that the mistake does not."""
+    """Return whether the gold gives a settled, short, non-empty result, and the mistake not."""
     gold = rows_of(connection, database.spelled(draft.gold, database.style))
     if not gold or len(gold) > MOST_RESULT_ROWS or gold == [(0,)]:
         return False
@@ -95,7 +95,7 @@ class WorldQuestion:
 
 
 def planned_kinds(count: int, rng: Random) -> list[str]:
-    """[count] kinds in random order, every kind as often as every other, give or take one."""
+    """Return [count] kinds in random order; no kind comes twice more often than another."""
     kinds = list(islice(cycle(KINDS), count))
     rng.shuffle(kinds)
     return kinds

@@ -167,7 +167,7 @@ class _Batch:
         return logits[rows]
 
     def _next_tokens(self, logits: Tensor) -> Tensor:
-        """The next token of every row, [B, 1]: sampled where it is writing, else the forced one."""
+        """Return the next token of every row, [B, 1]: a sampled one, or the forced one."""
         sampled, sampled_logp = self._sample(logits)
         tokens = sampled.tolist()
         logps = sampled_logp.tolist()

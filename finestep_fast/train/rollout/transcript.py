@@ -41,6 +41,6 @@ class Transcript:
         self.step_spans.append((start, start + len(token_ids)))
 
     def add_observation(self, token_ids: list[int]) -> None:
-        """Append ids that belong to nobody."""
+        """Append ids that belong to no step."""
         self.token_ids += token_ids
         self.token_logp += [0.0] * len(token_ids)

@@ -1,4 +1,4 @@
-"""Checksums of what a run keeps, so that damage is told before anything is read from it.
+"""Checksums of what a run keeps, so that damage is reported before anything is read from it.
 
 A folder is written beside its place, with a list of checksums, and renamed when it is on the disk:
 it is there whole or not at all. What the files mean is not known here.

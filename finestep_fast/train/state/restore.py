@@ -22,7 +22,7 @@ def restored_state(
         checkpoints: Of the run.
         logs: Of the run; those of a run without a checkpoint are emptied.
         accelerator: Of the run; what is registered with it is loaded.
-        say: Is told what was found, and what was lost.
+        say: Called with what was found, and with what was lost.
 
     Returns:
         The state of the checkpoint, or that of a run that begins.
