@@ -55,6 +55,15 @@ def shared_data() -> Path:
     return folder
 
 
+@pytest.fixture
+def own(tiny: Tiny, tmp_path: Path) -> Path:
+    """A folder with a user's own questions and databases, which a test may change."""
+    from support.own_data import write_own_data
+
+    write_own_data(tmp_path / "own", tiny)
+    return tmp_path / "own"
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
     """A small real agent and its world, made once."""

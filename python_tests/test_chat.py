@@ -17,9 +17,10 @@ from finestep_fast.env.episode import Episode
 from finestep_fast.env.question import Question
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
+from finestep_fast.train.config import RolloutConfig
 from finestep_fast.train.quickstart.model import small_model
-from finestep_fast.train.sampler import Sampler, SamplerConfig
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.transcript import Transcript
 from support.chat_templates import PLAIN, QWEN_LIKE, made_tokenizer, shaped
 from support.databases import written
 from support.tiny import ENV, LIMITS, MODEL, Tiny
@@ -53,7 +54,7 @@ def player(chat: ChatFormat, tiny: Tiny) -> PreTrainedModel:
 
 
 def seen_while_playing(
-    model: PreTrainedModel, chat: ChatFormat, episode: Episode, limits: SamplerConfig, seed: int
+    model: PreTrainedModel, chat: ChatFormat, episode: Episode, limits: RolloutConfig, seed: int
 ) -> tuple[list[int], Transcript]:
     """The ids that went into the model, pass by pass, and the transcript."""
     seen: list[int] = []
@@ -89,7 +90,7 @@ def test_the_model_sees_prompt_sampled_and_observation_ids_and_nothing_else(
         max_malformed=4,
         max_observation_chars=90,
     )
-    limits = SamplerConfig(max_step_tokens=40, max_rollout_tokens=6000, temperature=1.5)
+    limits = RolloutConfig(max_step_tokens=40, max_rollout_tokens=6000, temperature=1.5)
     reencoded = num_turns = 0
     for seed, question in enumerate(tiny.data.train[:6]):
         episode = Episode(question, tiny.engine, env)

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from finestep_fast import CreditConfig, InputError
 from finestep_fast.env.scoring import score_episodes
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.agreement import check_sampling
-from finestep_fast.train.decoding import cache_argument
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.rollouts import ScoredRollouts, credited
-from finestep_fast.train.sampler import Sampler
+from finestep_fast.train.learn.agreement import check_sampling
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.rollout.credit import credited
+from finestep_fast.train.rollout.decoding import cache_argument
+from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.rollout.sampler import Sampler
 from support.families import FAMILIES, family_model
-from support.rollouts import learner_of, sampled
+from support.rollouts import learner_of, learnt, sampled
 from support.tiny import ENV, LIMITS, Tiny
 
 REFUSED = {
@@ -34,7 +35,7 @@ OTHER_HEADS = {"gemma2", "granite", "cohere", "opt"}
 FAMILIAR = "qwen3"
 
 
-def played(model: PreTrainedModel, tiny: Tiny) -> ScoredRollouts:
+def played(model: PreTrainedModel, tiny: Tiny) -> list[Rollout]:
     """Rollouts whose prompts have different lengths and whose rows end at different times."""
     env = dataclasses.replace(ENV, max_observation_chars=80, max_malformed=2)
     wordy = dataclasses.replace(env, schema_in_prompt="full", max_prompt_chars=250)
@@ -46,7 +47,8 @@ def played(model: PreTrainedModel, tiny: Tiny) -> ScoredRollouts:
     scores = score_episodes(episodes, tiny.engine, RewardConfig())
     groups = [0, 0, 1, 1, 2, 2]
     assert len({len(item.step_spans) for item in transcripts}) > 1
-    return credited(transcripts, scores, groups, CreditConfig(), drop_uniform_groups=False)
+    made = list(map(Rollout, transcripts, scores, groups))
+    return credited(made, CreditConfig(), drop_uniform_groups=False)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -76,7 +78,7 @@ def test_the_first_ratios_of_a_family_are_1_or_it_is_refused_before_a_run(
 
 
 @pytest.fixture
-def rollouts(tiny: Tiny) -> ScoredRollouts:
+def rollouts(tiny: Tiny) -> list[Rollout]:
     return sampled(tiny, tiny.data.train[:2], 2)
 
 
@@ -84,7 +86,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def refused(model: nn.Module, rollouts: ScoredRollouts, **settings: Any) -> str:
+def refused(model: nn.Module, rollouts: list[Rollout], **settings: Any) -> str:
     """What the learner says; it must not have changed a weight."""
     before = weights(model)
     with pytest.raises(InputError) as caught:
@@ -94,7 +96,7 @@ def refused(model: nn.Module, rollouts: ScoredRollouts, **settings: Any) -> str:
 
 
 def test_a_policy_that_is_not_the_sampled_one_is_refused_before_the_first_step(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     other = tiny.trainable()
     with torch.no_grad():
@@ -107,14 +109,14 @@ def test_a_policy_that_is_not_the_sampled_one_is_refused_before_the_first_step(
     assert "update.head=logits" not in refused(other, rollouts, head="logits")
 
 
-def test_one_rollout_out_of_many_is_enough_to_refuse(tiny: Tiny, rollouts: ScoredRollouts) -> None:
-    one = rollouts.transcripts[rollouts.learnt[-1]]
+def test_one_rollout_out_of_many_is_enough_to_refuse(tiny: Tiny, rollouts: list[Rollout]) -> None:
+    one = learnt(rollouts)[-1].transcript
     one.token_logp = [value - 0.05 if value else 0.0 for value in one.token_logp]
     assert "differ by 0.05 on average over a rollout" in refused(tiny.trainable(), rollouts)
 
 
 def test_the_policy_is_compared_once_and_may_then_go_its_way(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     learner = learner_of(tiny.trainable(), on_policy=True, learning_rate=0.5, passes=2)
     learner.learn(rollouts, seed=0)
@@ -122,7 +124,7 @@ def test_the_policy_is_compared_once_and_may_then_go_its_way(
 
 
 def test_noise_of_the_model_comes_first_among_the_reasons(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     noisy = tiny.trainable()
     noisy.model.norm.register_forward_hook(
@@ -131,14 +133,14 @@ def test_noise_of_the_model_comes_first_among_the_reasons(
     assert "(1) two passes of the learner differ" in refused(noisy, rollouts)
 
 
-def test_a_value_that_is_not_a_number_is_refused(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_a_value_that_is_not_a_number_is_refused(tiny: Tiny, rollouts: list[Rollout]) -> None:
     broken = tiny.trainable()
     broken.model.norm.register_forward_hook(lambda layer, given, hidden: hidden * float("nan"))
     assert "differ by inf on average" in refused(broken, rollouts)
 
 
 def test_rounding_in_bfloat16_is_no_disagreement_unless_the_model_makes_it_large(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     learner = learner_of(tiny.trainable(), on_policy=True, dtype=torch.bfloat16)
     measured = learner.learn(rollouts, seed=0)
@@ -153,12 +155,12 @@ def test_rounding_in_bfloat16_is_no_disagreement_unless_the_model_makes_it_large
     assert "set precision=float32" in message
 
 
-def credited_anew(model: PreTrainedModel, tiny: Tiny) -> ScoredRollouts:
+def credited_anew(model: PreTrainedModel, tiny: Tiny) -> list[Rollout]:
     return sampled(dataclasses.replace(tiny, model=model), tiny.data.train[:2], 2)  # type: ignore[arg-type]
 
 
 def test_positions_scaled_by_the_length_of_the_text_are_named(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     model = tiny.trainable()
     model.config.rope_parameters = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}

@@ -6,7 +6,7 @@ import torch
 from transformers import DynamicCache, MistralConfig
 from transformers.cache_utils import DynamicLayer
 
-from finestep_fast.train.cache import SlabLayer, rollout_cache, select_rows
+from finestep_fast.train.rollout.cache import SlabLayer, rollout_cache, select_rows
 from support.tiny import Tiny
 
 

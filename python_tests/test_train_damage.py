@@ -15,13 +15,13 @@ import torch
 from accelerate import Accelerator
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.checksums import damage, partial, publish, remove
 from finestep_fast.train.config import CONFIG_FILE, DataConfig, load_config
 from finestep_fast.train.data import generate_world
-from finestep_fast.train.finite import DivergedError
-from finestep_fast.train.folder import write_config
-from finestep_fast.train.logs import LogMark, Logs
+from finestep_fast.train.state.checkpoint import Checkpoints, RunState
+from finestep_fast.train.state.checksums import damage, partial, publish, remove
+from finestep_fast.train.state.folder import write_config
+from finestep_fast.train.state.logs import LogMark, Logs
+from finestep_fast.train.stop import DivergedError
 from support.damage import DAMAGES
 from support.tiny import WORLD, Tiny
 

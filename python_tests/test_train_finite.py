@@ -14,15 +14,15 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from finestep_fast.train.__main__ import main
+from finestep_fast.train.alarms import divergence_alarm
 from finestep_fast.train.config import load_config
-from finestep_fast.train.finite import DivergedError, culprits
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.rollouts import ScoredRollouts
-from finestep_fast.train.run import Run
-from finestep_fast.train.stop import StopRequest
-from finestep_fast.train.summary import divergence_alarm
-from finestep_fast.train.warm_start import supervised_step
+from finestep_fast.train.learn.finite import culprits
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.learn.warm_start import supervised_step
+from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.run import TrainingRun
+from finestep_fast.train.stop import DivergedError, StopRequest
 from support.commands import SMALL, evaluations, records, weights
 from support.rollouts import learner_of, sampled
 from support.tiny import Tiny
@@ -31,7 +31,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 @pytest.fixture(scope="module")
-def rollouts(tiny: Tiny) -> ScoredRollouts:
+def rollouts(tiny: Tiny) -> list[Rollout]:
     return sampled(tiny, tiny.data.train[:4], 4)
 
 
@@ -48,7 +48,7 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 
 @pytest.mark.parametrize("by", [NAN, INF])
 def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(
-    tiny: Tiny, rollouts: ScoredRollouts, by: float
+    tiny: Tiny, rollouts: list[Rollout], by: float
 ) -> None:
     model = tiny.trainable()
     learner = learner_of(model, learning_rate=0.1)
@@ -58,7 +58,8 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(
     assert all(parameter.grad is None for parameter in model.parameters())
     assert learner.scheduler.last_epoch == 0
     (skipped,) = learner.skipped
-    assert (skipped.step, sorted(skipped.rollouts)) == (0, rollouts.learnt)
+    places = [place for place, rollout in enumerate(rollouts) if rollout.learnt]
+    assert (skipped.step, sorted(skipped.rollouts)) == (0, places)
     assert math.isfinite(skipped.loss)
     assert not math.isfinite(skipped.grad_norm)
     # The next update is the one that would have been.
@@ -71,12 +72,12 @@ def test_a_step_with_a_gradient_that_is_not_finite_changes_nothing(
 
 
 def test_the_rollouts_of_a_loss_that_is_not_finite_are_named(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     model = tiny.trainable()
     learner = learner_of(model, minibatches=2, micro_batch_tokens=1)
-    bad = rollouts.learnt[5]
-    item = rollouts.transcripts[bad]
+    bad = [place for place, rollout in enumerate(rollouts) if rollout.learnt][5]
+    item = rollouts[bad].transcript
     kept = list(item.token_logp)
     item.token_logp[item.step_spans[0][0]] = NAN
     try:
@@ -91,9 +92,7 @@ def test_the_rollouts_of_a_loss_that_is_not_finite_are_named(
     assert all(value.isfinite().all() for value in model.state_dict().values())
 
 
-def test_too_many_skipped_steps_in_a_row_end_an_update(
-    tiny: Tiny, rollouts: ScoredRollouts
-) -> None:
+def test_too_many_skipped_steps_in_a_row_end_an_update(tiny: Tiny, rollouts: list[Rollout]) -> None:
     model = tiny.trainable()
     learner = learner_of(model, minibatches=8)
     spoil(model, {0, 1, 3, 4, 5, 6, 7, 8})
@@ -178,7 +177,7 @@ def test_only_the_processes_with_a_loss_that_is_not_finite_are_told_of() -> None
     ]
 
 
-class Spoiled(Run):
+class Spoiled(TrainingRun):
     """A run into whose warm start and updates gradients that are NaN are thrown."""
 
     warm: Container[int] = ()

@@ -14,9 +14,9 @@ from accelerate import Accelerator
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.__main__ import main
-from finestep_fast.train.checksums import partial, publish
 from finestep_fast.train.config import load_config
-from finestep_fast.train.folder import held, write_config
+from finestep_fast.train.state.checksums import partial, publish
+from finestep_fast.train.state.folder import held, write_config
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import SMALL
 
@@ -24,7 +24,7 @@ HOLDER = """
 import os, signal, sys
 from pathlib import Path
 from accelerate import Accelerator
-from finestep_fast.train.folder import held
+from finestep_fast.train.state.folder import held
 with held(Path(sys.argv[1]), Accelerator(cpu=True), resumed=False):
     child = os.fork()
     if child == 0:

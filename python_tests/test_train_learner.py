@@ -17,16 +17,17 @@ from torch import nn
 from transformers import Qwen3ForCausalLM
 
 from finestep_fast import InputError, LossConfig
-from finestep_fast.train.rollouts import ScoredRollouts
-from support.rollouts import learner_of, sampled
+from finestep_fast.train.rollout.record import Rollout
+from support.rollouts import learner_of, learning_from, learnt, sampled, with_advantages
 from support.tiny import LIMITS, Tiny
 
 
 @pytest.fixture(scope="module")
-def rollouts(tiny: Tiny) -> ScoredRollouts:
+def rollouts(tiny: Tiny) -> list[Rollout]:
     made = sampled(tiny, tiny.data.train[:4], 4)
-    assert len(made.learnt) == 16
-    assert torch.cat(made.step_advantage).abs().max() > 0.1
+    advantages = [rollout.step_advantage for rollout in made if rollout.step_advantage is not None]
+    assert len(advantages) == 16
+    assert torch.cat(advantages).abs().max() > 0.1
     return made
 
 
@@ -37,7 +38,7 @@ def change(before: nn.Module, after: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def stepped(
-    tiny: Tiny, rollouts: ScoredRollouts, **settings: object
+    tiny: Tiny, rollouts: list[Rollout], **settings: object
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     model = tiny.trainable()
     measured = learner_of(model, **settings).learn(rollouts, seed=0)  # type: ignore[arg-type]
@@ -56,7 +57,7 @@ AGGREGATIONS = ("token_mean", "rollout_mean", "step_mean", "constant")
 
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_the_gradient_does_not_depend_on_the_size_of_the_micro_batches(
-    tiny: Tiny, rollouts: ScoredRollouts, aggregation: str
+    tiny: Tiny, rollouts: list[Rollout], aggregation: str
 ) -> None:
     loss = LossConfig(
         aggregation=aggregation,  # type: ignore[arg-type]
@@ -74,13 +75,14 @@ def test_the_gradient_does_not_depend_on_the_size_of_the_micro_batches(
         assert measured[key] == pytest.approx(whole[key], rel=1e-3, abs=1e-5), key
 
 
-def test_the_gradient_is_that_of_a_loop_over_tokens(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_the_gradient_is_that_of_a_loop_over_tokens(tiny: Tiny, rollouts: list[Rollout]) -> None:
     """At a ratio of 1 the gradient of the surrogate is -sum_t A_t grad logp_t / T."""
     taken, _ = stepped(tiny, rollouts, learning_rate=1.0, micro_batch_tokens=10**6)
     model = tiny.trainable()
-    total = sum(rollouts.transcripts[r].num_policy_tokens for r in rollouts.learnt)
-    for rollout, advantage in zip(rollouts.learnt, rollouts.step_advantage, strict=True):
-        item = rollouts.transcripts[rollout]
+    total = sum(rollout.transcript.num_policy_tokens for rollout in learnt(rollouts))
+    for rollout in learnt(rollouts):
+        item, advantage = rollout.transcript, rollout.step_advantage
+        assert advantage is not None
         logp = model(input_ids=torch.tensor([item.token_ids])).logits[0].log_softmax(-1)
         loss = torch.zeros(())
         for (start, end), value in zip(item.step_spans, advantage, strict=True):
@@ -92,17 +94,15 @@ def test_the_gradient_is_that_of_a_loop_over_tokens(tiny: Tiny, rollouts: Scored
     assert_same(grads, taken)
 
 
-def test_advantages_of_zero_give_a_gradient_of_zero(tiny: Tiny, rollouts: ScoredRollouts) -> None:
-    flat = dataclasses.replace(
-        rollouts, step_advantage=[torch.zeros_like(item) for item in rollouts.step_advantage]
-    )
+def test_advantages_of_zero_give_a_gradient_of_zero(tiny: Tiny, rollouts: list[Rollout]) -> None:
+    flat = with_advantages(rollouts, torch.zeros_like)
     taken, measured = stepped(tiny, flat, learning_rate=1.0)
     assert all((value == 0).all() for value in taken.values())
     assert measured["loss"] == 0.0
     assert measured["grad_norm"] == 0.0
 
 
-def test_the_first_step_is_on_policy(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_the_first_step_is_on_policy(tiny: Tiny, rollouts: list[Rollout]) -> None:
     _, measured = stepped(tiny, rollouts)
     assert measured["clip_fraction_low"] == 0.0
     assert measured["clip_fraction_high"] == 0.0
@@ -121,18 +121,19 @@ def test_the_temperature_of_learning_is_that_of_sampling(tiny: Tiny) -> None:
     assert measured["approx_kl"] > 1e-3
 
 
-def test_later_passes_are_off_policy(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_later_passes_are_off_policy(tiny: Tiny, rollouts: list[Rollout]) -> None:
     _, measured = stepped(tiny, rollouts, passes=4, minibatches=2, learning_rate=0.5)
     assert measured["approx_kl"] > 1e-5
     assert measured["ratio_max"] > 1.05
 
 
-def test_a_step_makes_what_did_well_more_probable(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_a_step_makes_what_did_well_more_probable(tiny: Tiny, rollouts: list[Rollout]) -> None:
     model = tiny.trainable()
     learner_of(model, learning_rate=0.1).learn(rollouts, seed=0)
     gain = 0.0
-    for rollout, advantage in zip(rollouts.learnt, rollouts.step_advantage, strict=True):
-        item = rollouts.transcripts[rollout]
+    for rollout in learnt(rollouts):
+        item, advantage = rollout.transcript, rollout.step_advantage
+        assert advantage is not None
         with torch.no_grad():
             logp = model(input_ids=torch.tensor([item.token_ids])).logits[0].log_softmax(-1)
         for (start, end), value in zip(item.step_spans, advantage.tolist(), strict=True):
@@ -143,7 +144,7 @@ def test_a_step_makes_what_did_well_more_probable(tiny: Tiny, rollouts: ScoredRo
 
 
 def test_minibatches_and_passes_are_so_many_optimiser_steps(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     learner = learner_of(tiny.trainable(), minibatches=3, passes=2)
     learner.learn(rollouts, seed=0)
@@ -151,7 +152,7 @@ def test_minibatches_and_passes_are_so_many_optimiser_steps(
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_order_others(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     changes = []
     for seed in (1, 1, 2):
@@ -162,7 +163,7 @@ def test_the_same_seed_gives_the_same_weights_and_another_order_others(
     assert any(not torch.equal(changes[0][name], changes[2][name]) for name in changes[0])
 
 
-def test_gradients_are_scaled_down_to_the_norm(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_gradients_are_scaled_down_to_the_norm(tiny: Tiny, rollouts: list[Rollout]) -> None:
     model = tiny.trainable()
     learner = learner_of(model, learning_rate=1.0)
     optim = dataclasses.replace(learner.config.optim, max_grad_norm=1e-4)
@@ -174,11 +175,9 @@ def test_gradients_are_scaled_down_to_the_norm(tiny: Tiny, rollouts: ScoredRollo
 
 
 def test_the_distance_to_the_reference_is_measured_and_pulls_back(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
-    flat = dataclasses.replace(
-        rollouts, step_advantage=[torch.zeros_like(item) for item in rollouts.step_advantage]
-    )
+    flat = with_advantages(rollouts, torch.zeros_like)
     away = tiny.trainable()
     with torch.no_grad():
         for parameter in away.parameters():
@@ -195,7 +194,7 @@ def test_the_distance_to_the_reference_is_measured_and_pulls_back(
 
 
 def test_the_compiled_loss_and_the_reference_take_the_same_steps(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     kinds = (LossConfig(), LossConfig(kind="cispo", ratio="step", aggregation="rollout_mean"))
     for loss in kinds:
@@ -206,7 +205,7 @@ def test_the_compiled_loss_and_the_reference_take_the_same_steps(
 
 
 def test_a_step_from_hidden_states_is_the_step_from_logits(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     kinds = (LossConfig(), LossConfig(ratio="rollout", kl="k3", kl_weight=0.1))
     for loss in kinds:
@@ -229,7 +228,7 @@ class Capped(Qwen3ForCausalLM):
 
 
 def test_a_head_that_does_more_than_multiply_is_refused_unless_logits_are_asked_for(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     model = tiny.trainable()
     model.__class__ = Capped
@@ -250,7 +249,7 @@ def test_a_head_that_does_more_than_multiply_is_refused_unless_logits_are_asked_
     assert plain.training == tiny.model.training
 
 
-def test_no_logits_are_made_by_a_pass(tiny: Tiny, rollouts: ScoredRollouts) -> None:
+def test_no_logits_are_made_by_a_pass(tiny: Tiny, rollouts: list[Rollout]) -> None:
     model = tiny.trainable()
     shapes = []
     learner = learner_of(model, micro_batch_tokens=10**6)
@@ -278,9 +277,9 @@ def test_a_step_from_hidden_states_never_takes_the_memory_of_all_logits() -> Non
 
 
 def test_an_update_with_nothing_to_learn_from_changes_nothing(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
-    nothing = dataclasses.replace(rollouts, learnt=[], step_return=[], step_advantage=[])
+    nothing = learning_from(rollouts, [])
     model = tiny.trainable()
     learner = learner_of(model)
     assert learner.learn(nothing, seed=0) == {}
@@ -289,14 +288,9 @@ def test_an_update_with_nothing_to_learn_from_changes_nothing(
 
 
 def test_fewer_rollouts_than_minibatches_are_learnt_from(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
-    two = dataclasses.replace(
-        rollouts,
-        learnt=rollouts.learnt[:2],
-        step_return=rollouts.step_return[:2],
-        step_advantage=rollouts.step_advantage[:2],
-    )
+    two = learning_from(rollouts, [0, 1])
     learner = learner_of(tiny.trainable(), minibatches=5)
     measured = learner.learn(two, seed=0)
     assert learner.scheduler.last_epoch == 2
@@ -304,10 +298,10 @@ def test_fewer_rollouts_than_minibatches_are_learnt_from(
 
 
 def test_the_padding_of_a_pass_changes_no_log_probability(
-    tiny: Tiny, rollouts: ScoredRollouts
+    tiny: Tiny, rollouts: list[Rollout]
 ) -> None:
     """In one wide pass the shortest rollout is mostly padding; its ratio is 1 all the same."""
-    lengths = [len(rollouts.transcripts[r].token_ids) for r in rollouts.learnt]
+    lengths = [len(rollout.transcript.token_ids) for rollout in learnt(rollouts)]
     assert max(lengths) > 1.5 * min(lengths)
     _, measured = stepped(tiny, rollouts, micro_batch_tokens=10**6)
     assert measured["ratio_max"] == pytest.approx(1, abs=1e-4)

@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.episode import Episode, EpisodeStatus
 from finestep_fast.train.quickstart.model import small_model
-from finestep_fast.train.sampler import Sampler
+from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.stop import Stopped
-from finestep_fast.train.transcript import Transcript
 from support.tiny import ENV, LIMITS, MODEL, Tiny
 
 # Prompts of different lengths: some tell the columns, and questions differ.

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from finestep_fast.train.sampler import SamplerConfig
+from finestep_fast.train.config import RolloutConfig
 from finestep_fast.train.screen import Screen
 from support.tiny import Tiny
 
@@ -50,7 +50,7 @@ def test_a_quick_phase_has_a_line_per_tenth_and_a_part_of_another_none(
 
 
 def test_the_sampler_tells_every_pass_and_how_many_tokens_it_adds(tiny: Tiny) -> None:
-    limits = SamplerConfig(max_step_tokens=48, max_rollout_tokens=500, batch_rows=3)
+    limits = RolloutConfig(max_step_tokens=48, max_rollout_tokens=500, batch_rows=3)
     added: list[int] = []
     ended: list[int] = []
     transcripts = tiny.sampler(limits).play(

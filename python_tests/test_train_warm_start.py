@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from finestep_fast.env.calls import parse_call
 from finestep_fast.train.data import Demonstration
-from finestep_fast.train.padding import micro_batches, pad_rows, padded_length
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.replay import replay, transcripts
-from finestep_fast.train.transcript import Transcript
-from finestep_fast.train.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.learn.padding import micro_batches, pad_rows, padded_length
+from finestep_fast.train.learn.policy import written_logp
+from finestep_fast.train.learn.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.rollout.replay import replay, transcripts
+from finestep_fast.train.rollout.transcript import Transcript
 from support.tiny import ENV, Tiny
 
 CPU = torch.device("cpu")
@@ -191,11 +191,11 @@ def test_only_the_policys_tokens_are_learnt(tiny: Tiny) -> None:
         torch.testing.assert_close(old - new, old.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_token_logp_is_zero_outside_the_spans(tiny: Tiny) -> None:
+def test_written_logp_is_zero_outside_the_spans(tiny: Tiny) -> None:
     items = tiny.demonstrations[:3]
     rows = pad_rows([item.token_ids for item in items], CPU)
     spans = [item.step_spans for item in items]
-    logp = token_logp(tiny.model, rows, spans, 1.0)
+    logp = written_logp(tiny.model, rows, spans, 1.0)
     inside = torch.zeros_like(rows.mask)
     for row, steps in enumerate(spans):
         for start, end in steps:

@@ -29,7 +29,7 @@ INTERRUPTED = 130
 
 
 def version_text() -> str:
-    """The versions of this package and of SQLite, with the library's file and options."""
+    """Return the versions of this package and of SQLite, with the library's file and options."""
     used = library()
     return "\n".join(
         [
@@ -42,7 +42,7 @@ def version_text() -> str:
 
 
 def evaluate(given: Namespace) -> int:
-    """Evaluates what the options say; returns the exit status.
+    """Evaluate what the options say; returns the exit status.
 
     Raises:
         InputError: An option or a file is unusable.
@@ -132,7 +132,7 @@ def evaluate(given: Namespace) -> int:
 
 
 def no_queries(predicted: Sequence[Prediction], path: Path) -> list[str]:
-    """A sentence on the entries of the file that are no query, if there are any."""
+    """Return a sentence on the entries of the file that are no query, if there are any."""
     wrong = [p for p in predicted if p.sql is None and p.place != f"predictions {str(path)!r}"]
     if not wrong:
         return []
@@ -143,7 +143,7 @@ def no_queries(predicted: Sequence[Prediction], path: Path) -> list[str]:
 
 @contextmanager
 def opened(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[TextIO | None]:
-    """The file for the records; none if none is asked for.
+    """Return the file for the records; none if none is asked for.
 
     Raises:
         InputError: It cannot be written, or is one of the files that are read.
@@ -168,13 +168,13 @@ def opened(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[TextIO | Non
 
 
 def unwritable(path: Path, error: OSError | ValueError) -> InputError:
-    """What to say of an output that cannot be written."""
+    """Return the sentence about an output that cannot be written."""
     reason = error.strerror if isinstance(error, OSError) else error
     return InputError(f"output {shown(str(path))}: {reason}")
 
 
 def write(output: TextIO, records: list[Record], sqlite_version: str) -> None:
-    """Adds records, so that they are kept whatever comes next.
+    """Add records, so that they are kept whatever comes next.
 
     Raises:
         InputError: They cannot be written.

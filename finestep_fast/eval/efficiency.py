@@ -23,28 +23,25 @@ SIGMAS = 3
 
 @dataclass(frozen=True, slots=True)
 class Efficiency:
-    """How fast a right query is.
-
-    Attributes:
-        predicted_ms: Median time of the predicted query.
-        gold_ms: Median time of the gold query.
-        time_ratio: Mean ratio gold to predicted over the repeats that the filter kept.
-        reward: The step of R-VES that the ratio reaches.
-    """
+    """How fast a right query is."""
 
     predicted_ms: float
+    """Median time of the predicted query."""
     gold_ms: float
+    """Median time of the gold query."""
     time_ratio: float
+    """Mean ratio gold to predicted over the repeats that the filter kept."""
     reward: float
+    """The step of R-VES that the ratio reaches."""
 
     @property
     def score(self) -> float:
-        """What the question adds to the mean that is R-VES: the square root of the reward."""
+        """Return what the question adds to the mean R-VES: the square root of the reward."""
         return math.sqrt(self.reward)
 
 
 def kept_ratios(ratios: Sequence[float]) -> list[float]:
-    """The ratios strictly within three standard deviations of their mean; all if they are equal."""
+    """Return the ratios within three standard deviations of their mean; all if they are equal."""
     mean, deviation = fmean(ratios), pstdev(ratios)
     if deviation == 0:
         return list(ratios)
@@ -52,12 +49,12 @@ def kept_ratios(ratios: Sequence[float]) -> list[float]:
 
 
 def reward_of(time_ratio: float) -> float:
-    """The reward that a ratio of times earns, 0.25 to 1.25."""
+    """Return the reward that a ratio of times earns, 0.25 to 1.25."""
     return next(reward for at_least, reward in STEPS if time_ratio >= at_least)
 
 
 def efficiency_of(predicted_ms: Sequence[float], gold_ms: Sequence[float]) -> Efficiency:
-    """What R-VES says of times taken in pairs.
+    """Return what R-VES is for times taken in pairs.
 
     Source: BIRD mini-dev's `evaluation_ves.py`.
 
@@ -75,7 +72,7 @@ def efficiency_of(predicted_ms: Sequence[float], gold_ms: Sequence[float]) -> Ef
 def timed(
     question: Question, predicted_sql: str, engine: Engine, repeats: int
 ) -> Efficiency | None:
-    """Times a right query and its gold in turns, alone on the engine; none if a run fails."""
+    """Time a right query and its gold in turns, alone on the engine; none if a run fails."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for sql, taken in zip((predicted_sql, question.gold_sql), times, strict=True):

@@ -1,6 +1,6 @@
 """Every predicted query run, compared with its gold and, on request, timed: a record per question.
 
-Not a table: what the records add up to is told elsewhere.
+Not a table: `summary` says what the records add up to.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from finestep_fast.sql import Engine, Match, Semantics, Status
 
 NO_PREDICTION = "no_prediction"
 SOFT_F1: Semantics = "soft_f1"
-# What a result can be right under. Soft-F1 is a score, and always told.
+# What a result can be right under. Soft-F1 is a score, and always reported.
 SEMANTICS: dict[str, Semantics] = {n: n for n in get_args(Semantics) if n != SOFT_F1}
 # An answer that would cost the same time or memory once more under the next semantics.
 COSTLY = frozenset(
@@ -33,48 +33,42 @@ QUESTIONS_PER_THREAD = 16
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What one semantics says of one prediction.
-
-    Attributes:
-        equal: Whether it is right; never after a failure.
-        status: How it ended: one of `sql.Status`, or `no_prediction`.
-        message: What went wrong; empty where nothing did.
-    """
+    """What one semantics says of one prediction."""
 
     equal: bool
+    """Whether it is right; never after a failure."""
     status: str
+    """How it ended: one of `sql.Status`, or `no_prediction`."""
     message: str = ""
+    """What went wrong; empty where nothing did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What is found of one question.
-
-    Attributes:
-        question: It.
-        predicted_sql: The predicted query; none if there is none.
-        verdicts: By semantics, in the order asked for.
-        soft_f1: In [0, 1]; 0 after a failure.
-        elapsed_ms: Time the predicted query took, once; 0 if it did not run.
-        gold_failed: Whether no verdict was possible because the gold query or its database failed.
-        efficiency: Times of a right query beside its gold; none if it was not timed.
-    """
+    """What is found of one question."""
 
     question: Question
+    """It."""
     predicted_sql: str | None
+    """The predicted query; none if there is none."""
     verdicts: dict[str, Verdict]
+    """By semantics, in the order asked for."""
     soft_f1: float = 0.0
+    """In [0, 1]; 0 after a failure."""
     elapsed_ms: float = 0.0
+    """Time the predicted query took, once; 0 if it did not run."""
     gold_failed: bool = False
+    """Whether no verdict was possible because the gold query or its database failed."""
     efficiency: Efficiency | None = None
+    """Times of a right query beside its gold; none if it was not timed."""
 
     @property
     def first(self) -> Verdict:
-        """The verdict of the semantics named first."""
+        """Return the verdict of the semantics named first."""
         return next(iter(self.verdicts.values()))
 
     def entry(self, sqlite_version: str) -> dict[str, Any]:
-        """The record as one JSON object; the first semantics speaks at the top."""
+        """Return the record as one JSON object; the first semantics speaks at the top."""
         named, *others = self.verdicts
         entry: dict[str, Any] = {
             "question_id": self.question.question_id,
@@ -98,12 +92,12 @@ class Record:
 
 
 def verdict_entry(verdict: Verdict) -> dict[str, Any]:
-    """A verdict as a JSON object."""
+    """Return a verdict as a JSON object."""
     return {"equal": verdict.equal, "status": verdict.status, "message": verdict.message}
 
 
 def checked_semantics(names: Sequence[str]) -> list[Semantics]:
-    """The semantics of these names.
+    """Return the semantics of these names.
 
     Raises:
         InputError: One is unknown or comes twice.
@@ -126,7 +120,7 @@ def evaluated(
     keep_distinct: bool = False,
     problems: Sequence[str] | None = None,
 ) -> Iterator[list[Record]]:
-    """Evaluates predictions, some at a time.
+    """Evaluate predictions, some at a time.
 
     Args:
         questions: What was asked.
@@ -164,7 +158,7 @@ def compared(
     *,
     keep_distinct: bool,
 ) -> list[Record]:
-    """The records of some questions, without times."""
+    """Return the records of some questions, without times."""
     answered = [i for i, sql in enumerate(predicted) if sql is not None]
     matches: list[dict[str, Match]] = [{} for _ in questions]
     for name in (*semantics, SOFT_F1):
@@ -175,7 +169,7 @@ def compared(
                 matches[i][name] = known
             else:
                 todo.append(i)
-        # No early exit: how a query ended is told too, and not only whether it was right.
+        # No early exit: how a query ended is reported too, and not only whether it was right.
         found = engine.match(
             [triple(questions[i], predicted[i]) for i in todo],
             semantics=name,
@@ -206,17 +200,17 @@ def compared(
 
 
 def triple(question: Question, predicted_sql: str | None) -> tuple[str, str, str]:
-    """What the engine wants of one question."""
+    """Return what the engine is given of one question."""
     return str(question.database), predicted_sql or "", question.gold_sql
 
 
 def verdict_of(match: Match) -> Verdict:
-    """What a comparison says."""
+    """Return the verdict of a comparison."""
     return Verdict(match.equal, match.status.value, match.message)
 
 
 def with_problem(record: Record, problem: str) -> Record:
-    """The record with the reason why there is no prediction, if there is none."""
+    """Return the record with the reason why there is no prediction, if there is none."""
     if record.predicted_sql is not None:
         return record
     verdict = replace(record.first, message=problem)
@@ -224,7 +218,7 @@ def with_problem(record: Record, problem: str) -> Record:
 
 
 def with_times(record: Record, engine: Engine, repeats: int) -> Record:
-    """The record with times, if the prediction is right under the first semantics."""
+    """Return the record with times, if the prediction is right under the first semantics."""
     if not record.first.equal or record.predicted_sql is None:
         return record
     efficiency = timed(record.question, record.predicted_sql, engine, repeats)

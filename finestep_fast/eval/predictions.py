@@ -22,25 +22,22 @@ SQL_KEYS = ("SQL", "sql", "predicted_sql", "pred_sql", "prediction", "predicted"
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One predicted query and where it stands.
-
-    Attributes:
-        place: The file with the key, the entry or the line, for messages.
-        name: The question it says it answers; none if only its position says that.
-        sql: The query; none where the file holds something else.
-        db_id: The database it says it is for; empty if it says nothing.
-        problem: Why there is no query; empty if there is one.
-    """
+    """One predicted query and where it stands."""
 
     place: str
+    """The file with the key, the entry or the line, for messages."""
     name: str | None
+    """The question it says it answers; none if only its position says that."""
     sql: str | None
+    """The query; none where the file holds something else."""
     db_id: str = ""
+    """The database it says it is for; empty if it says nothing."""
     problem: str = ""
+    """Why there is no query; empty if there is one."""
 
 
 def load_predictions(path: Path, questions: Sequence[Question]) -> list[Prediction]:
-    """Reads predictions and lays them beside the questions.
+    """Read predictions and lays them beside the questions.
 
     A prediction that names its question is matched by `question_id` where every name is one, else
     by position (as BIRD's keys "0", "1", ... are). One without a name is matched by position.
@@ -83,7 +80,7 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[Predicti
 
 
 def whole_object(content: str, source: str) -> dict[str, Any] | None:
-    """The object a file consists of; none for JSON lines, of which there may be one only."""
+    """Return the object a file consists of; none for JSON lines, of which there may be one only."""
     try:
         found = json.loads(content, object_pairs_hook=lambda pairs: unrepeated(pairs, source))
     except InputError:
@@ -98,7 +95,7 @@ def whole_object(content: str, source: str) -> dict[str, Any] | None:
 
 
 def is_json(text: str) -> bool:
-    """Whether a text is JSON."""
+    """Return whether a text is JSON."""
     try:
         json.loads(text)
     except (ValueError, RecursionError):
@@ -107,7 +104,7 @@ def is_json(text: str) -> bool:
 
 
 def unrepeated(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
-    """The object of these pairs, unless a key comes twice and one value would be lost."""
+    """Return the object of these pairs, unless a key comes twice and one value would be lost."""
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
@@ -117,13 +114,13 @@ def unrepeated(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
 
 
 def keyed_prediction(key: str, value: Any, source: str) -> Prediction:
-    """The prediction under one key of BIRD's object."""
+    """Return the prediction under one key of BIRD's object."""
     sql, db_id = unmarked(value)
     return Prediction(f"{source}, key {key!r}", key, sql, db_id, problem_of(value))
 
 
 def listed_prediction(entry: Any, place: str) -> Prediction:
-    """The prediction in one entry of a list, or on one line of JSON lines."""
+    """Return the prediction in one entry of a list, or on one line of JSON lines."""
     if not isinstance(entry, Mapping):
         sql, db_id = unmarked(entry)
         return Prediction(place, None, sql, db_id, problem_of(entry))
@@ -140,7 +137,7 @@ def listed_prediction(entry: Any, place: str) -> Prediction:
 
 
 def text_predictions(content: str, source: str, db_ids: Set[str]) -> list[Prediction]:
-    """One prediction per line; an empty line is an empty query.
+    """Return one prediction per line; an empty line is an empty query.
 
     What follows the last tab is the name of a database if it is one of `db_ids`, or could be one
     because it is a single word; else the tab is part of the query.
@@ -163,14 +160,14 @@ def text_predictions(content: str, source: str, db_ids: Set[str]) -> list[Predic
 
 
 def problem_of(value: Any) -> str:
-    """Why a value of JSON is no query; empty if it is one."""
+    """Return why a value of JSON is no query; empty if it is one."""
     if isinstance(value, str):
         return ""
     return IS_NULL if value is None else f"is {type(value).__name__} {value!r:.40}, no query"
 
 
 def unmarked(value: Any) -> tuple[str | None, str]:
-    """A query without BIRD's mark, and the database named behind the mark; none if it is none."""
+    """Return a query without BIRD's mark, and the database behind the mark, if there is one."""
     if not isinstance(value, str):
         return None, ""
     query, _, db_id = value.partition(BIRD_MARK)
@@ -180,7 +177,7 @@ def unmarked(value: Any) -> tuple[str | None, str]:
 def beside(
     read: Sequence[Prediction], questions: Sequence[Question], source: str
 ) -> list[Prediction]:
-    """The prediction of each question.
+    """Return the prediction of each question.
 
     Raises:
         InputError: A prediction names no question, one that another names too, or another database;
@@ -208,7 +205,7 @@ def beside(
 def positions_of(
     read: Sequence[Prediction], questions: Sequence[Question], source: str
 ) -> list[int]:
-    """Which question each prediction answers, by its position from 0."""
+    """Return which question each prediction answers, by its position from 0."""
     count = len(questions)
     named = [prediction for prediction in read if prediction.name is not None]
     if not named:
@@ -260,7 +257,7 @@ def positions_of(
 def places_meant(
     prediction: Prediction, places: Sequence[int], questions: Sequence[Question]
 ) -> list[int]:
-    """The questions, of those that share an id, that a prediction can be meant for."""
+    """Return the questions, of those that share an id, that a prediction can be meant for."""
     if len(places) == 1 or not prediction.db_id:
         return list(places)
     return [place for place in places if questions[place].db_id == prediction.db_id]

@@ -6,12 +6,13 @@ Numbers come from `summary`; nothing is computed here.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
 from finestep_fast.errors import BuildError
+from finestep_fast.eval.summary import Scores, Summary
 from finestep_fast.output import output_console
 
 # Where standard error is no terminal, this many lines are printed instead of a bar.
@@ -28,7 +29,7 @@ class Progress(Protocol):
 
 
 def require_rich() -> None:
-    """Raises BuildError where the tables cannot be drawn."""
+    """Raise BuildError where the tables cannot be drawn."""
     if find_spec("rich") is None:
         raise BuildError(
             "the table needs rich, which is not installed: pip install 'finestep_fast[eval]', "
@@ -38,7 +39,7 @@ def require_rich() -> None:
 
 @contextmanager
 def progress(total: int) -> Iterator[Progress]:
-    """Shows progress on standard error: a bar on a terminal, else a few lines."""
+    """Show progress on standard error: a bar on a terminal, else a few lines."""
     if not sys.stderr.isatty() or find_spec("rich") is None:
         yield LineProgress(total)
         return
@@ -78,12 +79,12 @@ class LineProgress:
         before = self._done
         self._done += count
         if self._done * LINES // self._total > before * LINES // self._total:
-            with suppress(OSError):  # nobody reads it any more; the result still counts
+            with suppress(OSError):  # its reader is gone; the result still counts
                 print(f"questions: {self._done}/{self._total}", file=sys.stderr, flush=True)
 
 
-def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
-    """Prints the tables of a summary and the remarks on it."""
+def show(title: str, found: Summary, remarks: Sequence[str]) -> None:
+    """Print the tables of a summary and the remarks on it."""
     from rich.table import Table
 
     console = output_console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
@@ -106,14 +107,14 @@ def show(title: str, found: Mapping[str, Any], remarks: Sequence[str]) -> None:
         console.print(f"note: {remark}", markup=False, soft_wrap=True)
 
 
-def column_names(numbers: Mapping[str, Any]) -> list[str]:
-    """The heads of the columns for numbers of this kind."""
+def column_names(numbers: Scores) -> list[str]:
+    """Return the heads of the columns for numbers of this kind."""
     heads = ["questions", *(f"EX {name}" for name in numbers["ex"]), "Soft-F1"]
     return heads + (["R-VES"] if "r_ves" in numbers else [])
 
 
-def cells(numbers: Mapping[str, Any]) -> list[str]:
-    """A row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
+def cells(numbers: Scores) -> list[str]:
+    """Return a row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
 
     A dash stands for an average over nothing.
     """

@@ -1,8 +1,8 @@
 """What records add up to: overall, by difficulty and by database. The only place with averages.
 
 Fractions, not percentages. A question whose gold query failed counts as wrong, as it does for the
-published evaluators, and is told apart: `ex_where_gold_ran` leaves it out. Where no gold query ran
-nothing was measured: every average is None.
+published evaluators; `ex_where_gold_ran` leaves it out. Where no gold query ran, nothing was
+measured: every average is None.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from finestep_fast.eval.evaluation import Record
 from finestep_fast.sql import Status
@@ -19,39 +19,66 @@ _INFRASTRUCTURE = {status.value for status in Status if status.is_infrastructure
 DIFFICULTIES = ("simple", "moderate", "challenging")
 
 
+class Scores(TypedDict):
+    """The numbers of a group of records; an average over nothing is None."""
+
+    questions: int
+    """Records of the group."""
+    gold_failed: int
+    """Those whose gold query failed under the first semantics."""
+    no_prediction: int
+    """Those without a predicted query."""
+    ex: dict[str, float | None]
+    """Execution accuracy by semantics."""
+    ex_where_gold_ran: dict[str, float | None]
+    """The same over the records whose gold query ran."""
+    soft_f1: float | None
+    """Mean Soft-F1."""
+    r_ves: NotRequired[float | None]
+    """R-VES, if right queries were timed; 0 for a query that is not right or not timed."""
+
+
+class Summary(TypedDict):
+    """Everything that records add up to."""
+
+    overall: Scores
+    """All records."""
+    by_difficulty: dict[str, Scores]
+    """Empty where no question has a difficulty."""
+    by_database: dict[str, Scores]
+    """By `db_id`."""
+    statuses: dict[str, dict[str, int]]
+    """Verdicts of each status, by semantics."""
+
+
 def mean(values: Sequence[float]) -> float | None:
-    """The mean; None of nothing."""
+    """Return the mean; None of nothing."""
     return math.fsum(values) / len(values) if values else None
 
 
 def gold_ran(record: Record, semantics: str) -> bool:
-    """Whether a verdict was possible, under one semantics."""
+    """Return whether a verdict was possible, under one semantics."""
     return record.verdicts[semantics].status not in _INFRASTRUCTURE
 
 
 def execution_accuracy(records: Sequence[Record], semantics: str) -> float | None:
-    """The share of right answers; None where no gold query ran."""
+    """Return the share of right answers; None where no gold query ran."""
     if not any(gold_ran(record, semantics) for record in records):
         return None
     return mean([record.verdicts[semantics].equal for record in records])
 
 
-def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
-    """The numbers of a group of records.
+def scores(records: Sequence[Record], *, timed: bool) -> Scores:
+    """Return the numbers of a group of records.
 
     Args:
         records: At least one.
         timed: Whether right queries were timed.
-
-    Returns:
-        `questions`, `gold_failed` and `no_prediction` as counts; `ex` and `ex_where_gold_ran` by
-        semantics; `soft_f1`; and, if timed, `r_ves`, which is 0 for a question that is not right
-        or could not be timed. An average over nothing is None.
     """
     ran = [record for record in records if not record.gold_failed]
     measured = records if ran else []  # as the first semantics has it
     semantics = list(records[0].verdicts)
-    found: dict[str, Any] = {
+    found: Scores = {
         "questions": len(records),
         "gold_failed": len(records) - len(ran),
         "no_prediction": sum(record.predicted_sql is None for record in records),
@@ -69,8 +96,8 @@ def scores(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
 
 def scores_by(
     records: Sequence[Record], label: Callable[[Record], str], *, timed: bool
-) -> dict[str, dict[str, Any]]:
-    """The numbers of every group; BIRD's difficulties go first, the rest in alphabetical order."""
+) -> dict[str, Scores]:
+    """Return the numbers of every group; BIRD's difficulties go first, others by name."""
     labels = sorted({label(record) for record in records})
     labels.sort(key=lambda name: DIFFICULTIES.index(name) if name in DIFFICULTIES else 3)
     return {
@@ -79,8 +106,8 @@ def scores_by(
     }
 
 
-def summary(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
-    """Everything the records add up to; `by_difficulty` is empty where no question has one."""
+def summary(records: Sequence[Record], *, timed: bool) -> Summary:
+    """Return what the records add up to; `by_difficulty` is empty where no question has one."""
     has_difficulties = any(record.question.difficulty for record in records)
     return {
         "overall": scores(records, timed=timed),
@@ -95,8 +122,8 @@ def summary(records: Sequence[Record], *, timed: bool) -> dict[str, Any]:
     }
 
 
-def remarks(found: dict[str, Any], repeats: int) -> list[str]:
-    """Sentences without which the numbers could be misread."""
+def remarks(found: Summary, repeats: int) -> list[str]:
+    """Return sentences without which the numbers could be misread."""
     overall = found["overall"]
     said = []
     if overall["gold_failed"] == overall["questions"]:
@@ -126,5 +153,5 @@ def remarks(found: dict[str, Any], repeats: int) -> list[str]:
 
 
 def counted(count: int, one: str, several: str) -> str:
-    """A count with its noun."""
+    """Return a count with its noun."""
     return f"{count} {one if count == 1 else several}"

@@ -1,1 +1,1 @@
-"""The thin trainer, `python -m finestep_fast.train`; imported by nobody else."""
+"""The thin trainer, `python -m finestep_fast.train`; no other part imports it."""

@@ -52,14 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _train(source: Path | None, overrides: Sequence[str]) -> int:
     # Imported here: --help and a misspelt key should not wait for the frameworks.
     from finestep_fast.train.config import load_config
-    from finestep_fast.train.run import Run
+    from finestep_fast.train.run import TrainingRun
     from finestep_fast.train.stop import Stopped, StopRequest
 
     config = load_config(source, overrides)
     resumed = any(word.startswith("resume=") for word in overrides)
     with StopRequest() as stop:
         try:
-            Run(config, stop, resumed=resumed).train()
+            TrainingRun(config, stop, resumed=resumed).train()
         except Stopped as stopped:
             print(
                 f"{stopped}; the state is saved, go on with: "

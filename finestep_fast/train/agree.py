@@ -1,4 +1,4 @@
-"""What one process finds, all processes have: none goes on where another stops."""
+"""Agreement of processes: all have what one found, and all stop where one stops."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def from_main(accelerator: Accelerator, ask: Callable[[], T]) -> T:
     Raises:
         FinestepError: What `ask` raised.
     """
-    told: list[Any] = [None, None]
+    answer: list[Any] = [None, None]
     if accelerator.is_main_process:
         try:
-            told[0] = ask()
+            answer[0] = ask()
         except FinestepError as error:
-            told[1] = error
-    broadcast_object_list(told)
-    if told[1] is not None:
-        raise told[1]
-    return told[0]  # type: ignore[no-any-return]
+            answer[1] = error
+    broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]  # type: ignore[no-any-return]
 
 
 def all_of(accelerator: Accelerator, mine: bool) -> bool:
-    """Whether it is so on every process."""
+    """Return whether it is so on every process."""
     others = torch.tensor(float(not mine), device=accelerator.device)
     return float(accelerator.reduce(others, "sum")) == 0.0

@@ -25,9 +25,9 @@ from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.checksums import is_sealed, seal_is_whole
 from finestep_fast.train.quickstart.model import SmallModelConfig
 from finestep_fast.train.quickstart.world import WorldConfig
+from finestep_fast.train.state.checksums import is_sealed, seal_is_whole
 
 CONFIG_FILE = "config.yaml"
 """A run's settings, whole, in its folder."""
@@ -266,7 +266,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything a run is told."""
+    """All settings of a run."""
 
     output: Path = Path("runs/finestep")
     """Folder of the run: settings, metrics, rollouts, checkpoints, the trained model."""

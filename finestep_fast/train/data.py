@@ -15,14 +15,14 @@ import numpy as np
 from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
-from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import DataConfig
 from finestep_fast.train.quickstart.world import write_world
+from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """The calls somebody made to answer a question; replaying them gives the observations."""
+    """The calls that answer a question; replaying them gives the observations."""
 
     question: Question
     calls: tuple[ToolCall, ...]
@@ -37,7 +37,10 @@ class RunData:
     demonstrations: list[Demonstration]
 
     def questions_of_update(self, update: int, prompts: int, seed: int) -> list[Question]:
-        """The questions of one update, from a stream of passes over all, each in its own order."""
+        """Return the questions of one update.
+
+        They come from a stream of passes over all questions, each in an order of its own.
+        """
         chosen = []
         for place in range(update * prompts, (update + 1) * prompts):
             epoch, index = divmod(place, len(self.train))

@@ -1,4 +1,4 @@
-"""The most memory that something took, as the device tells it."""
+"""The peak of memory, as the device reports it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MIB = 2**20
 
 
 def forget_peak(device: torch.device) -> None:
-    """Begin anew: what was taken before counts no more."""
+    """Begin anew: what was taken before is not counted."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

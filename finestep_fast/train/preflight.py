@@ -1,7 +1,7 @@
-"""What is looked at before anything is trained: whether the questions can be asked at all.
+"""Checks before anything is trained: whether the questions can be asked at all.
 
-Every database is opened once, and prompts are measured. A few unusable questions are told, too many
-refuse the run. Nothing here is changed or left out: what is unusable shows as failed rollouts.
+Every database is opened once, and prompts are measured. A few unusable questions are reported, too
+many refuse the run. Nothing is changed or left out: unusable questions show as failed rollouts.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def check_databases(data: RunData, sources: DataConfig) -> Iterator[str]:
     """Open every database that a question names; yields what a person should know.
 
     Args:
-        data: of the run.
-        sources: where it came from.
+        data: Of the run.
+        sources: Where it came from.
 
     Raises:
         InputError: None can be read, or those of too many questions cannot.
@@ -58,10 +58,10 @@ def check_prompts(
     """Measure the prompts of the first questions of a run; yields what a person should know.
 
     Args:
-        data: of the run.
-        config: its settings.
-        chat: renders the prompts.
-        engine: of the run; it runs nothing here.
+        data: Of the run.
+        config: Its settings.
+        chat: Renders the prompts.
+        engine: Of the run; it runs nothing here.
 
     Raises:
         InputError: No prompt leaves room for an answer, or too many do not.

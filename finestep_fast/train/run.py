@@ -19,27 +19,29 @@ from accelerate.utils import gather_object, set_seed
 from transformers.utils import logging as transformers_logging
 
 from finestep_fast.env.question import Question
-from finestep_fast.env.scoring import RolloutScore
 from finestep_fast.sql import Engine
-from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.checksums import partial
+from finestep_fast.train import metrics
+from finestep_fast.train.alarms import FarmingWatch, divergence_alarm
 from finestep_fast.train.config import OptimConfig, TrainConfig
-from finestep_fast.train.finite import DivergedError, check_finite, culprits
-from finestep_fast.train.folder import generated_checksums, held, write_config
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.logs import Logs
+from finestep_fast.train.learn.finite import check_finite, culprits
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.learn.policy import attention, learning_attention
+from finestep_fast.train.learn.reference_model import reference_model
+from finestep_fast.train.learn.warm_start import supervised_step
 from finestep_fast.train.memory import forget_peak, peak_mib
-from finestep_fast.train.policy import attention, learning_attention
-from finestep_fast.train.reference_model import reference_model
-from finestep_fast.train.restore import restored_state
-from finestep_fast.train.rollouts import credited, sample_rollouts
-from finestep_fast.train.sampler import Sampler, SamplerConfig
+from finestep_fast.train.rollout.credit import credited
+from finestep_fast.train.rollout.engine import InProcessEngine, RolloutEngine
+from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.rollout.sampler import Sampler
 from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import check_model, make_accelerator, make_parts
-from finestep_fast.train.stop import NothingCounts, Stopped, StopRequest
-from finestep_fast.train.summary import Tally, divergence_alarm, failures, farming_alarm, tally
-from finestep_fast.train.transcript import Transcript
-from finestep_fast.train.warm_start import supervised_step
+from finestep_fast.train.state.checkpoint import Checkpoints, RunState
+from finestep_fast.train.state.checksums import partial
+from finestep_fast.train.state.folder import generated_checksums, held, write_config
+from finestep_fast.train.state.logs import Logs
+from finestep_fast.train.state.restore import restored_state
+from finestep_fast.train.stop import DivergedError, NothingCounts, Stopped, StopRequest
+from finestep_fast.train.summary import Tally, failures, tally
 
 BEFORE, FINAL = "before", "final"
 """Names of the evaluations that every run has: before the first update and after the last."""
@@ -48,13 +50,13 @@ BEFORE, FINAL = "before", "final"
 _UNCOUNTED_QUESTIONS = 8
 
 
-class Run:
+class TrainingRun:
     """One run, from its beginning or from its latest checkpoint.
 
     Args:
-        config: its settings; `output` is its folder.
-        stop: asked at safe points whether to stop.
-        resumed: whether the run in `output` goes on; if not, there must be none.
+        config: Its settings; `output` is its folder.
+        stop: Asked at safe points whether to stop.
+        resumed: Whether the run in `output` goes on; if not, there must be none.
     """
 
     def __init__(self, config: TrainConfig, stop: StopRequest, *, resumed: bool = False) -> None:
@@ -83,14 +85,14 @@ class Run:
         """
         with (
             held(self.folder, self.accelerator, resumed=self.resumed),
-            Engine(timeout_s=self.config.env.query_timeout_s) as self.engine,
+            Engine(timeout_s=self.config.env.query_timeout_s) as engine,
         ):
             self.screen.say(f"run folder: {self.folder}")
-            self.parts = make_parts(self.config, self.folder, self.accelerator, self.engine)
+            self.parts = make_parts(self.config, self.folder, self.accelerator, engine)
             check_model(self.parts.policy, self.config)
             if self.accelerator.is_main_process:
                 write_config(self.config)
-            self.sampler = self._sampler()
+            self.rollout_engine = self._rollout_engine(engine)
             self.state = self._restored_state()
             try:
                 self._warm_start()
@@ -104,18 +106,12 @@ class Run:
         self.stop.check_output()
         return self.state.evaluations
 
-    def _sampler(self) -> Sampler:
+    def _rollout_engine(self, engine: Engine) -> RolloutEngine:
         # One process may stop in mid-rollout; several must stop together, between updates.
         check = self.stop.check if self.accelerator.num_processes == 1 else lambda: None
-        rollout = self.config.rollout
-        limits = SamplerConfig(
-            max_step_tokens=rollout.max_step_tokens,
-            max_rollout_tokens=rollout.max_rollout_tokens,
-            temperature=rollout.temperature,
-            batch_rows=rollout.batch_rows,
-            tool_threads=rollout.tool_threads,
-        )
-        return Sampler(self.parts.policy, self.parts.chat, limits, check)
+        config = self.config
+        sampler = Sampler(self.parts.policy, self.parts.chat, config.rollout, check)
+        return InProcessEngine(sampler, engine, config.env, config.rewards)
 
     def _restored_state(self) -> RunState:
         state = restored_state(self.checkpoints, self.logs, self.accelerator, self.screen.say)
@@ -132,6 +128,7 @@ class Run:
             every = self.config.checkpoint.every_warm_steps
             optim = self.config.warm_start.optim
             title = "warm start"
+            losses = [record["loss"] for record in self.logs.read("warm_start")]
             with (
                 self.screen.bar(title, len(batches), done=self.state.warm_steps) as bar,
                 self._training(title),
@@ -151,7 +148,8 @@ class Run:
                     if taken:
                         self.parts.warm.scheduler.step()
                         self.state.skipped_in_a_row = 0
-                    self.logs.write("warm_start", [{"step": step, "loss": loss if taken else None}])
+                    losses.append(loss if taken else None)
+                    self.logs.write("warm_start", [{"step": step, "loss": losses[-1]}])
                     if not taken:
                         self.state.skipped_in_a_row += 1
                         ids = [item.episode.question.question_id for item in batches[step]]
@@ -160,7 +158,7 @@ class Run:
                     bar.advance(1, f"loss {loss:.3f}")
                     if every and (step + 1) % every == 0 and step + 1 < len(batches):
                         self._save_if_sound()
-            self._warn_of(divergence_alarm([r["loss"] for r in self.logs.read("warm_start")]))
+            self._warn_of(divergence_alarm(losses))
             self.parts.warm.optimizer.state.clear()  # its moments are of no use to the updates
         self.state.phase = "update"
         self._save()
@@ -189,6 +187,7 @@ class Run:
             return
         total = self.config.update.updates
         learner = self._learner()
+        farming = FarmingWatch(self.logs.read("metrics"))
         with self.screen.bar("updates", total, done=self.state.updates) as bar:
             for update in range(self.state.updates, total):
                 every = self.config.eval.every_updates
@@ -201,9 +200,9 @@ class Run:
                 self.logs.write("metrics", [record])
                 if skipped:
                     optim = self.config.update.optim
-                    self._note_skipped("updates", record["skipped_steps"], skipped, optim)
+                    self._note_skipped("updates", record[metrics.SKIPPED_STEPS], skipped, optim)
                 bar.advance(1, update_note(record))
-                self._warn_of(farming_alarm(self.logs.read("metrics")))
+                self._warn_of(farming.add(record))
                 done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
                     self._save_if_sound()
@@ -211,27 +210,25 @@ class Run:
         self._save()
 
     def _update(self, update: int, learner: Learner) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        """One round: sample, score, credit, learn.
+        """Sample, score, credit and learn once.
 
         Returns its line of the log, and a line for every optimiser step that was skipped.
         """
         config, rank = self.config, self.accelerator.process_index
         questions = self.parts.data.questions_of_update(update, config.rollout.prompts, config.seed)
         begin = time.perf_counter()
-        transcripts, scores, groups = self._play(
+        rollouts = self._play(
             f"update {update}",
             questions,
             config.rollout.rollouts_per_prompt,
             seed=self._seed(1, update),
         )
-        total = self._together(tally(transcripts, scores))
+        total = self._together(tally(rollouts))
         self.uncounted = 0 if total.rollouts else self.uncounted + len(questions)
         if self.uncounted >= _UNCOUNTED_QUESTIONS:
-            self._stop_uncounted(f"update {update}", scores)
+            self._stop_uncounted(f"update {update}", rollouts)
         rollouts = credited(
-            transcripts,
-            scores,
-            groups,
+            rollouts,
             config.credit,
             drop_uniform_groups=config.rollout.drop_uniform_groups,
             impl=config.impl,
@@ -242,18 +239,18 @@ class Run:
             learnt = learner.learn(rollouts, seed=self._seed(2, update))
             peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
-        ids = [item.episode.question.question_id for item in transcripts]
-        skipped = [{"update": update, "rank": rank, **step.record(ids)} for step in learner.skipped]
-        records = gather_object([{**item, "rank": rank} for item in rollouts.records(update)])
+        place = {"update": update, "rank": rank}
+        skipped = [{**place, **step.record(rollouts)} for step in learner.skipped]
+        records = gather_object([{**item.record(update), "rank": rank} for item in rollouts])
         self.logs.write("rollouts", records)
         record = {
-            "update": update,
+            metrics.UPDATE: update,
             **total.rates(),
             **learnt,
-            "skipped_steps": len(skipped),
-            "rollout_seconds": round(sampled - begin, 3),
-            "learn_seconds": round(end - sampled, 3),
-            "learn_peak_mib": round(max(peaks), 1),
+            metrics.SKIPPED_STEPS: len(skipped),
+            metrics.ROLLOUT_SECONDS: round(sampled - begin, 3),
+            metrics.LEARN_SECONDS: round(end - sampled, 3),
+            metrics.LEARN_PEAK_MIB: round(max(peaks), 1),
         }
         return record, culprits(gather_object(skipped)) if skipped else []
 
@@ -264,15 +261,19 @@ class Run:
             return
         self.stop.check_together(self.accelerator)
         begin = time.perf_counter()
-        transcripts, scores, _ = self._play(f"dev, {name}", questions, 1, seed=0, temperature=0.0)
-        total = self._together(tally(transcripts, scores))
+        rollouts = self._play(f"dev, {name}", questions, 1, seed=0, temperature=0.0)
+        total = self._together(tally(rollouts))
         if not total.rollouts:
-            self._stop_uncounted(f"dev, {name}", scores)
+            self._stop_uncounted(f"dev, {name}", rollouts)
         seconds = time.perf_counter() - begin
-        self.state.evaluations[name] = {**total.rates(), "seconds": seconds}
+        self.state.evaluations[name] = {**total.rates(), metrics.SECONDS: seconds}
         records = [
-            {"name": name, "question_id": t.episode.question.question_id, "outcome": score.outcome}
-            for t, score in zip(transcripts, scores, strict=True)
+            {
+                "name": name,
+                "question_id": rollout.question.question_id,
+                "outcome": rollout.score.outcome,
+            }
+            for rollout in rollouts
         ]
         self.logs.write("evaluations", gather_object(records))
 
@@ -284,27 +285,23 @@ class Run:
         *,
         seed: int,
         temperature: float | None = None,
-    ) -> tuple[list[Transcript], list[RolloutScore], list[int]]:
+    ) -> list[Rollout]:
         """Play this process's share of the questions."""
         share = questions[self.accelerator.process_index :: self.accelerator.num_processes]
         count = len(share) * rollouts_per_prompt
         with self.screen.bar(title, count, timed_lines_only=temperature is None) as bar:
-            return sample_rollouts(
+            return self.rollout_engine.play(
                 share,
                 rollouts_per_prompt,
-                sampler=self.sampler,
-                engine=self.engine,
-                env=self.config.env,
-                rewards=self.config.rewards,
                 seed=seed,
                 temperature=temperature,
                 on_end=bar.advance,
                 on_tokens=lambda tokens: bar.advance(0, tokens=tokens),
             )
 
-    def _stop_uncounted(self, what: str, scores: Sequence[RolloutScore]) -> NoReturn:
+    def _stop_uncounted(self, what: str, rollouts: Sequence[Rollout]) -> NoReturn:
         """End the run: whatever the policy writes, nothing is learnt from it."""
-        told = failures(gather_object(list(scores)))
+        told = failures(gather_object([rollout.score for rollout in rollouts]))
         raise NothingCounts(
             f"{what}: no rollout counts: {told}; the state is saved, go on when that is mended "
             f"with: python -m finestep_fast.train resume={self.folder}"
@@ -353,7 +350,7 @@ class Run:
         self.screen.say(f"model: {model}")
 
     def _save_if_sound(self) -> None:
-        """Leave a save out where the last step was skipped: the next step tells what it was."""
+        """Save, except where the last step was skipped: its cause may be in the weights."""
         if not self.state.skipped_in_a_row:
             self._save()
 
@@ -374,18 +371,18 @@ class Run:
             self.screen.say(f"warning: {alarm}")
 
     def _together(self, mine: Tally) -> Tally:
-        """The tally over all processes."""
+        """Return the tally over all processes."""
         values = torch.tensor(mine.values(), dtype=torch.float64, device=self.accelerator.device)
         return Tally.of(self.accelerator.reduce(values, "sum").tolist())
 
     def _seed(self, *purpose: int) -> int:
-        """A seed of its own for every purpose and process."""
+        """Return a seed of its own for every purpose and process."""
         words = np.random.SeedSequence([self.config.seed, *purpose, self.accelerator.process_index])
         return int(words.generate_state(1)[0])
 
     @contextmanager
     def _training(self, phase: str) -> Iterator[None]:
-        """The attention that trains fastest here; adds to the phase's seconds."""
+        """Use the attention that trains fastest here, and add to the phase's seconds."""
         begin = time.perf_counter()
         policy = self.parts.policy
         try:

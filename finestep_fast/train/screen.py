@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from finestep_fast.output import lost_output, output_console
+from finestep_fast.train import metrics
 
 # Where the output is no terminal, a phase prints this many lines instead of a bar, and one more
 # whenever nothing was said for so long.
@@ -23,13 +24,13 @@ _LINES = 10
 _SILENCE_S = 20.0
 
 _ROWS = (
-    ("ex", "EX on dev", "{:.1%}"),
-    ("calls", "tool calls per question", "{:.2f}"),
-    ("redundant_rate", "redundant calls", "{:.1%}"),
-    ("malformed_rate", "malformed steps", "{:.1%}"),
-    ("silent_rate", "answers without a look", "{:.1%}"),
-    ("policy_tokens", "tokens written per question", "{:.1f}"),
-    ("seconds", "seconds for dev", "{:.1f}"),
+    (metrics.EX, "EX on dev", "{:.1%}"),
+    (metrics.CALLS, "tool calls per question", "{:.2f}"),
+    (metrics.REDUNDANT_RATE, "redundant calls", "{:.1%}"),
+    (metrics.MALFORMED_RATE, "malformed steps", "{:.1%}"),
+    (metrics.SILENT_RATE, "answers without a look", "{:.1%}"),
+    (metrics.POLICY_TOKENS, "tokens written per question", "{:.1f}"),
+    (metrics.SECONDS, "seconds for dev", "{:.1f}"),
 )
 
 
@@ -44,8 +45,9 @@ class Screen:
     """Writes to standard output; only one process of a run is given a live one.
 
     Args:
-        live: whether anything is shown.
-        on_lost: told, once, why the output cannot be written any more; the screen is dark then.
+        live: Whether anything is shown.
+        on_lost: Called once with the reason why the output cannot be written any more; nothing is
+            shown from then on.
     """
 
     def __init__(self, *, live: bool, on_lost: Callable[[str], None] = lambda reason: None) -> None:
@@ -144,17 +146,22 @@ class _LineBar:
 
 
 def shown(value: float | None, form: str) -> str:
-    """A number as `form` says; a dash for a rate over nothing."""
+    """Return a number as `form` says; a dash for a rate over nothing."""
     return "\N{EN DASH}" if value is None else form.format(value)
 
 
 def update_note(record: Mapping[str, Any]) -> str:
-    """What one update came to, in a few words."""
+    """Return what one update came to, in a few words."""
     words = [
         f"{word} {shown(record[key], '{:.2f}')}"
-        for word, key in (("EX", "ex"), ("calls", "calls"), ("reward", "process_reward"))
+        for word, key in (
+            ("EX", metrics.EX),
+            ("calls", metrics.CALLS),
+            ("reward", metrics.PROCESS_REWARD),
+        )
     ]
-    return "  ".join([*words, f"failed {record['failed']:.0f}"] if record["failed"] else words)
+    failed = record[metrics.FAILED]
+    return "  ".join([*words, f"failed {failed:.0f}"] if failed else words)
 
 
 def draw_curves(path: Path, updates: Sequence[Mapping[str, Any]]) -> None:
@@ -165,13 +172,13 @@ def draw_curves(path: Path, updates: Sequence[Mapping[str, Any]]) -> None:
     figure = Figure(figsize=(10, 3), layout="constrained")
     FigureCanvasAgg(figure)
     panels = (
-        ("ex", "EX of training rollouts"),
-        ("calls", "tool calls per question"),
-        ("process_reward", "process reward per step"),
+        (metrics.EX, "EX of training rollouts"),
+        (metrics.CALLS, "tool calls per question"),
+        (metrics.PROCESS_REWARD, "process reward per step"),
     )
     for axis, (key, title) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         values = [math.nan if record[key] is None else record[key] for record in updates]
-        axis.plot([record["update"] for record in updates], values)
+        axis.plot([record[metrics.UPDATE] for record in updates], values)
         axis.set_title(title)
         axis.set_xlabel("update")
         axis.grid(alpha=0.3)

@@ -25,18 +25,23 @@ from finestep_fast.env.episode import system_message
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
-from finestep_fast.train.agreement import check_sampling
-from finestep_fast.train.checksums import partial, publish, refuse_damage
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
-from finestep_fast.train.finite import non_finite
-from finestep_fast.train.head import linear_head
-from finestep_fast.train.padding import padded_length
-from finestep_fast.train.policy import check_folder, load_model, load_tokenizer, training_dtype
+from finestep_fast.train.learn.agreement import check_sampling
+from finestep_fast.train.learn.finite import non_finite
+from finestep_fast.train.learn.head import linear_head
+from finestep_fast.train.learn.padding import padded_length
+from finestep_fast.train.learn.policy import (
+    check_folder,
+    load_model,
+    load_tokenizer,
+    training_dtype,
+)
+from finestep_fast.train.learn.warm_start import DemonstrationBatches
 from finestep_fast.train.preflight import check_databases, check_prompts
 from finestep_fast.train.quickstart.model import small_model, small_tokenizer
-from finestep_fast.train.replay import Dialogue, replay, transcripts
-from finestep_fast.train.warm_start import DemonstrationBatches
+from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
+from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 logger = logging.getLogger(__name__)
 
@@ -53,33 +58,30 @@ class Optimization:
 
 @dataclass
 class Parts:
-    """The parts of a run.
-
-    Attributes:
-        data: questions and demonstrations.
-        tokenizer: of the policy.
-        chat: prompts and observations as token ids.
-        policy: the model itself.
-        model: the model as prepared for training.
-        dtype: of training passes.
-        batches: of the warm start; None if there is none.
-        warm: of the warm start.
-        update: of the updates.
-    """
+    """The parts of a run."""
 
     data: RunData
+    """Questions and demonstrations."""
     tokenizer: PreTrainedTokenizerFast
+    """Of the policy."""
     chat: ChatFormat
+    """Prompts and observations as token ids."""
     policy: PreTrainedModel
+    """The model itself."""
     model: nn.Module
+    """The model as prepared for training."""
     dtype: torch.dtype
+    """Of training passes."""
     batches: DemonstrationBatches | None
+    """Of the warm start; None if there is none."""
     warm: Optimization
+    """Of the warm start."""
     update: Optimization
+    """Of the updates."""
 
 
 def make_accelerator() -> Accelerator:
-    """An accelerator for one process or several with a whole model each.
+    """Return an accelerator for one process or several with a whole model each.
 
     Raises:
         InputError: The launch asks for a model in pieces, which sampling here cannot do.
@@ -104,10 +106,10 @@ def make_parts(
     """Put a run together.
 
     Args:
-        config: its settings.
-        folder: of the run; the generated world and a tokenizer made from it are kept there.
-        accelerator: of the run.
-        engine: runs the demonstrations' calls.
+        config: Its settings.
+        folder: Of the run; the generated world and a tokenizer made from it are kept there.
+        accelerator: Of the run.
+        engine: Runs the demonstrations' calls.
 
     Raises:
         InputError: The data or the model are unusable.
@@ -169,7 +171,7 @@ def make_parts(
 def _tokenizer(
     config: TrainConfig, kept: Path, dialogues: list[Dialogue]
 ) -> PreTrainedTokenizerFast:
-    """The model's own, the one kept in the run's folder, or one fitted to the demonstrations."""
+    """Return the model's own, the one in the run's folder, or one fitted to demonstrations."""
     if config.model is not None:
         return load_tokenizer(config.model)
     if not kept.exists():
@@ -218,7 +220,7 @@ def _chat(
 
 
 def _stop_ids(policy: PreTrainedModel) -> list[int]:
-    """Every token that ends a text of the model, as its generation settings say."""
+    """Return every token that ends a text of the model, as its generation settings say."""
     settings = policy.generation_config
     ids = None if settings is None else settings.eos_token_id
     return [] if ids is None else [int(i) for i in (ids if isinstance(ids, list) else [ids])]

@@ -25,6 +25,10 @@ class NothingCounts(FinestepError):
     """The rollouts fail for reasons outside the policy; the state of the run is saved."""
 
 
+class DivergedError(FinestepError):
+    """Training has come to numbers that are not finite; what is kept was written before."""
+
+
 class StopRequest:
     """Catches SIGINT, SIGTERM and SIGHUP while it is entered; a second one acts at once, as ever.
 

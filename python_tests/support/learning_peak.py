@@ -36,7 +36,7 @@ def main(head: str) -> None:
         Qwen3ForCausalLM(config), head=cast(HeadKind, head), micro_batch_tokens=10**6
     )
     rollouts = plain_rollouts(NUM_ROLLOUTS, vocab_size=VOCABULARY)
-    longest = max(len(item.token_ids) for item in rollouts.transcripts)
+    longest = max(len(rollout.transcript.token_ids) for rollout in rollouts)
     device = torch.device("cpu")
     forget_peak(device)
     before = peak_mib(device)

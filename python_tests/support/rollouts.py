@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Container, Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finestep_fast import CreditConfig, LossConfig
 from finestep_fast.env.question import Question
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.config import HeadKind, OptimConfig, UpdateConfig
-from finestep_fast.train.learner import Learner
-from finestep_fast.train.rollouts import ScoredRollouts, credited, sample_rollouts
-from finestep_fast.train.sampler import SamplerConfig
+from finestep_fast.train.config import HeadKind, OptimConfig, RolloutConfig, UpdateConfig
+from finestep_fast.train.learn.learner import Learner
+from finestep_fast.train.rollout.credit import credited
+from finestep_fast.train.rollout.engine import InProcessEngine
+from finestep_fast.train.rollout.record import Rollout
 from support.tiny import ENV, LIMITS, Tiny
 
 CREDIT = CreditConfig()
@@ -29,23 +32,40 @@ def sampled(
     *,
     seed: int = 0,
     credit: CreditConfig = CREDIT,
-    limits: SamplerConfig = LIMITS,
+    limits: RolloutConfig = LIMITS,
     drop_uniform_groups: bool = False,
-) -> ScoredRollouts:
+) -> list[Rollout]:
     """Rollouts that the tiny model played, scored and credited."""
-    return credited(
-        *sample_rollouts(
-            questions,
-            each,
-            sampler=tiny.sampler(limits),
-            engine=tiny.engine,
-            env=ENV,
-            rewards=RewardConfig(),
-            seed=seed,
-        ),
-        credit,
-        drop_uniform_groups=drop_uniform_groups,
-    )
+    engine = InProcessEngine(tiny.sampler(limits), tiny.engine, ENV, RewardConfig())
+    played = engine.play(questions, each, seed=seed)
+    return credited(played, credit, drop_uniform_groups=drop_uniform_groups)
+
+
+def learnt(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """Return the rollouts that are learnt from."""
+    return [rollout for rollout in rollouts if rollout.learnt]
+
+
+def with_advantages(
+    rollouts: Sequence[Rollout], changed: Callable[[Tensor], Tensor]
+) -> list[Rollout]:
+    """Return the rollouts with other advantages where they are learnt from."""
+    return [
+        rollout
+        if rollout.step_advantage is None
+        else dataclasses.replace(rollout, step_advantage=changed(rollout.step_advantage))
+        for rollout in rollouts
+    ]
+
+
+def learning_from(rollouts: Sequence[Rollout], places: Container[int]) -> list[Rollout]:
+    """Return the rollouts, those at other places not to be learnt from."""
+    return [
+        rollout
+        if place in places
+        else dataclasses.replace(rollout, step_return=None, step_advantage=None)
+        for place, rollout in enumerate(rollouts)
+    ]
 
 
 def learner_of(
@@ -90,13 +110,13 @@ def learner_of(
     )
 
 
-def plain_rollouts(num_rollouts: int, *, seed: int = 0, vocab_size: int = 480) -> ScoredRollouts:
+def plain_rollouts(num_rollouts: int, *, seed: int = 0, vocab_size: int = 480) -> list[Rollout]:
     """Rollouts of made-up tokens, lengths and advantages, to learn from without an environment.
 
     They hold what a learner reads; scores are left out.
     """
     rng = random.Random(seed)
-    transcripts, advantages = [], []
+    rollouts = []
     for _ in range(num_rollouts):
         spans, length = [], rng.randint(3, 20)
         for _ in range(rng.randint(1, 4)):
@@ -104,17 +124,11 @@ def plain_rollouts(num_rollouts: int, *, seed: int = 0, vocab_size: int = 480) -
             spans.append((length, end))
             length = end + rng.randint(1, 12)
         length = spans[-1][1]
-        transcript = _Tokens([rng.randrange(vocab_size) for _ in range(length)], spans)
-        transcripts.append(transcript)
-        advantages.append(torch.tensor([rng.uniform(-2, 2) for _ in spans]))
-    return ScoredRollouts(
-        transcripts,  # type: ignore[arg-type]
-        [],
-        [0] * num_rollouts,
-        list(range(num_rollouts)),
-        advantages,
-        advantages,
-    )
+        transcript: Any = _Tokens([rng.randrange(vocab_size) for _ in range(length)], spans)
+        advantage = torch.tensor([rng.uniform(-2, 2) for _ in spans])
+        unscored: Any = None
+        rollouts.append(Rollout(transcript, unscored, 0, advantage, advantage))
+    return rollouts
 
 
 class _Tokens:
@@ -122,3 +136,4 @@ class _Tokens:
         self.token_ids, self.step_spans = token_ids, step_spans
         policy = {place for span in step_spans for place in range(*span)}
         self.token_logp = [-6.0 if n in policy else 0.0 for n in range(len(token_ids))]
+        self.num_policy_tokens = len(policy)

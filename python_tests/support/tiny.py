@@ -22,15 +22,15 @@ from finestep_fast.env.episode import Episode
 from finestep_fast.env.question import Question
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.sql import Engine
-from finestep_fast.train.config import DataConfig
+from finestep_fast.train.config import DataConfig, RolloutConfig
 from finestep_fast.train.data import RunData, load_data
-from finestep_fast.train.policy import attention
+from finestep_fast.train.learn.policy import attention
+from finestep_fast.train.learn.warm_start import DemonstrationBatches, supervised_step
 from finestep_fast.train.quickstart import DemonstrationConfig, WorldConfig, write_world
 from finestep_fast.train.quickstart.model import SmallModelConfig, small_model, small_tokenizer
-from finestep_fast.train.replay import Dialogue, replay, transcripts
-from finestep_fast.train.sampler import Sampler, SamplerConfig
-from finestep_fast.train.transcript import Transcript
-from finestep_fast.train.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
+from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.transcript import Transcript
 
 WORLD = WorldConfig(
     train_databases_per_theme=1,
@@ -48,7 +48,7 @@ ENV = EnvConfig(
     max_observation_chars=200,
     max_malformed=3,
 )
-LIMITS = SamplerConfig(max_step_tokens=48, max_rollout_tokens=500, batch_rows=64, tool_threads=2)
+LIMITS = RolloutConfig(max_step_tokens=48, max_rollout_tokens=500, batch_rows=64, tool_threads=2)
 WARM_STEPS = 45
 
 
@@ -74,7 +74,7 @@ class Tiny:
         """A copy of the model."""
         return copy.deepcopy(self.model)
 
-    def sampler(self, limits: SamplerConfig = LIMITS) -> Sampler:
+    def sampler(self, limits: RolloutConfig = LIMITS) -> Sampler:
         """A sampler of the model."""
         return Sampler(self.model, self.chat, limits)
 

@@ -6,7 +6,6 @@ every way of sharing in `SHARES`, and what a learner says to rollouts that nobod
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 import sys
@@ -19,8 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from finestep_fast import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.rollouts import ScoredRollouts
-from support.rollouts import learner_of, plain_rollouts
+from support.rollouts import learner_of, learning_from, plain_rollouts
 
 NUM_ROLLOUTS = 9
 SHARES: dict[str, Callable[[int, int], bool]] = {
@@ -33,16 +31,6 @@ SHARES: dict[str, Callable[[int, int], bool]] = {
 MICRO_BATCH_TOKENS = 64
 SPOILED = 3
 """The rollout with a loss that is NaN."""
-
-
-def share_of(rollouts: ScoredRollouts, numbers: list[int]) -> ScoredRollouts:
-    """Some of the rollouts."""
-    return dataclasses.replace(
-        rollouts,
-        learnt=numbers,
-        step_return=[rollouts.step_return[n] for n in numbers],
-        step_advantage=[rollouts.step_advantage[n] for n in numbers],
-    )
 
 
 def main(model_folder: str, out: str) -> None:
@@ -60,7 +48,7 @@ def main(model_folder: str, out: str) -> None:
             micro_batch_tokens=MICRO_BATCH_TOKENS,
         )
         mine = [n for n in range(NUM_ROLLOUTS) if is_mine(rank, n)]
-        measured = learner.learn(share_of(rollouts, mine), seed=0)
+        measured = learner.learn(learning_from(rollouts, mine), seed=0)
         path = Path(out) / f"{name}-{rank}"
         torch.save(model.state_dict(), path.with_suffix(".pt"))
         path.with_suffix(".json").write_text(json.dumps(measured))
@@ -70,7 +58,7 @@ def main(model_folder: str, out: str) -> None:
     )
     mine = [n for n in range(NUM_ROLLOUTS) if rank == 0]
     try:
-        learner.learn(share_of(rollouts, mine), seed=0)
+        learner.learn(learning_from(rollouts, mine), seed=0)
     except InputError as error:
         (Path(out) / f"refusal-{rank}.txt").write_text(str(error))
     _learn_what_is_not_finite(accelerator, model_folder, Path(out))
@@ -82,13 +70,13 @@ def _learn_what_is_not_finite(accelerator: Accelerator, model_folder: str, out: 
     """The last process alone has a rollout whose loss is NaN; who skips the step, and why?"""
     rank = accelerator.process_index
     rollouts = plain_rollouts(NUM_ROLLOUTS)
-    item = rollouts.transcripts[SPOILED]
+    item = rollouts[SPOILED].transcript
     item.token_logp[item.step_spans[0][0]] = float("nan")
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     learner = learner_of(model, accelerator, micro_batch_tokens=1)
     mine = [n for n in range(NUM_ROLLOUTS) if n % 2 == rank]
-    learner.learn(share_of(rollouts, mine), seed=0)
+    learner.learn(learning_from(rollouts, mine), seed=0)
     told = {
         "skipped": [item.rollouts for item in learner.skipped],
         "losses_are_finite": [math.isfinite(item.loss) for item in learner.skipped],

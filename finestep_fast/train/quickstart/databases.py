@@ -35,7 +35,7 @@ class Column:
 
     @property
     def sql_type(self) -> str:
-        """The declared type."""
+        """Return the declared type."""
         return "INTEGER" if self.suffix in ("id", "val") else "TEXT"
 
 
@@ -44,7 +44,7 @@ LABEL = Column("name", "full", "name")
 
 
 def column_name(column: Column, style: Style) -> str:
-    """The column's name as SQL needs it, with quotes only in the quoted style."""
+    """Return the column's name as SQL needs it, with quotes only in the quoted style."""
     if style == "plain":
         return column.word
     if style == "suffixed":
@@ -73,21 +73,21 @@ class Database:
 
     @property
     def text_words(self) -> list[str]:
-        """The words of the main table's text columns other than its label."""
+        """Return the words of the main table's text columns other than its label."""
         return [c.word for c in self.main_columns if c.suffix == "name" and c is not LABEL]
 
     @property
     def number_words(self) -> list[str]:
-        """The words of the main table's number columns."""
+        """Return the words of the main table's number columns."""
         return [c.word for c in self.main_columns if c.suffix == "val"]
 
     def child_word(self, suffix: str) -> str:
-        """The word of the child table's only column with this suffix."""
+        """Return the word of the child table's only column with this suffix."""
         (word,) = [c.word for c in self.child_columns if c.suffix == suffix]
         return word
 
     def values(self, word: str) -> list[Cell]:
-        """The values other than NULL of the column with this word, in row order."""
+        """Return the values other than NULL of the column with this word, in row order."""
         for columns, rows in (
             (self.main_columns, self.main_rows),
             (self.child_columns, self.child_rows),
@@ -98,12 +98,12 @@ class Database:
         raise KeyError(word)
 
     def spelled(self, template: str, style: Style) -> str:
-        """The SQL of a template with its columns spelled in a style."""
+        """Return the SQL of a template with its columns spelled in a style."""
         columns = (*self.main_columns, *self.child_columns)
         return template.format_map({c.word: column_name(c, style) for c in columns})
 
     def connect(self) -> sqlite3.Connection:
-        """A connection to a fresh in-memory copy; the caller closes it."""
+        """Return a connection to a fresh in-memory copy; the caller closes it."""
         connection = sqlite3.connect(":memory:", isolation_level=None)
         connection.execute("BEGIN")
         foreign_key = {
@@ -142,7 +142,7 @@ def make_database(
     null_share: float,
     duplicate_share: float,
 ) -> Database:
-    """A database of a theme; its words and rows come from `rng` alone, whatever the style."""
+    """Return a database of a theme; its words and rows depend on `rng`, not on the style."""
     main_table, singular = rng.choice(theme.main_tables)
     child_table = rng.choice(theme.child_tables)
     others = [Column(word, word, "name") for word in theme.text]
@@ -197,7 +197,7 @@ def _main_cells(theme: Theme, column: Column, count: int, rng: Random) -> list[C
 
 
 def _number(bounds: tuple[int, int], rng: Random) -> int:
-    """A multiple of five in [low, high], small ones more often than large ones."""
+    """Return a multiple of five in [low, high], small ones more often than large ones."""
     low, high = bounds
     return low + 5 * int(((high - low) // 5 + 1) * rng.random() ** 2)
 

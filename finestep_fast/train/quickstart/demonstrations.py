@@ -63,7 +63,7 @@ class DemonstrationConfig:
 
     @property
     def way_shares(self) -> dict[str, float]:
-        """The share of each way to go about a question."""
+        """Return the share of each way to go about a question."""
         return {
             "blind": self.blind_share,
             "look": self.look_share,
@@ -115,7 +115,7 @@ class Demonstration:
     calls: tuple[Call, ...]
 
     def record(self) -> dict[str, object]:
-        """One line of the demonstrations' file."""
+        """Return one line of the demonstrations' file."""
         return {
             "question_id": self.question.question_id,
             "db_id": self.question.database.db_id,
@@ -131,7 +131,7 @@ def demonstrate(
     rng: Random,
     config: DemonstrationConfig,
 ) -> Demonstration:
-    """One demonstration of a question, of random quality; its label is found by running it."""
+    """Return a demonstration of random quality; its label is found by running it."""
     hard = KINDS[question.kind].hard
     mistaken = rng.random() < (config.hard_mistake_share if hard else config.easy_mistake_share)
     template = question.draft.mistake if mistaken else question.draft.gold
@@ -144,7 +144,7 @@ def demonstrate(
 
 
 def is_right(question: WorldQuestion, sql: str, connection: sqlite3.Connection) -> bool:
-    """Whether a query gives the gold's set of rows."""
+    """Return whether a query gives the gold's set of rows."""
     if sql == question.gold_sql:
         return True
     rows = rows_of(connection, sql)
@@ -193,7 +193,7 @@ def _failing(
 
 
 def failing_styles(question: WorldQuestion) -> list[Style]:
-    """The styles that SQLite refuses here; it takes an unknown quoted name for a text."""
+    """Return the styles that SQLite refuses here; it takes an unknown quoted name for a text."""
     return [s for s in STYLES if s not in (question.database.style, "quoted")]
 
 

@@ -46,7 +46,7 @@ class Kind:
 
 
 def _where(database: Database, rng: Random, num_conditions: int = 1) -> list[tuple[str, str]]:
-    """Text columns of one row of the main table, with what it holds there (never NULL)."""
+    """Return text columns of one row of the main table, with what it holds there (never NULL)."""
     words = rng.sample(database.text_words, num_conditions)
     index_of_word = {c.word: i for i, c in enumerate(database.main_columns)}
     rows = [[row[index_of_word[w]] for w in words] for row in database.main_rows]
@@ -55,7 +55,7 @@ def _where(database: Database, rng: Random, num_conditions: int = 1) -> list[tup
 
 
 def _threshold(database: Database, word: str, rng: Random) -> int:
-    """A value of the column that few rows exceed and at least one row has."""
+    """Return a value of the column that few rows exceed and at least one row has."""
     values = sorted(int(v) for v in database.values(word) if v is not None)
     return rng.choice(values[-9:-1])
 

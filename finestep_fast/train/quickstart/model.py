@@ -42,25 +42,22 @@ _CHAT_TEMPLATE = (
 
 @dataclass(frozen=True, kw_only=True)
 class SmallModelConfig:
-    """Size of a model trained from scratch.
-
-    Attributes:
-        vocab_size: tokens of the byte-level BPE, the call syntax and control tokens included.
-        layers: transformer blocks.
-        hidden_size: width D of the hidden states.
-        heads: query heads.
-        kv_heads: key and value heads.
-        mlp_size: width of the gated feed-forward layer.
-        max_tokens: positions the model can address.
-    """
+    """Size of a model trained from scratch."""
 
     vocab_size: int = 912
+    """Tokens of the byte-level BPE, the call syntax and control tokens included."""
     layers: int = 3
+    """Transformer blocks."""
     hidden_size: int = 128
+    """Width D of the hidden states."""
     heads: int = 4
+    """Query heads."""
     kv_heads: int = 2
+    """Key and value heads."""
     mlp_size: int = 384
+    """Width of the gated feed-forward layer."""
     max_tokens: int = 2048
+    """Positions the model can address."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -83,7 +80,7 @@ class SmallModelConfig:
 
 
 def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:
-    """A byte-level BPE fitted to `texts`, with a chat template and whole tokens for the calls."""
+    """Return a byte-level BPE fitted to `texts`, with a chat template and tokens for the calls."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -111,7 +108,7 @@ def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTraine
 def small_model(
     tokenizer: PreTrainedTokenizerFast, config: SmallModelConfig, *, seed: int
 ) -> Qwen3ForCausalLM:
-    """A randomly initialised Qwen3-architecture model for `tokenizer`."""
+    """Return a randomly initialised Qwen3-architecture model for `tokenizer`."""
     torch.manual_seed(seed)
     return Qwen3ForCausalLM(
         Qwen3Config(

@@ -22,7 +22,7 @@ _ATTEMPTS = 60  # drafts of one kind before the database is said to hold none
 
 
 def rows_of(connection: sqlite3.Connection, sql: str) -> list[tuple[Cell, ...]] | None:
-    """The rows of a query, or None when SQLite refuses it."""
+    """Return the rows of a query, or None when SQLite refuses it."""
     try:
         return connection.execute(sql).fetchall()
     except sqlite3.Error:
@@ -37,7 +37,7 @@ def draft_question(
     *,
     asked: Collection[str] = (),
 ) -> Draft | None:
-    """A usable question of a kind whose gold is not `asked`, or None when none turns up."""
+    """Return a usable question of a kind whose gold is not `asked`, or None when none turns up."""
     for _ in range(_ATTEMPTS):
         draft = KINDS[kind].draft(database, rng)
         if draft.gold not in asked and usable(draft, database, connection):
@@ -46,7 +46,7 @@ def draft_question(
 
 
 def usable(draft: Draft, database: Database, connection: sqlite3.Connection) -> bool:
-    """Whether the gold gives a settled, short, non-empty result that the mistake does not."""
+    """Return whether the gold gives a settled, short, non-empty result, and the mistake not."""
     gold = rows_of(connection, database.spelled(draft.gold, database.style))
     if not gold or len(gold) > MOST_RESULT_ROWS or gold == [(0,)]:
         return False
@@ -73,16 +73,16 @@ class WorldQuestion:
 
     @property
     def gold_sql(self) -> str:
-        """The right query, spelled as its database spells."""
+        """Return the right query, spelled as its database spells."""
         return self.database.spelled(self.draft.gold, self.database.style)
 
     @property
     def mistake_sql(self) -> str:
-        """The kind's natural mistake, spelled as its database spells."""
+        """Return the kind's natural mistake, spelled as its database spells."""
         return self.database.spelled(self.draft.mistake, self.database.style)
 
     def record(self) -> dict[str, str]:
-        """The question in BIRD's format, plus its id and its kind."""
+        """Return the question in BIRD's format, plus its id and its kind."""
         return {
             "question_id": self.question_id,
             "db_id": self.database.db_id,
@@ -95,7 +95,7 @@ class WorldQuestion:
 
 
 def planned_kinds(count: int, rng: Random) -> list[str]:
-    """[count] kinds in random order, every kind as often as every other, give or take one."""
+    """Return [count] kinds in random order; no kind comes twice more often than another."""
     kinds = list(islice(cycle(KINDS), count))
     rng.shuffle(kinds)
     return kinds

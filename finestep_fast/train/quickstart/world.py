@@ -81,8 +81,8 @@ def write_world(root: Path, config: WorldConfig) -> None:
     It is written beside `root` and renamed at the end: `root` is complete or it is not there.
 
     Args:
-        root: a folder that does not exist yet or is empty.
-        config: what to generate; equal settings give equal bytes.
+        root: A folder that does not exist yet or is empty.
+        config: What to generate; equal settings give equal bytes.
 
     Raises:
         InputError: when `root` is not empty, or the databases are too small for the questions.
@@ -110,7 +110,7 @@ def write_world(root: Path, config: WorldConfig) -> None:
 def _make_databases(
     split: str, config: WorldConfig, folder: Path, stack: ExitStack
 ) -> dict[str, tuple[Database, sqlite3.Connection]]:
-    """The databases of a split by id, written to disk and open in memory until `stack` closes."""
+    """Return the databases of a split by id, on disk and open in memory until `stack` closes."""
     per_theme = {"train": config.train_databases_per_theme, "dev": config.dev_databases_per_theme}
     first = 0 if split == "train" else config.train_databases_per_theme
     ids = [
@@ -143,7 +143,7 @@ def _make_databases(
 def _draft_questions(
     split: str, made: dict[str, tuple[Database, sqlite3.Connection]], count: int, seed: int
 ) -> list[WorldQuestion]:
-    """[count] questions, dealt out over the databases in turn; no two of a database are alike."""
+    """Return [count] questions, over the databases in turn; no two of a database are alike."""
     rng = Random(f"{seed}/{split}/questions")
     questions: list[WorldQuestion] = []
     asked: dict[str, set[str]] = {db_id: set() for db_id in made}

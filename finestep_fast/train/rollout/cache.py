@@ -61,7 +61,7 @@ class SlabLayer(DynamicLayer):
 
 
 def rollout_cache(config: PreTrainedConfig) -> DynamicCache:
-    """A cache for a model: slabs if every layer attends to all tokens, else transformers' own."""
+    """Return a cache: slabs if every layer attends to all tokens, else transformers' own."""
     cache = DynamicCache(config=config)
     if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
         # Their constructor has no types.

@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checkpoint import RunState
-from finestep_fast.train.checksums import file_sha256, partial
+from finestep_fast.train.state.checkpoint import RunState
+from finestep_fast.train.state.checksums import file_sha256, partial
 
 _FILE = "reference.pt"
 
@@ -23,10 +23,10 @@ def reference_model(
     """Return the policy from before the first update; all processes must call this.
 
     Args:
-        folder: of the run. Before the first update the weights are written there, later read.
-        policy: the policy as it is now.
-        accelerator: of the run.
-        state: of the run; it keeps the checksum of the weights.
+        folder: Of the run. Before the first update the weights are written there, later read.
+        policy: The policy as it is now.
+        accelerator: Of the run.
+        state: Of the run; it keeps the checksum of the weights.
 
     Raises:
         InputError: The weights are missing, or are not those that were written.

@@ -28,8 +28,8 @@ class Logs:
     """The logs of a folder, each a file of one JSON object per line.
 
     Args:
-        folder: of the run.
-        active: whether this process writes; the others keep silent.
+        folder: Of the run.
+        active: Whether this process writes; the others keep silent.
     """
 
     def __init__(self, folder: Path, *, active: bool) -> None:
@@ -53,14 +53,14 @@ class Logs:
         self._written[name] = length + len(text), sha256
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """All records of a log; a silent process has none."""
+        """Return all records of a log; a silent process has none."""
         path = self._path(name)
         if not self.active or not path.exists():
             return []
         return [json.loads(line) for line in path.read_bytes().splitlines()]
 
     def marks(self) -> dict[str, LogMark]:
-        """How far every log goes; until there it is on the disk."""
+        """Return how far every log goes; until there it is on the disk."""
         for name in self._written:
             with self._path(name).open("rb") as file:
                 os.fsync(file.fileno())
@@ -97,7 +97,7 @@ class Logs:
 
     @staticmethod
     def _whole(path: Path, mark: LogMark) -> tuple[int, Any]:
-        """How many bytes of a log stay, and their hash."""
+        """Return how many bytes of a log stay, and their hash."""
         length, sha256 = _hashed(path, mark.num_bytes)
         unchanged = sha256.hexdigest() == mark.sha256
         if length < mark.num_bytes:
@@ -117,7 +117,7 @@ class Logs:
 
 
 def _hashed(path: Path, num_bytes: int) -> tuple[int, Any]:
-    """How many of the first bytes of a file there are, and their hash."""
+    """Return how many of the first bytes of a file there are, and their hash."""
     sha256, left = hashlib.sha256(), num_bytes
     if path.exists():
         with path.open("rb") as file:

@@ -21,31 +21,13 @@ from transformers import PreTrainedModel
 
 from finestep_fast.env.chat import ChatFormat
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.decoding import Decoding
-from finestep_fast.train.finite import DivergedError
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.config import RolloutConfig
+from finestep_fast.train.rollout.decoding import Decoding
+from finestep_fast.train.rollout.transcript import Transcript
+from finestep_fast.train.stop import DivergedError
 
 # Ended rows are dropped once they are this share of the batch: a copy of the cache pays only then.
 _DROP_SHARE = 0.2
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplerConfig:
-    """Limits and temperature of sampling.
-
-    Attributes:
-        max_step_tokens: tokens the policy may write in one step.
-        max_rollout_tokens: tokens of a whole rollout, prompt and observations included.
-        temperature: of sampling; 0 takes the most probable token.
-        batch_rows: rollouts that are played at once; more wait. Bounds the memory of the cache.
-        tool_threads: threads that run the tool calls of one pass.
-    """
-
-    max_step_tokens: int = 256
-    max_rollout_tokens: int = 4096
-    temperature: float = 1.0
-    batch_rows: int = 128
-    tool_threads: int = 8
 
 
 @dataclass
@@ -61,17 +43,17 @@ class Sampler:
     """Plays episodes with a model.
 
     Args:
-        model: a causal language model, not wrapped for training.
-        chat: renders prompts and observations.
-        config: limits and temperature.
-        check: called once a pass; may raise to abandon the rollouts (Ctrl-C).
+        model: A causal language model, not wrapped for training.
+        chat: Renders prompts and observations.
+        config: Limits and temperature.
+        check: Called once a pass; may raise to abandon the rollouts (Ctrl-C).
     """
 
     def __init__(
         self,
         model: PreTrainedModel,
         chat: ChatFormat,
-        config: SamplerConfig,
+        config: RolloutConfig,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
@@ -92,10 +74,10 @@ class Sampler:
 
         Args:
             episodes: [R] fresh episodes; neighbours with the same prompt share its computation.
-            seed: of the sampling; the same seed, model and episodes give the same tokens.
-            temperature: overrides the configured one.
-            on_end: called with the number of rollouts that have just ended.
-            on_tokens: called once a pass with the number of rollouts that it makes longer.
+            seed: Of the sampling; the same seed, model and episodes give the same tokens.
+            temperature: Overrides the configured one.
+            on_end: Called with the number of rollouts that have just ended.
+            on_tokens: Called once a pass with the number of rollouts that it makes longer.
 
         Returns:
             [R] transcripts, in the order of `episodes`.
@@ -185,7 +167,7 @@ class _Batch:
         return logits[rows]
 
     def _next_tokens(self, logits: Tensor) -> Tensor:
-        """The next token of every row, [B, 1]: sampled where it is writing, else the forced one."""
+        """Return the next token of every row, [B, 1]: a sampled one, or the forced one."""
         sampled, sampled_logp = self._sample(logits)
         tokens = sampled.tolist()
         logps = sampled_logp.tolist()

@@ -12,10 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from finestep_fast.train.finite import step_if_finite
-from finestep_fast.train.padding import pad_rows
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.learn.finite import step_if_finite
+from finestep_fast.train.learn.padding import pad_rows
+from finestep_fast.train.learn.policy import written_logp
+from finestep_fast.train.rollout.transcript import Transcript
 
 # Batches are cut from this many neighbours sorted by length: little padding, still well mixed.
 _POOL_BATCHES = 8
@@ -25,10 +25,10 @@ class DemonstrationBatches:
     """The batches of a warm start; any of them can be had again, so a run can be resumed.
 
     Args:
-        transcripts: demonstrations as token ids.
-        tokens: how many tokens to train on, passes repeated.
-        batch_rollouts: demonstrations per step, over all processes.
-        seed: of the order.
+        transcripts: Demonstrations as token ids.
+        tokens: How many tokens to train on, passes repeated.
+        batch_rollouts: Demonstrations per step, over all processes.
+        seed: Of the order.
     """
 
     def __init__(
@@ -42,11 +42,11 @@ class DemonstrationBatches:
         self._order = functools.lru_cache(maxsize=2)(self._permutation)
 
     def __len__(self) -> int:
-        """The number of steps."""
+        """Return the number of steps."""
         return self._num_steps
 
     def __getitem__(self, step: int) -> list[Transcript]:
-        """The demonstrations of one step: neighbours by length within a pool that passes give."""
+        """Return the demonstrations of one step: neighbours by length within a pool."""
         pool, place = divmod(step, _POOL_BATCHES)
         pool_size = self.batch_rollouts * _POOL_BATCHES
         chosen = []
@@ -82,21 +82,21 @@ def supervised_step(
     dtype: torch.dtype,
     max_grad_norm: float,
 ) -> SupervisedStep:
-    """One optimiser step on the mean negative log-probability of the policy's tokens, if finite.
+    """Take one optimiser step on the mean -log-probability of the policy's tokens, if finite.
 
     Args:
-        accelerator: of the run.
-        model: as prepared by it.
-        optimizer: as prepared by it.
-        batch: demonstrations of the step, at least one per process; each process takes its share.
-        dtype: of the forward pass.
-        max_grad_norm: gradients are scaled down to this norm.
+        accelerator: Of the run.
+        model: As prepared by it.
+        optimizer: As prepared by it.
+        batch: Demonstrations of the step, at least one per process; each process takes its share.
+        dtype: Of the forward pass.
+        max_grad_norm: Gradients are scaled down to this norm.
     """
     share = batch[accelerator.process_index :: accelerator.num_processes]
     total = sum(item.num_policy_tokens for item in batch)
     rows = pad_rows([item.token_ids for item in share], accelerator.device)
     with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        logp = token_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
+        logp = written_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
         loss = -logp.sum() / total
     accelerator.backward(loss * accelerator.num_processes)  # the wrapper averages over processes
     grad_norm, taken = step_if_finite(

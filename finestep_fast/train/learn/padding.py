@@ -21,7 +21,7 @@ class PaddedRows:
 
 
 def padded_length(length: int) -> int:
-    """The width of a batch whose longest row has `length` tokens."""
+    """Return the width of a batch whose longest row has `length` tokens."""
     return -(-length // _MULTIPLE) * _MULTIPLE
 
 
@@ -41,7 +41,7 @@ def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
     Args:
         lengths: [R] tokens per row.
-        budget: padded tokens per group; a single row longer than that is a group of its own.
+        budget: Padded tokens per group; a single row longer than that is a group of its own.
 
     Returns:
         Groups of row indices, shortest rows first; every row is in exactly one.

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.cache import rollout_cache, select_rows
+from finestep_fast.train.rollout.cache import rollout_cache, select_rows
 
 # Models of recurrent states alone call it so; they read the mask of padding in the first pass only.
 _RECURRENT_CACHE = "cache_params"
@@ -21,7 +21,7 @@ _CACHES = ("past_key_values", _RECURRENT_CACHE)
 
 
 def cache_argument(model: PreTrainedModel) -> str:
-    """The name by which a model takes its cache.
+    """Return the name by which a model takes its cache.
 
     Raises:
         InputError: The model takes no cache, or no mask of padding.
@@ -46,8 +46,8 @@ class Decoding:
     """Rows of token ids that a model reads.
 
     Args:
-        model: a causal language model in evaluation mode.
-        max_tokens: no position grows beyond this.
+        model: A causal language model in evaluation mode.
+        max_tokens: No position grows beyond this.
 
     Raises:
         InputError: The model takes no cache.

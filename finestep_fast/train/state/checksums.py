@@ -1,4 +1,4 @@
-"""Checksums of what a run keeps, so that damage is told before anything is read from it.
+"""Checksums of what a run keeps, so that damage is reported before anything is read from it.
 
 A folder is written beside its place, with a list of checksums, and renamed when it is on the disk:
 it is there whole or not at all. What the files mean is not known here.
@@ -22,13 +22,13 @@ _SEAL = b"# SHA-256 of the lines below: "
 
 
 def file_sha256(path: Path) -> str:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def partial(path: Path) -> Path:
-    """Where the file or folder at `path` is written before it is renamed."""
+    """Return where the file or folder at `path` is written before it is renamed."""
     return path.with_name(f".partial-{path.name}")
 
 
@@ -67,7 +67,7 @@ def sync(path: Path) -> None:
 
 
 def damage(folder: Path) -> str | None:
-    """Say what of a published folder is not as it was written, by the file's name; None if all is.
+    """Return what of a published folder is not as it was written, or None.
 
     Files that were added are no damage.
     """
@@ -114,11 +114,11 @@ def seal(path: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file begins with a checksum."""
+    """Return whether a file begins with a checksum."""
     return path.read_bytes().startswith(_SEAL)
 
 
 def seal_is_whole(path: Path) -> bool:
-    """Whether a sealed file is as it was written."""
+    """Return whether a sealed file is as it was written."""
     first, _, text = path.read_bytes().partition(b"\n")
     return first == _SEAL + hashlib.sha256(text).hexdigest().encode()

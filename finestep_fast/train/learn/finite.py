@@ -11,43 +11,40 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from finestep_fast.errors import FinestepError
 from finestep_fast.train.agree import all_of
-
-
-class DivergedError(FinestepError):
-    """Training has come to numbers that are not finite; what is kept was written before."""
+from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.stop import DivergedError
 
 
 @dataclass(frozen=True)
 class SkippedStep:
-    """An optimiser step of an update that was not taken.
-
-    Attributes:
-        step: which step of the update.
-        loss: this process's share.
-        grad_norm: over all processes.
-        rollouts: this process's rollouts in passes whose loss is not finite; of all passes if all
-            losses are finite.
-    """
+    """An optimiser step of an update that was not taken."""
 
     step: int
+    """Which step of the update."""
     loss: float
+    """This process's share."""
     grad_norm: float
+    """Over all processes."""
     rollouts: list[int]
+    """This process's rollouts in passes whose loss is not finite; of all passes if all losses are
+    finite."""
 
-    def record(self, question_ids: Sequence[str]) -> dict[str, Any]:
-        """One JSON record, given the questions of this process's rollouts."""
+    def record(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        """Return one JSON record, given this process's rollouts of the update."""
         return {
             "step": self.step,
             "loss": str(self.loss),  # JSON has no NaN
             "grad_norm": str(self.grad_norm),
-            "rollouts": [{"place": n, "question_id": question_ids[n]} for n in self.rollouts],
+            "rollouts": [
+                {"place": place, "question_id": rollouts[place].question.question_id}
+                for place in self.rollouts
+            ],
         }
 
 
 def culprits(records: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Of all processes' records of skipped steps, those whose loss is not finite.
+    """Return those of all processes' records of skipped steps whose loss is not finite.
 
     All records of a step stay where its loss is finite on every process.
     """
@@ -72,11 +69,11 @@ def step_if_finite(
     Either way no gradient is left. All processes must call this; all step, or none does.
 
     Args:
-        accelerator: of the run.
-        model: as prepared by it.
-        optimizer: as prepared by it.
-        losses: this process's share of the loss; may be empty.
-        max_grad_norm: gradients are scaled down to this norm.
+        accelerator: Of the run.
+        model: As prepared by it.
+        optimizer: As prepared by it.
+        losses: This process's share of the loss; may be empty.
+        max_grad_norm: Gradients are scaled down to this norm.
 
     Returns:
         The norm before clipping, and whether the step was taken.

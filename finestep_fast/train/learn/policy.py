@@ -18,11 +18,11 @@ from transformers import (
 
 from finestep_fast.errors import InputError, shown
 from finestep_fast.train.config import Precision
-from finestep_fast.train.padding import PaddedRows
+from finestep_fast.train.learn.padding import PaddedRows
 
 
 def check_folder(path: Path) -> None:
-    """Refuse what is no local folder, with a word on how to get one.
+    """Refuse what is no local folder, and say how to get one.
 
     Raises:
         InputError: It is none.
@@ -74,7 +74,10 @@ def load_model(path: Path) -> PreTrainedModel:
 
 
 def training_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of training passes; `auto` takes bfloat16 where the processor multiplies in it."""
+    """Return the dtype of training passes.
+
+    `auto` takes bfloat16 where the processor multiplies in it.
+    """
     if precision == "auto":
         fast = (
             torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16()
@@ -90,7 +93,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def learning_attention(model: PreTrainedModel) -> str:
-    """The attention implementation that trains fastest where the model lies."""
+    """Return the attention implementation that trains fastest where the model lies."""
     fastest = "eager" if model.device.type == "cpu" else model.config._attn_implementation
     return str(fastest)
 
@@ -109,27 +112,33 @@ def attention(model: PreTrainedModel, implementation: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def token_logp(
+def model_logits(model: nn.Module, rows: PaddedRows) -> Tensor:
+    """Return the logits [R, L, V] of rows; the model, wrapped or not, is called once."""
+    logits: Tensor = model(
+        input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
+    ).logits
+    return logits
+
+
+def written_logp(
     model: nn.Module,
     rows: PaddedRows,
     spans: Sequence[Sequence[tuple[int, int]]],
     temperature: float,
 ) -> Tensor:
-    """Log-probabilities of the tokens that the policy wrote.
+    """Return log-probabilities of the tokens that the policy wrote, from the model's own logits.
 
     Args:
-        model: the model, wrapped or not; called once.
-        rows: token ids and mask, [R, L].
+        model: The model, wrapped or not; called once.
+        rows: Token ids and mask, [R, L].
         spans: [R] lists of half-open spans in each row.
-        temperature: logits are divided by it.
+        temperature: Logits are divided by it.
 
     Returns:
         [R, L] float32, differentiable; 0 outside the spans.
     """
     row, column = _positions(spans, rows.token_ids.device)
-    logits: Tensor = model(
-        input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
-    ).logits
+    logits = model_logits(model, rows)
     chosen = logits[row, column - 1].float() / temperature
     target = rows.token_ids[row, column]
     logp = chosen.log_softmax(-1).gather(-1, target[:, None])[:, 0]

@@ -16,9 +16,9 @@ from accelerate import Accelerator
 from finestep_fast.config import as_mapping, write_yaml
 from finestep_fast.errors import InputError, shown
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checksums import CHECKSUMS, file_sha256, partial, remove, seal, sync
 from finestep_fast.train.config import CONFIG_FILE, TrainConfig
-from finestep_fast.train.logs import LOGS
+from finestep_fast.train.state.checksums import CHECKSUMS, file_sha256, partial, remove, seal, sync
+from finestep_fast.train.state.logs import LOGS
 
 logger = logging.getLogger(__name__)
 
@@ -43,9 +43,9 @@ def held(folder: Path, accelerator: Accelerator, *, resumed: bool) -> Iterator[N
     What a run that never began has left is removed. All processes must enter this.
 
     Args:
-        folder: of the run; made if it is not there.
-        accelerator: of the run; its main process holds the folder.
-        resumed: whether the run in it goes on; if not, there must be none.
+        folder: Of the run; made if it is not there.
+        accelerator: Of the run; its main process holds the folder.
+        resumed: Whether the run in it goes on; if not, there must be none.
 
     Raises:
         InputError: Another process holds the folder, or it is not free for a new run.
@@ -79,13 +79,13 @@ def write_config(config: TrainConfig) -> None:
 
 
 def generated_checksums(folder: Path) -> dict[str, str]:
-    """The SHA-256 of the list of checksums of what was made for a run, by name."""
+    """Return the SHA-256 of the list of checksums of what was made for a run, by name."""
     lists = {name: folder / name / CHECKSUMS for name in _GENERATED}
     return {name: file_sha256(path) for name, path in lists.items() if path.exists()}
 
 
 def _locked(folder: Path) -> int:
-    """The descriptor of a lock that lasts until it is closed or this process is gone."""
+    """Return the descriptor of a lock that lasts until it is closed or this process is gone."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o644)

@@ -24,9 +24,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from finestep_fast.config import build
 from finestep_fast.config.check import check_whole
 from finestep_fast.errors import InputError
-from finestep_fast.train.checksums import damage, partial, publish, remove
-from finestep_fast.train.finite import check_finite
-from finestep_fast.train.logs import LogMark
+from finestep_fast.train.learn.finite import check_finite
+from finestep_fast.train.state.checksums import damage, partial, publish, remove
+from finestep_fast.train.state.logs import LogMark
 
 Phase = Literal["warm_start", "update", "done"]
 _STATE = "run_state.json"
@@ -34,33 +34,30 @@ _STATE = "run_state.json"
 
 @dataclass
 class RunState:
-    """Where a run stands.
-
-    Attributes:
-        phase: what it is doing.
-        warm_steps: optimiser steps of the warm start that are done, skipped ones too.
-        updates: updates that are done.
-        evaluations: results on dev by name: `warm_start`, `update_20`, `final`.
-        seconds: time spent per phase, over all attempts.
-        skipped_steps: optimiser steps that were skipped, per phase.
-        skipped_in_a_row: of these, the last ones with none taken after them.
-        logs: how far every log went when the state was saved.
-        kept: SHA-256 of what else the run's folder must still hold, by name.
-        num_processes: that the run had.
-        saves: number of the latest checkpoint.
-    """
+    """Where a run stands."""
 
     phase: Phase = "warm_start"
+    """What it is doing."""
     warm_steps: int = 0
+    """Optimiser steps of the warm start that are done, skipped ones too."""
     updates: int = 0
+    """Updates that are done."""
     evaluations: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """Results on dev by name: `warm_start`, `update_20`, `final`."""
     seconds: dict[str, float] = field(default_factory=dict)
+    """Time spent per phase, over all attempts."""
     skipped_steps: dict[str, int] = field(default_factory=dict)
+    """Optimiser steps that were skipped, per phase."""
     skipped_in_a_row: int = 0
+    """Of these, the last ones with none taken after them."""
     logs: dict[str, LogMark] = field(default_factory=dict)
+    """How far every log went when the state was saved."""
     kept: dict[str, str] = field(default_factory=dict)
+    """SHA-256 of what else the run's folder must still hold, by name."""
     num_processes: int = 1
+    """That the run had."""
     saves: int = 0
+    """Number of the latest checkpoint."""
 
     def __post_init__(self) -> None:
         """Check that a run can stand there.
@@ -79,8 +76,8 @@ class Checkpoints:
     """The checkpoints of one run.
 
     Args:
-        folder: where they are kept.
-        keep: how many stay, those that were passed over not counted.
+        folder: Where they are kept.
+        keep: How many stay, those that were passed over not counted.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
@@ -129,7 +126,7 @@ class Checkpoints:
         return final
 
     def latest(self) -> tuple[Path, RunState] | None:
-        """The newest whole checkpoint and its state, or None if there is no checkpoint.
+        """Return the newest whole checkpoint and its state, or None if there is no checkpoint.
 
         Raises:
             InputError: There are some, and all of them are damaged.
@@ -149,7 +146,7 @@ class Checkpoints:
         return None
 
     def _found(self) -> dict[int, Path]:
-        """All checkpoints by number, oldest first."""
+        """Return all checkpoints by number, oldest first."""
         numbers = {
             int(match[1]): path
             for path in self.folder.glob("checkpoint-*")

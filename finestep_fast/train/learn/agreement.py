@@ -16,9 +16,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.decoding import Decoding, cache_argument
-from finestep_fast.train.padding import pad_rows
-from finestep_fast.train.policy import attention, learning_attention
+from finestep_fast.train.learn.padding import pad_rows
+from finestep_fast.train.learn.policy import attention, learning_attention
+from finestep_fast.train.rollout.decoding import Decoding, cache_argument
 
 ROUNDING = {torch.float32: 0.01, torch.bfloat16: 0.1, torch.float16: 0.1}
 """How far log-probabilities may differ by rounding alone, on average over a rollout's tokens."""
@@ -54,14 +54,14 @@ def check_sampling(policy: PreTrainedModel) -> None:
     """Read a few tokens in the sampler's way and in the learner's, and compare.
 
     Args:
-        policy: on its device; its weights do not matter.
+        policy: On its device; its weights do not matter.
 
     Raises:
         InputError: The model cannot be sampled with a cache, or it then gives other probabilities.
     """
     cache_argument(policy)
     kind = type(policy).__name__
-    told = (
+    faults = (
         (False, False, "its cache does not hold all that it has read"),
         (True, False, "it reads the padding before shorter prompts as text"),
         (True, True, "what it keeps of what it has read cannot be cut to the rollouts that go on"),
@@ -69,7 +69,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
     was_training = policy.training
     policy.eval()
     try:
-        for padded, selected, missing in told:
+        for padded, selected, missing in faults:
             difference = _difference(policy, padded=padded, selected=selected)
             if not difference <= ROUNDING[torch.float32]:
                 raise InputError(
@@ -82,7 +82,7 @@ def check_sampling(policy: PreTrainedModel) -> None:
 
 
 def disagrees(worst: Disagreement, dtype: torch.dtype) -> bool:
-    """Whether more than rounding in `dtype` is needed to explain it."""
+    """Return whether more than rounding in `dtype` is needed to explain it."""
     return worst.mean > ROUNDING[dtype]
 
 
@@ -94,14 +94,14 @@ def refusal(
     repeatable: bool,
     linear_head: bool,
 ) -> InputError:
-    """Why a run is refused at its first update.
+    """Return the error that refuses a run at its first update.
 
     Args:
-        worst: over all rollouts of all processes.
-        dtype: of the learner's pass; one in float32 comes first, so a lower one is to blame itself.
-        policy: the model.
-        repeatable: whether a second pass of the learner gave the same.
-        linear_head: whether logits were made from hidden states.
+        worst: Over all rollouts of all processes.
+        dtype: Of the learner's pass; one in float32 comes first, so a lower one is to blame itself.
+        policy: The model.
+        repeatable: Whether a second pass of the learner gave the same.
+        linear_head: Whether logits were made from hidden states.
     """
     reasons = []
     if not repeatable:
@@ -131,7 +131,7 @@ def refusal(
 
 
 def _length_scaling(policy: PreTrainedModel) -> str | None:
-    """The kind of rotary positions that change with the length of the text, if they do."""
+    """Return the kind of rotary positions that change with the length of the text, if they do."""
     rope = getattr(policy.config.get_text_config(), "rope_parameters", None) or {}
     parts = [part for part in (rope, *rope.values()) if isinstance(part, dict)]
     kinds = {str(part.get("rope_type")) for part in parts} & {"dynamic", "longrope"}
@@ -140,7 +140,7 @@ def _length_scaling(policy: PreTrainedModel) -> str | None:
 
 @torch.inference_mode()
 def _difference(policy: PreTrainedModel, *, padded: bool, selected: bool) -> float:
-    """The mean difference of log-probabilities over all words, of the place where it is largest."""
+    """Return the mean difference of logps over all words, at the token where it is largest."""
     generator = torch.Generator().manual_seed(0)
     vocab_size = policy.config.get_text_config().vocab_size
     lengths = _LENGTHS if padded else (max(_LENGTHS),) * len(_LENGTHS)
@@ -169,7 +169,7 @@ def _difference(policy: PreTrainedModel, *, padded: bool, selected: bool) -> flo
 def _decoded(
     policy: PreTrainedModel, prompts: list[list[int]], following: list[list[int]], order: list[int]
 ) -> Tensor:
-    """Logits [B, steps + 1, V] of the sampler's way; rows are put in order after the prompts."""
+    """Return the sampler's logits [B, steps + 1, V]; rows are reordered after the prompts."""
     decoding = Decoding(policy, max(_LENGTHS) + _STEPS)
     rows = torch.tensor(order, device=policy.device)
     logits = [decoding.read(prompts)[rows]]

@@ -15,37 +15,28 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from finestep_fast import LossConfig, LossOutput, StepBatch, linear_policy_loss, policy_loss
+from finestep_fast import (
+    LossConfig,
+    LossOutput,
+    StepBatch,
+    linear_policy_loss,
+    logits_policy_loss,
+)
 from finestep_fast import token_logp as head_logp
-from finestep_fast.train.agreement import Disagreement, disagrees, refusal
 from finestep_fast.train.config import UpdateConfig
-from finestep_fast.train.finite import SkippedStep, step_if_finite
-from finestep_fast.train.head import LinearHead, last_hidden, linear_head
-from finestep_fast.train.padding import PaddedRows, micro_batches, pad_rows
-from finestep_fast.train.policy import token_logp
-from finestep_fast.train.rollouts import ScoredRollouts
+from finestep_fast.train.learn.agreement import Disagreement, disagrees, refusal
+from finestep_fast.train.learn.finite import SkippedStep, step_if_finite
+from finestep_fast.train.learn.head import LinearHead, last_hidden, linear_head
+from finestep_fast.train.learn.padding import PaddedRows, micro_batches, pad_rows
+from finestep_fast.train.learn.policy import model_logits, written_logp
+from finestep_fast.train.rollout.record import Rollout
 
 _MAXIMA = frozenset({"ratio_max"})
 
 
 @dataclass(frozen=True)
-class _Sample:
-    """One rollout to learn from; `rollout` is its place among those of the update."""
-
-    rollout: int
-    token_ids: list[int]
-    step_spans: list[tuple[int, int]]
-    token_logp: list[float]
-    step_advantage: Tensor
-
-    @property
-    def num_policy_tokens(self) -> int:
-        return sum(end - start for start, end in self.step_spans)
-
-
-@dataclass(frozen=True)
 class _Given:
-    """A micro-batch; but for `rows` and `step_spans`, tokens lie where they are predicted from."""
+    """A micro-batch; except in `rows` and `step_spans`, tokens lie where they are predicted."""
 
     rows: PaddedRows
     step_spans: list[list[tuple[int, int]]]
@@ -62,19 +53,19 @@ class Learner:
     first step the learner's log-probabilities are compared with the sampler's.
 
     Args:
-        accelerator: of the run.
-        model: as prepared by it.
-        optimizer: as prepared by it.
-        scheduler: of the learning rate, stepped once per optimiser step.
-        update: minibatches, micro-batches and gradient clipping.
-        loss: the policy loss.
-        temperature: the sampler's.
-        dtype: of training passes.
-        reference_model: a frozen copy for the KL term, if the loss has one.
-        impl: who computes the loss; see `policy_loss`.
-        on_policy: whether the first rollouts are the model's own, so that a disagreement with
+        accelerator: Of the run.
+        model: As prepared by it.
+        optimizer: As prepared by it.
+        scheduler: Of the learning rate, stepped once per optimiser step.
+        update: Minibatches, micro-batches and gradient clipping.
+        loss: The policy loss.
+        temperature: The sampler's.
+        dtype: Of training passes.
+        reference_model: A frozen copy for the KL term, if the loss has one.
+        impl: Who computes the loss; see `policy_loss`.
+        on_policy: Whether the first rollouts are the model's own, so that a disagreement with
             their log-probabilities is an error.
-        skipped_in_a_row: steps that were skipped just before.
+        skipped_in_a_row: Steps that were skipped just before.
 
     Attributes:
         skipped: steps of the last update that were not taken, since loss or gradient was not
@@ -112,14 +103,14 @@ class Learner:
         self.head = linear_head(self.policy) if update.head == "linear" else None
         self._on_policy_unseen = on_policy
 
-    def learn(self, rollouts: ScoredRollouts, *, seed: int) -> dict[str, float]:
+    def learn(self, rollouts: Sequence[Rollout], *, seed: int) -> dict[str, float]:
         """Take the optimiser steps of one update.
 
         Steps that are not finite are skipped; more in a row than the settings allow end the update.
 
         Args:
-            rollouts: this process's share.
-            seed: of the order of rollouts.
+            rollouts: This process's share; those without an advantage are left out.
+            seed: Of the order of rollouts.
 
         Returns:
             Means over the optimiser steps taken, over all processes; `ratio_max` is the largest.
@@ -129,24 +120,16 @@ class Learner:
             InputError: At the first update, sampler and learner see different policies.
         """
         self.policy.eval()
-        samples = [
-            _Sample(rollout, item.token_ids, item.step_spans, item.token_logp, advantage)
-            for rollout, item, advantage in zip(
-                rollouts.learnt,
-                (rollouts.transcripts[rollout] for rollout in rollouts.learnt),
-                rollouts.step_advantage,
-                strict=True,
-            )
-        ]
+        places = [place for place, rollout in enumerate(rollouts) if rollout.learnt]
         self.skipped = []
-        if self._total(len(samples)) == 0:
+        if self._total(len(places)) == 0:
             return {}
         if self._on_policy_unseen:
-            self._check_agreement(samples)
+            self._check_agreement([rollouts[place] for place in places])
             self._on_policy_unseen = False
         steps: list[dict[str, float]] = []
-        for number, part in enumerate(self._minibatches(len(samples), seed)):
-            measured = self._optimizer_step(number, [samples[index] for index in part])
+        for number, part in enumerate(self._minibatches(places, seed)):
+            measured = self._optimizer_step(number, rollouts, part)
             if measured:
                 steps.append(measured)
             if self.skipped_in_a_row > self.config.optim.max_skipped_steps:
@@ -155,23 +138,26 @@ class Learner:
         means = {key: float(np.mean([step[key] for step in steps])) for key in keys}
         return means | {key: max(step[key] for step in steps) for key in keys if key in _MAXIMA}
 
-    def _minibatches(self, num_samples: int, seed: int) -> Iterator[list[int]]:
-        """Which samples each optimiser step of an update learns from."""
+    def _minibatches(self, places: Sequence[int], seed: int) -> Iterator[list[int]]:
+        """Yield the places of the rollouts that each optimiser step learns from."""
         for epoch in range(self.config.passes):
-            order = np.random.default_rng([seed, epoch]).permutation(num_samples)
+            order = np.random.default_rng([seed, epoch]).permutation(len(places))
             for part in np.array_split(order, self.config.minibatches):
-                yield [int(index) for index in part]
+                yield [places[index] for index in part]
 
-    def _optimizer_step(self, number: int, samples: Sequence[_Sample]) -> dict[str, float]:
+    def _optimizer_step(
+        self, number: int, rollouts: Sequence[Rollout], places: Sequence[int]
+    ) -> dict[str, float]:
+        items = [rollouts[place].transcript for place in places]
         counts = {
-            "num_policy_tokens": self._total(sum(item.num_policy_tokens for item in samples)),
-            "num_rollouts": self._total(len(samples)),
-            "num_steps": self._total(sum(len(item.step_spans) for item in samples)),
+            "num_policy_tokens": self._total(sum(item.num_policy_tokens for item in items)),
+            "num_rollouts": self._total(len(items)),
+            "num_steps": self._total(sum(len(item.step_spans) for item in items)),
         }
         if counts["num_rollouts"] == 0:
             return {}
         groups = micro_batches(
-            [len(item.token_ids) for item in samples], self.config.micro_batch_tokens
+            [len(item.token_ids) for item in items], self.config.micro_batch_tokens
         )
         mine: list[dict[str, Tensor]] = []
         for place, group in enumerate(groups or [[]]):
@@ -180,7 +166,7 @@ class Learner:
                 if not group:
                     self.accelerator.backward(self._zero_loss())
                     continue
-                chosen = [samples[index] for index in group]
+                chosen = [rollouts[places[index]] for index in group]
                 loss, metrics = self._loss(chosen, counts)
                 # Processes average their gradients; the counts are global, so the sum is wanted.
                 self.accelerator.backward(loss * self.accelerator.num_processes)
@@ -199,7 +185,7 @@ class Learner:
             bad = [
                 group for group, loss in zip(groups, losses, strict=True) if not math.isfinite(loss)
             ]
-            among = sorted(samples[index].rollout for group in bad or groups for index in group)
+            among = sorted(places[index] for group in bad or groups for index in group)
             self.skipped.append(SkippedStep(number, sum(losses), norm, among))
             self.skipped_in_a_row += 1
             return {}
@@ -209,28 +195,29 @@ class Learner:
         measured = _together(gather_object(parts))
         return {**measured, "grad_norm": norm, "learning_rate": rate}
 
-    def _check_agreement(self, samples: Sequence[_Sample]) -> None:
+    def _check_agreement(self, rollouts: Sequence[Rollout]) -> None:
         """Compare the log-probabilities of sampler and learner; all processes decide together."""
         for dtype in dict.fromkeys((torch.float32, self.dtype)):
-            worst = self._disagreement(samples, dtype)
+            worst = self._disagreement(rollouts, dtype)
             if disagrees(worst, dtype):
                 raise refusal(
                     worst,
                     dtype,
                     policy=self.policy,
-                    repeatable=self._disagreement(samples, dtype) == worst,
+                    repeatable=self._disagreement(rollouts, dtype) == worst,
                     linear_head=self.head is not None,
                 )
 
     @torch.no_grad()
-    def _disagreement(self, samples: Sequence[_Sample], dtype: torch.dtype) -> Disagreement:
-        """The largest over the rollouts of all processes."""
+    def _disagreement(self, rollouts: Sequence[Rollout], dtype: torch.dtype) -> Disagreement:
+        """Return the largest over the rollouts of all processes."""
         groups = micro_batches(
-            [len(item.token_ids) for item in samples], self.config.micro_batch_tokens
+            [len(rollout.transcript.token_ids) for rollout in rollouts],
+            self.config.micro_batch_tokens,
         )
         worst = Disagreement()
         for group in groups:
-            given = self._given([samples[index] for index in group])
+            given = self._given([rollouts[index] for index in group])
             with self._autocast(dtype):
                 # The wrapper is left out: processes have different numbers of passes.
                 logp = self._logp(self.policy, self.head, given)
@@ -240,9 +227,9 @@ class Learner:
         return max(everywhere)
 
     def _loss(
-        self, samples: Sequence[_Sample], counts: dict[str, int]
+        self, rollouts: Sequence[Rollout], counts: dict[str, int]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        given = self._given(samples)
+        given = self._given(rollouts)
         with self._autocast(self.dtype):
             out = (
                 self._loss_of_logits(given, counts)
@@ -254,26 +241,29 @@ class Learner:
     def _autocast(self, dtype: torch.dtype) -> torch.autocast:
         return torch.autocast(self.accelerator.device.type, dtype, enabled=dtype != torch.float32)
 
-    def _given(self, samples: Sequence[_Sample]) -> _Given:
+    def _given(self, rollouts: Sequence[Rollout]) -> _Given:
         device = self.accelerator.device
-        rows = pad_rows([item.token_ids for item in samples], device)
+        items = [rollout.transcript for rollout in rollouts]
+        rows = pad_rows([item.token_ids for item in items], device)
         length = rows.token_ids.shape[1]
         old = torch.zeros(rows.token_ids.shape)
-        for row, item in enumerate(samples):
+        for row, item in enumerate(items):
             old[row, : len(item.token_logp)] = torch.tensor(item.token_logp)
         # A token has its place where it is predicted from: one before its own.
-        spans = [[(start - 1, end - 1) for start, end in item.step_spans] for item in samples]
+        spans = [[(start - 1, end - 1) for start, end in item.step_spans] for item in items]
         # Advantages are given, so who shares a group no longer matters: one group for all.
         batch = StepBatch.from_spans(
-            spans, [0] * len(samples), num_tokens=len(samples) * length, row_length=length
+            spans, [0] * len(items), num_tokens=len(items) * length, row_length=length
         ).to(device)
         return _Given(
             rows,
-            [item.step_spans for item in samples],
+            [item.step_spans for item in items],
             rows.token_ids.roll(-1, 1),
             old.roll(-1, 1).to(device),
             batch,
-            torch.cat([item.step_advantage for item in samples]).to(device),
+            torch.cat([value for r in rollouts if (value := r.step_advantage) is not None]).to(
+                device
+            ),
         )
 
     def _loss_of_hidden(
@@ -297,21 +287,20 @@ class Learner:
         )
 
     def _loss_of_logits(self, given: _Given, counts: dict[str, int]) -> LossOutput:
-        return policy_loss(
-            self._logp_of_logits(self.model, given),
+        return logits_policy_loss(
+            model_logits(self.model, given.rows),
+            given.target,
             given.token_logp_old,
             given.batch,
             given.step_advantage,
             loss=self.loss,
+            temperature=self.temperature,
             token_logp_ref=self._reference_logp(given),
             num_policy_tokens=counts["num_policy_tokens"],
             num_rollouts=counts["num_rollouts"],
             num_steps=counts["num_steps"],
             impl=self.impl,
         )
-
-    def _logp_of_logits(self, model: nn.Module, given: _Given) -> Tensor:
-        return token_logp(model, given.rows, given.step_spans, self.temperature).roll(-1, 1)
 
     @torch.no_grad()
     def _reference_logp(self, given: _Given) -> Tensor | None:
@@ -320,7 +309,8 @@ class Learner:
 
     def _logp(self, model: PreTrainedModel, head: LinearHead | None, given: _Given) -> Tensor:
         if head is None:
-            return self._logp_of_logits(model, given)
+            logp = written_logp(model, given.rows, given.step_spans, self.temperature)
+            return logp.roll(-1, 1)
         return head_logp(
             last_hidden(model, model, given.rows),
             head.weight,
@@ -338,7 +328,7 @@ class Learner:
         return linear_head(self.reference_model)
 
     def _zero_loss(self) -> Tensor:
-        """A loss of 0 that touches every parameter: a process without rollouts keeps in step."""
+        """Return a loss of 0 that touches every parameter, for a process without rollouts."""
         rows = pad_rows([[0]], self.accelerator.device)
         logits = self.model(
             input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False
@@ -347,13 +337,13 @@ class Learner:
         return zero
 
     def _total(self, count: int) -> int:
-        """The sum over processes."""
+        """Return the sum over processes."""
         mine = torch.tensor(count, device=self.accelerator.device)
         return int(self.accelerator.reduce(mine, "sum"))
 
 
 def _together(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """The metrics of one optimiser step from those of its micro-batches, of all processes."""
+    """Return the metrics of one optimiser step from those of all its micro-batches."""
     weights = np.array([part.pop("policy_tokens") for part in parts])
     measured: dict[str, float] = {}
     for key in parts[0]:

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from finestep_fast.errors import InputError
-from finestep_fast.train.finite import DivergedError
-from finestep_fast.train.padding import PaddedRows
+from finestep_fast.train.learn.padding import PaddedRows
+from finestep_fast.train.stop import DivergedError
 
 _PROBE_LOGIT = 100.0
 
@@ -70,9 +70,9 @@ def last_hidden(model: nn.Module, policy: PreTrainedModel, rows: PaddedRows) -> 
     """Return the states that the head sees, [R, L, D]; the head itself is not computed.
 
     Args:
-        model: the policy as prepared for training, wrapped or not; called once.
-        policy: the policy itself.
-        rows: token ids and mask, [R, L].
+        model: The policy as prepared for training, wrapped or not; called once.
+        policy: The policy itself.
+        rows: Token ids and mask, [R, L].
     """
     seen: list[Tensor] = []
     nothing = torch.empty(0, dtype=torch.long, device=rows.token_ids.device)
@@ -89,7 +89,7 @@ def last_hidden(model: nn.Module, policy: PreTrainedModel, rows: PaddedRows) -> 
 
 @torch.no_grad()
 def _probed(policy: PreTrainedModel, head: LinearHead) -> tuple[Tensor, Tensor]:
-    """Logits of made-up hidden states, as the policy makes them and as its head alone does."""
+    """Return logits of made-up hidden states: the policy's, and those of its head alone."""
     device, dtype = head.weight.device, head.weight.dtype
     generator = torch.Generator().manual_seed(0)
     states = torch.randn((1, 2, head.weight.shape[1]), generator=generator).to(device, dtype)

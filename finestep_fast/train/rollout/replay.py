@@ -14,7 +14,7 @@ from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.episode import Episode
 from finestep_fast.sql import Engine
 from finestep_fast.train.data import Demonstration
-from finestep_fast.train.transcript import Transcript
+from finestep_fast.train.rollout.transcript import Transcript
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Dialogue:
     turns: list[tuple[str, str]]
 
     def texts(self) -> Iterator[str]:
-        """Every text that a policy would read or write."""
+        """Yield every text that a policy would read or write."""
         yield from (message["content"] for message in self.episode.messages())
         for reply, observation in self.turns:
             yield reply
@@ -47,7 +47,7 @@ def replay(demonstration: Demonstration, engine: Engine, config: EnvConfig) -> D
 def transcripts(
     dialogues: Sequence[Dialogue], chat: ChatFormat, max_tokens: int
 ) -> list[Transcript]:
-    """The dialogues as token ids.
+    """Return the dialogues as token ids.
 
     One longer than `max_tokens` is cut after a whole step; one that leaves no step is left out.
     """

@@ -8,9 +8,9 @@ from accelerate import Accelerator
 
 from finestep_fast.errors import InputError
 from finestep_fast.train.agree import from_main
-from finestep_fast.train.checkpoint import Checkpoints, RunState
-from finestep_fast.train.folder import generated_checksums
-from finestep_fast.train.logs import Logs
+from finestep_fast.train.state.checkpoint import Checkpoints, RunState
+from finestep_fast.train.state.folder import generated_checksums
+from finestep_fast.train.state.logs import Logs
 
 
 def restored_state(
@@ -19,10 +19,10 @@ def restored_state(
     """Load the newest whole checkpoint and cut the logs back to it; all processes must call this.
 
     Args:
-        checkpoints: of the run.
-        logs: of the run; those of a run without a checkpoint are emptied.
-        accelerator: of the run; what is registered with it is loaded.
-        say: is told what was found, and what was lost.
+        checkpoints: Of the run.
+        logs: Of the run; those of a run without a checkpoint are emptied.
+        accelerator: Of the run; what is registered with it is loaded.
+        say: Called with what was found, and with what was lost.
 
     Returns:
         The state of the checkpoint, or that of a run that begins.

@@ -1,0 +1,1 @@
+"""From demonstrations and credited rollouts to new weights."""

@@ -1,0 +1,1 @@
+"""Rollouts: played in the environment, kept as token ids, scored and credited."""
