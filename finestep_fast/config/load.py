@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from finestep_fast.config.check import nearest, placed, unknown_name
+from finestep_fast.config.check import check_choice, placed, unknown_name
+from finestep_fast.config.rules import choices, plain_type
 from finestep_fast.errors import InputError, shown
 
 T = TypeVar("T")
@@ -125,12 +126,13 @@ def field_values(
     Raises:
         InputError: An unknown key, or a value that its field does not allow.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)  # ranges are the constructor's to check
     known = [field.name for field in _fields(cls)]
     values = {}
     for key, value in mapping.items():
         if key in known:
-            values[key] = _field_value(hints[key], value, f"{where}.{key}" if where else key)
+            path = f"{where}.{key}" if where else key
+            values[key] = _field_value(plain_type(hints[key]), value, path)
         elif key not in extra:
             raise InputError(unknown_name(where, "key", key, [*known, *extra]))
     return values
@@ -273,6 +275,10 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     import pydantic
     import pydantic_core
 
+    if choices(hint):
+        if value is not None or types.NoneType not in _options(hint):
+            check_choice(path, value, choices(hint))
+        return value
     try:
         # JSON's strict rules: a list may be a tuple, text a Path, an int a float; "3" is no int.
         document = pydantic_core.to_json(value, inf_nan_mode="constants")
@@ -287,9 +293,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
         rule = rule.replace("a valid integer", "an integer").replace("a valid array", "a list")
         rule = rule.replace("a valid ", "a ")
-        choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
-        guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise InputError(f"{path} is {shown(first['input'])}; it must be {rule}{guess}") from None
+        raise InputError(f"{path} is {shown(first['input'])}; it must be {rule}") from None
 
 
 @functools.cache
