@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import pytest
 import torch
 
 from finestep_fast import InputError, LossConfig
-from finestep_fast.config.rules import Share, above, at_least, at_most, check_fields
+from finestep_fast.config.rules import Bound, Share, above, at_least, at_most, check_fields
+from finestep_fast.train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,3 +74,21 @@ def test_settings_can_be_made_in_code_that_is_traced() -> None:
 
     compiled = torch.compile(clipped, fullgraph=True, backend="eager")
     assert compiled(torch.tensor([-1.0]), 0.5).item() == -0.5
+
+
+def integers(cls: type) -> Iterator[tuple[str, Any]]:
+    """Every integer field of the settings with its type, sections too."""
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        members = (hint, *get_args(hint))
+        if int in members or any(int in get_args(member) for member in members):
+            yield f"{cls.__name__}.{name}", hint
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+            yield from integers(hint)
+
+
+def test_every_integer_of_a_run_has_a_bound() -> None:
+    found = dict(integers(TrainConfig))
+    assert len(found) > 30
+    for name, hint in found.items():
+        marks = [mark for part in (hint, *get_args(hint)) for mark in get_args(part)]
+        assert any(isinstance(mark, Bound) for mark in marks), f"{name}: {hint}"

@@ -13,12 +13,11 @@ import torch
 from finestep_fast import CreditConfig, StepBatch, step_advantage
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
+from finestep_fast.rewards import VALIDATORS
 from finestep_fast.train.rollouts import ScoredRollouts, credited
 from finestep_fast.train.summary import Tally, farming_alarm, tally
 from support.rollouts import sampled
 from support.tiny import Tiny
-
-VALIDATORS = {"format", "executes", "novel", "grounded"}
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +83,7 @@ def test_a_record_tells_every_step_with_validators_return_and_advantage(
         for index, step in enumerate(record["steps"]):
             assert step["reply"] == episode.steps[index].text
             assert step["observation"] == episode.steps[index].observation
-            assert step["validators"].keys() == VALIDATORS
+            assert step["validators"].keys() == set(VALIDATORS)
             assert step["process"] == score.process[index]
             assert step["return"] == pytest.approx(
                 float(rollouts.step_return[place][index]), abs=1e-6
@@ -162,9 +161,7 @@ def score_of(
     outcome: float, *steps: tuple[float, float, float, float], counted: bool = True
 ) -> RolloutScore:
     """A score whose steps have the validators (format, executes, novel, grounded)."""
-    values = tuple(
-        dict(zip(("format", "executes", "novel", "grounded"), step, strict=True)) for step in steps
-    )
+    values = tuple(dict(zip(VALIDATORS, step, strict=True)) for step in steps)
     process = tuple(sum(step) / 4 for step in steps)
     return RolloutScore(outcome, process, values, counted, "ok", "")
 
