@@ -28,6 +28,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from support.evaluation import Evaluation
+    from support.quickstart_world import World
     from support.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,3 +65,20 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 
     with Engine(timeout_s=5.0) as engine:
         yield make_tiny(tmp_path_factory.mktemp("tiny"), engine)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A small quickstart world, made once; nothing may write to it."""
+    from support.quickstart_world import written_world
+
+    with written_world(tmp_path_factory.mktemp("quickstart") / "world") as written:
+        yield written
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluation:
+    """The files of a small evaluation, which a test may change."""
+    from support.evaluation import made_evaluation
+
+    return made_evaluation(tmp_path)
