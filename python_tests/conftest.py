@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# "ci" is the default: the same examples on every run. "dev" looks at new ones:
+# "ci" is the default: the same examples on every run. "dev" tries new ones:
 # `pytest --hypothesis-profile=dev`. "thorough" is for a single file.
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("dev", max_examples=300, deadline=None, print_blob=True)

@@ -177,7 +177,7 @@ def check_reward_balance(credit: CreditConfig, max_steps: int) -> None:
         else:
             _refuse_heavy_process_sum(credit, max_steps)
     if credit.process_baseline < 1 and credit.process_weight > 0:
-        _LOG.warning(_stalling_price(credit))
+        _LOG.warning(_stalling_warning(credit))
 
 
 def _refuse_heavy_process_channel(credit: CreditConfig) -> None:
@@ -203,7 +203,7 @@ def _refuse_heavy_process_sum(credit: CreditConfig, max_steps: int) -> None:
         )
 
 
-def _stalling_price(credit: CreditConfig) -> str:
+def _stalling_warning(credit: CreditConfig) -> str:
     gain = credit.process_weight * (1 - credit.process_baseline)
     loss = credit.outcome_weight * (1 - credit.outcome_discount)
     start = (

@@ -164,9 +164,9 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 
 
 def _check_content(value: Any, path: str, size_of: dict[int, int]) -> int:
-    """Refuse what no setting can be; returns how many values there are, aliases followed.
+    """Refuse what no setting can be; return how many values there are, aliases followed.
 
-    How deep it is was looked at before.
+    How deep it is was checked before.
     """
     wrong = re.search("[\\0\ud800-\udfff]", value) if isinstance(value, str) else None
     if wrong is not None:
@@ -190,7 +190,7 @@ def _check_content(value: Any, path: str, size_of: dict[int, int]) -> int:
 
 
 def _broken_rule(kind: str, text: str) -> str:
-    """What a scalar of a kind must be, if it is not that."""
+    """Return what a scalar of a kind must be, if it is not that."""
     if kind not in _SCALARS:
         return ""
     if not re.fullmatch(_SCALARS[kind][0], text):
@@ -235,8 +235,8 @@ def _yaml_dialect() -> tuple[Any, Any]:
             rule = _broken_rule(kind, text)
             if rule:
                 line = f"line {node.start_mark.line + 1}: " if self.line else ""
-                told = text if len(text) < 40 else shown(text)
-                raise InputError(f"{line}is {told}; it must be {rule}")
+                written = text if len(text) < 40 else shown(text)
+                raise InputError(f"{line}is {written}; it must be {rule}")
             return text
 
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -304,7 +304,7 @@ def _type_adapter(hint: Any) -> Any:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other type, the type itself."""
+    """Return the members of a union; of any other type, the type itself."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)
