@@ -44,7 +44,7 @@ settings.load_profile("ci")
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The folder of the checkout."""
+    """Return the folder of the checkout."""
     return ROOT
 
 
@@ -59,7 +59,7 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    """A small real agent and its world, made once."""
+    """Return a small real agent and its world, made once."""
     from finestep_fast.sql import Engine
     from support.tiny import make_tiny
 
@@ -69,7 +69,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A small quickstart world, made once; nothing may write to it."""
+    """Return a small quickstart world, made once; nothing may write to it."""
     from support.quickstart_world import written_world
 
     with written_world(tmp_path_factory.mktemp("quickstart") / "world") as written:
@@ -78,7 +78,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 @pytest.fixture
 def evaluation(tmp_path: Path) -> Evaluation:
-    """The files of a small evaluation, which a test may change."""
+    """Return the files of a small evaluation, which a test may change."""
     from support.evaluation import made_evaluation
 
     return made_evaluation(tmp_path)

@@ -44,7 +44,7 @@ def chat(request: pytest.FixtureRequest, tokenizers: dict[str, Any]) -> ChatForm
 
 @pytest.fixture
 def player(chat: ChatFormat, tiny: Tiny) -> PreTrainedModel:
-    """A model for the tokenizer: the warm one for its own, else one that knows nothing."""
+    """Return a model for the tokenizer: the warm one for its own, else one that knows nothing."""
     if chat.tokenizer is tiny.tokenizer:
         return tiny.model
     return small_model(chat.tokenizer, MODEL, seed=1)  # type: ignore[arg-type]
@@ -53,7 +53,7 @@ def player(chat: ChatFormat, tiny: Tiny) -> PreTrainedModel:
 def seen_while_playing(
     model: PreTrainedModel, chat: ChatFormat, episode: Episode, limits: SamplerConfig, seed: int
 ) -> tuple[list[int], Transcript]:
-    """The ids that went into the model, pass by pass, and the transcript."""
+    """Return the ids that went into the model, pass by pass, and the transcript."""
     seen: list[int] = []
 
     def look(module: Any, args: Any, kwargs: dict[str, Tensor]) -> None:
@@ -215,7 +215,7 @@ def test_a_reply_ends_with_the_last_token_of_a_call_and_not_before(chat: ChatFor
     ]
 
 
-def test_a_reply_ends_with_a_call_whose_tag_is_spelled_byte_by_byte(chat: ChatFormat) -> None:
+def test_a_reply_ends_with_a_call_with_a_tag_spelled_byte_by_byte(chat: ChatFormat) -> None:
     tag = [i for letter in "</tool_call>" for i in chat.reply_ids(letter)]
     assert len(tag) == len("</tool_call>")
     ids = chat.reply_ids('<tool_call>{"name": "list_tables"}') + tag

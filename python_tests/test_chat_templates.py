@@ -47,7 +47,7 @@ def prompt_text(chat: ChatFormat, *, system: str = "S", question: str = "Q") -> 
 TOOLS = [tool["function"]["name"] for tool in TOOL_SCHEMAS]
 
 
-def test_tools_that_a_template_leaves_out_are_described_and_it_is_told() -> None:
+def test_tools_that_a_template_leaves_out_are_described_and_it_is_said() -> None:
     chat = chat_of(shaped(tools=False, call=""))
     assert all(f'"name": "{name}"' in chat.description for name in TOOLS)
     assert '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>' in chat.description
@@ -60,7 +60,7 @@ def test_tools_that_a_template_leaves_out_are_described_and_it_is_told() -> None
     assert f"<|im_start|>userQ\n\n{alone.description}<|im_end|>" in prompt_text(alone, system="")
 
 
-def test_nothing_is_added_where_a_template_tells_all_or_where_it_is_not_wanted() -> None:
+def test_nothing_is_added_where_a_template_shows_all_or_where_it_is_not_wanted() -> None:
     assert chat_of(shaped()).description == ""
     silent = chat_of(shaped(tools=False, call=""), describe_tools=False)
     assert silent.description == ""
@@ -76,8 +76,8 @@ def test_only_what_is_missing_is_described() -> None:
     form = chat_of(shaped(call=""))
     assert "# Tools" not in form.description
     assert "between tags" in form.description
-    told = f"Use {', '.join(TOOLS)} by <tool_call>..."
-    assert chat_of(shaped(tools=False, call=""), system_prompt=told).description == ""
+    named = f"Use {', '.join(TOOLS)} by <tool_call>..."
+    assert chat_of(shaped(tools=False, call=""), system_prompt=named).description == ""
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_template_that_writes_calls_in_another_form_is_refused_with_that_form(
     assert "the form that is read here is <tool_call>" in message
 
 
-def test_calls_whose_arguments_a_template_wants_as_text_are_looked_at() -> None:
+def test_calls_with_arguments_that_a_template_wants_as_text_are_checked() -> None:
     call = "<calls>{{ 'call ' + call.function.name + ' ' + call.function.arguments }}</calls>"
     with pytest.raises(InputError, match=r"writes a tool call as '<calls>call finestep_probe "):
         chat_of(shaped(call=call))

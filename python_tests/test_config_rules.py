@@ -77,7 +77,7 @@ def test_settings_can_be_made_in_code_that_is_traced() -> None:
 
 
 def integers(cls: type) -> Iterator[tuple[str, Any]]:
-    """Every integer field of the settings with its type, sections too."""
+    """Return every integer field of the settings with its type, sections too."""
     for name, hint in get_type_hints(cls, include_extras=True).items():
         members = (hint, *get_args(hint))
         if int in members or any(int in get_args(member) for member in members):

@@ -1,4 +1,4 @@
-"""Episodes: what an agent is told, what each tool answers, how an episode ends."""
+"""Episodes: what an agent is shown, what each tool answers, how an episode ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(engine: Engine, question: Question) -> Start:
 
 
 def use(episode: Episode, name: str, **arguments: str) -> str:
-    """The observation after one call."""
+    """Return the observation after one call."""
     return episode.step(render_call(ToolCall(name, arguments))).observation
 
 

@@ -33,7 +33,7 @@ def test_missing_databases_refuse_the_evaluation_by_name(
     assert "'shop', 'zoo'; expected <db_id>/<db_id>.sqlite" in capsys.readouterr().err
 
 
-def test_a_missing_database_that_is_allowed_is_told(
+def test_a_missing_database_that_is_allowed_is_reported(
     evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (evaluation.databases / "zoo" / "zoo.sqlite").unlink()
@@ -87,8 +87,10 @@ def test_an_entry_that_is_no_query_fails_its_question_and_says_so(
     assert printed["overall"]["ex"] == {"bird": pytest.approx(2 / 6)}
     assert records(output)[2]["status"] == "no_prediction"
     assert records(output)[2]["message"] == "is int 0, no query"
-    told = "2 predictions are no query and counted as wrong; the first, key '2': is int 0, no query"
-    assert told in printed["remarks"]
+    remark = (
+        "2 predictions are no query and counted as wrong; the first, key '2': is int 0, no query"
+    )
+    assert remark in printed["remarks"]
 
 
 def test_results_that_python_cannot_decode_fail_where_they_fail_birds_evaluators(

@@ -28,7 +28,7 @@ from support.tolerance import assert_as_exact
 
 pytestmark = pytest.mark.parametrize("impl", IMPLS)
 
-# Of what is shared in value alone there is no gradient of the value: its slope is told below.
+# Of what is shared in value alone there is no gradient of the value: its slope is tested below.
 CHECKED = [loss for loss in CONFIGS if loss.ratio in ("token", "rollout_averaged")]
 
 
@@ -45,7 +45,7 @@ def test_gradcheck(loss: LossConfig, impl: str) -> None:
 
 
 @pytest.mark.parametrize("loss", CONFIGS, ids=named)
-def test_loss_equals_a_second_telling_in_loops(loss: LossConfig, impl: str) -> None:
+def test_loss_equals_a_second_computation_in_loops(loss: LossConfig, impl: str) -> None:
     batch = packed(RAGGED)
     values = {name: value.tolist() for name, value in policy_values(5, batch).items()}
     expected = loop_policy_loss(RAGGED, loss=loss, **values)
@@ -54,23 +54,23 @@ def test_loss_equals_a_second_telling_in_loops(loss: LossConfig, impl: str) -> N
 
 
 @pytest.mark.parametrize("loss", CONFIGS, ids=named)
-def test_the_gradient_is_the_slope_of_a_second_telling(loss: LossConfig, impl: str) -> None:
+def test_the_gradient_is_the_slope_of_a_second_computation(loss: LossConfig, impl: str) -> None:
     rollouts = SHAPES["a group of one beside a group of two"]
     batch = packed(rollouts)
     values = {name: value.tolist() for name, value in policy_values(5, batch).items()}
     here = values.pop("token_logp")
 
-    def telling(place: int, apart: float) -> float:
+    def loss_at(place: int, apart: float) -> float:
         logp = [*here[:place], here[place] + apart, *here[place + 1 :]]
         return loop_policy_loss(rollouts, loss=loss, token_logp=logp, held_logp=here, **values)
 
-    slope = [(telling(t, 1e-5) - telling(t, -1e-5)) / 2e-5 for t in range(len(here))]
+    slope = [(loss_at(t, 1e-5) - loss_at(t, -1e-5)) / 2e-5 for t in range(len(here))]
     _, gradient = loss_and_gradient(batch, inputs(batch, loss, seed=5), loss, impl)
     assert gradient[batch.policy_token].tolist() == pytest.approx(slope, rel=1e-6, abs=1e-9)
 
 
 @given(rollouts=rollout_lists(), loss=st.sampled_from(CONFIGS), seed=st.integers(0, 99))
-def test_loss_of_any_batch_equals_a_second_telling(
+def test_loss_of_any_batch_equals_a_second_computation(
     rollouts: list[Rollout], loss: LossConfig, seed: int, impl: str
 ) -> None:
     batch = packed(rollouts)

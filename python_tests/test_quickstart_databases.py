@@ -75,16 +75,16 @@ def test_neither_question_nor_table_names_tell_the_style(theme_index: int) -> No
     databases = [small_database(theme_index, style, seed=11) for style in STYLES]
     assert len({(d.main_table, d.child_table) for d in databases}) == 1
     for kind in KINDS:
-        told, golds, results = set(), set(), set()
+        texts, golds, results = set(), set(), set()
         for database in databases:
             with closing(database.connect()) as connection:
                 draft = draft_question(kind, database, connection, Random(kind))
                 assert draft is not None
                 question = WorldQuestion("question", kind, draft, database)
-                told.add(draft.text)
+                texts.add(draft.text)
                 golds.add(question.gold_sql)
                 results.add(frozenset(connection.execute(question.gold_sql).fetchall()))
-        assert len(told) == len(results) == 1
+        assert len(texts) == len(results) == 1
         assert len(golds) == len(STYLES)
 
 

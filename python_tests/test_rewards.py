@@ -53,17 +53,17 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
 
 
 def run(sql: str) -> tuple[str, dict[str, str]]:
-    """A turn that runs a query."""
+    """Return a turn that runs a query."""
     return "execute_sql", {"sql": sql}
 
 
 def submit(sql: str) -> tuple[str, dict[str, str]]:
-    """A turn that answers."""
+    """Return a turn that answers."""
     return "submit", {"sql": sql}
 
 
 def look(table: str) -> tuple[str, dict[str, str]]:
-    """A turn that looks at a table."""
+    """Return a turn that looks at a table."""
     return "describe_table", {"table": table}
 
 

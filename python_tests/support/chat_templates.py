@@ -49,7 +49,7 @@ CALL = render_call(ToolCall("execute_sql", {"sql": "SELECT count(*) FROM items W
 def made_tokenizer(
     texts: Iterable[str], template: str | None, *, whole_tags: bool, vocab_size: int = 400
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE fitted to `texts`.
+    """Return a byte-level BPE fitted to `texts`.
 
     Args:
         texts: what it is fitted to; few merges are found in few texts.
@@ -89,7 +89,7 @@ def shaped(
     observation: str = "message.content",
     header: str = "",
 ) -> str:
-    """A chat template of a chosen shape, as other models bring it.
+    """Return a chat template of a chosen shape, as other models bring it.
 
     Args:
         tools: whether the tools stand in the prompt.

@@ -47,7 +47,7 @@ class Evaluation:
         return self.folder / "databases"
 
     def words(self, *more: str | Path, predictions: Path | None = None) -> list[str]:
-        """The arguments of the command."""
+        """Return the arguments of the command."""
         return [
             str(predictions or self.folder / "predictions.json"),
             *("--questions", str(self.questions), "--databases", str(self.databases)),
@@ -75,7 +75,7 @@ def made_evaluation(folder: Path) -> Evaluation:
 
 
 def found(capsys: pytest.CaptureFixture[str], words: Sequence[str]) -> dict[str, Any]:
-    """What the command prints with --json; nothing else may stand on standard output."""
+    """Return what the command prints with --json; nothing else may stand on standard output."""
     assert main([*words, "--json"]) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     return printed

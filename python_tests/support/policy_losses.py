@@ -38,7 +38,7 @@ RAGGED = SHAPES["odd sizes, groups interleaved"]
 
 
 def inputs(batch: StepBatch, loss: LossConfig, seed: int = 0, fill: float = NAN) -> dict[str, Any]:
-    """Return the arguments of `policy_loss` that are tensors; what nobody owns is `fill`."""
+    """Return the arguments of `policy_loss` that are tensors; what belongs to no step is `fill`."""
     values = policy_values(seed, batch)
     advantage = values.pop("step_advantage")
     placed_values = {name: placed(batch, value, fill=fill) for name, value in values.items()}
