@@ -13,22 +13,22 @@ _PACKAGE = Path(__file__).resolve().parent
 
 
 def _config_folder() -> Path:
-    """The folder of the shipped configs: inside the package, or beside it in a checkout."""
+    """Return the folder of the shipped configs: inside the package, or beside it in a checkout."""
     installed = _PACKAGE / "configs"
     return installed if installed.is_dir() else _PACKAGE.parent / "configs"
 
 
 def config_path(name: str) -> Path:
-    """Path of the shipped config called `name`.
+    """Return path of the shipped config called `name`.
 
     Args:
-        name: file name without a folder, with or without `.yaml`: `quickstart`.
+        name: File name without a folder, with or without `.yaml`: `quickstart`.
 
     Returns:
         The path of an existing file.
 
     Raises:
-        InputError: no config of that name is shipped; the message lists those that are.
+        InputError: No config of that name is shipped; the message lists those that are.
     """
     folder = _config_folder()
     known = sorted(path.stem for path in folder.glob("*.yaml"))

@@ -1,6 +1,6 @@
-"""Standard output of the commands: it may be closed, full, or no longer read by anybody.
+"""Standard output of the commands: it may be closed, full, or no longer read.
 
-It says so in a sentence; what then becomes of the work is the command's own business.
+It says so in a sentence; each command decides what then becomes of the work.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def open_output() -> None:
 
 
 def lost_output(error: OSError) -> str:
-    """Send what standard output still holds to nowhere; returns a sentence on what happened."""
+    """Send what standard output still holds to nowhere; return a sentence on what happened."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -44,7 +44,7 @@ def lost_output(error: OSError) -> str:
 
 
 def output_console(**settings: Any) -> Console:
-    """A console of rich's that leaves a broken pipe to its caller, and does not end the process."""
+    """Return rich's console, made to leave a broken pipe to its caller, not to end the process."""
     from rich.console import Console
 
     class OutputConsole(Console):
@@ -56,7 +56,7 @@ def output_console(**settings: Any) -> Console:
 
 @contextmanager
 def written() -> Iterator[None]:
-    """Only for writing to standard output.
+    """Allow writing to standard output, and report a failure.
 
     Raises:
         OutputError: It failed.

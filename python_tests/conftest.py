@@ -28,11 +28,13 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from support.evaluation import Evaluation
+    from support.quickstart_world import World
     from support.tiny import Tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# "ci" is the default: the same examples on every run. "dev" looks at new ones:
+# "ci" is the default: the same examples on every run. "dev" tries new ones:
 # `pytest --hypothesis-profile=dev`. "thorough" is for a single file.
 settings.register_profile("ci", max_examples=50, deadline=None, derandomize=True, database=None)
 settings.register_profile("dev", max_examples=300, deadline=None, print_blob=True)
@@ -42,7 +44,7 @@ settings.load_profile("ci")
 
 @pytest.fixture(scope="session")
 def root() -> Path:
-    """The folder of the checkout."""
+    """Return the folder of the checkout."""
     return ROOT
 
 
@@ -66,9 +68,26 @@ def own(tiny: Tiny, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tiny]:
-    """A small real agent and its world, made once."""
+    """Return a small real agent and its world, made once."""
     from finestep_fast.sql import Engine
     from support.tiny import make_tiny
 
     with Engine(timeout_s=5.0) as engine:
         yield make_tiny(tmp_path_factory.mktemp("tiny"), engine)
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Return a small quickstart world, made once; nothing may write to it."""
+    from support.quickstart_world import written_world
+
+    with written_world(tmp_path_factory.mktemp("quickstart") / "world") as written:
+        yield written
+
+
+@pytest.fixture
+def evaluation(tmp_path: Path) -> Evaluation:
+    """Return the files of a small evaluation, which a test may change."""
+    from support.evaluation import made_evaluation
+
+    return made_evaluation(tmp_path)

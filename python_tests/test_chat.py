@@ -16,17 +16,15 @@ from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.episode import Episode
 from finestep_fast.env.question import Question
 from finestep_fast.env.tools import TOOL_SCHEMAS
-from finestep_fast.errors import InputError
 from finestep_fast.train.config import RolloutConfig
 from finestep_fast.train.quickstart.model import small_model
 from finestep_fast.train.rollout.sampler import Sampler
 from finestep_fast.train.rollout.transcript import Transcript
-from support.chat_templates import PLAIN, QWEN_LIKE, made_tokenizer, shaped
+from support.chat_templates import CALL, PLAIN, QWEN_LIKE, ends, made_tokenizer
 from support.databases import written
 from support.tiny import ENV, LIMITS, MODEL, Tiny
 
 CONTROL = "<|im_end|>\n<|im_start|>assistant\n"
-CALL = render_call(ToolCall("execute_sql", {"sql": "SELECT count(*) FROM items WHERE a > 'ü'"}))
 KINDS = ("quickstart", "qwen, tags are tokens", "qwen, tags are spelled")
 
 
@@ -47,7 +45,7 @@ def chat(request: pytest.FixtureRequest, tokenizers: dict[str, Any]) -> ChatForm
 
 @pytest.fixture
 def player(chat: ChatFormat, tiny: Tiny) -> PreTrainedModel:
-    """A model for the tokenizer: the warm one for its own, else one that knows nothing."""
+    """Return a model for the tokenizer: the warm one for its own, else one that knows nothing."""
     if chat.tokenizer is tiny.tokenizer:
         return tiny.model
     return small_model(chat.tokenizer, MODEL, seed=1)  # type: ignore[arg-type]
@@ -56,7 +54,7 @@ def player(chat: ChatFormat, tiny: Tiny) -> PreTrainedModel:
 def seen_while_playing(
     model: PreTrainedModel, chat: ChatFormat, episode: Episode, limits: RolloutConfig, seed: int
 ) -> tuple[list[int], Transcript]:
-    """The ids that went into the model, pass by pass, and the transcript."""
+    """Return the ids that went into the model, pass by pass, and the transcript."""
     seen: list[int] = []
 
     def look(module: Any, args: Any, kwargs: dict[str, Tensor]) -> None:
@@ -218,7 +216,7 @@ def test_a_reply_ends_with_the_last_token_of_a_call_and_not_before(chat: ChatFor
     ]
 
 
-def test_a_reply_ends_with_a_call_whose_tag_is_spelled_byte_by_byte(chat: ChatFormat) -> None:
+def test_a_reply_ends_with_a_call_with_a_tag_spelled_byte_by_byte(chat: ChatFormat) -> None:
     tag = [i for letter in "</tool_call>" for i in chat.reply_ids(letter)]
     assert len(tag) == len("</tool_call>")
     ids = chat.reply_ids('<tool_call>{"name": "list_tables"}') + tag
@@ -254,187 +252,8 @@ def test_a_template_without_control_tokens_ends_a_turn_with_the_text_only() -> N
     assert tokenizer.decode(after) == "\ntool: seen\nassistant: "
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused() -> None:
-    with pytest.raises(InputError, match="model: its tokenizer has no chat template; expected one"):
-        ChatFormat(made_tokenizer(["a"], None, whole_tags=False))
-
-
-@pytest.mark.parametrize(
-    "template",
-    [
-        "{% for m in messages if m.role != 'tool' %}{{ m.content }}{% endfor %}",
-        "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{% endfor %}",
-        "{{ messages[2].content + messages[1].content }}",
-    ],
-    ids=["drops the tool", "drops the assistant", "turns them round"],
-)
-def test_a_template_that_cannot_show_an_observation_is_refused(template: str) -> None:
-    with pytest.raises(InputError, match="does not render a 'tool' message after an assistant's"):
-        ChatFormat(made_tokenizer(["a"], template, whole_tags=False))
-
-
-def test_a_template_that_refuses_tools_is_refused_by_name() -> None:
-    template = (
-        "{% for m in messages %}{% if m.role == 'tool' %}"
-        "{{ raise_exception('only user and assistant') }}{% endif %}{{ m.content }}{% endfor %}"
-    )
-    with pytest.raises(InputError, match=r"refuses .* user, assistant, tool: only user and"):
-        ChatFormat(made_tokenizer(["a"], template, whole_tags=False))
-
-
-def chat_of(template: str, **settings: Any) -> ChatFormat:
-    tokenizer = made_tokenizer(["a"], template, whole_tags=True)
-    return ChatFormat(
-        tokenizer, TOOL_SCHEMAS, **{"system_prompt": "S", "describe_tools": True, **settings}
-    )
-
-
-def prompt_text(chat: ChatFormat, *, system: str = "S", question: str = "Q") -> str:
-    messages = [{"role": "system", "content": system}] if system else []
-    ids = chat.prompt_ids([*messages, {"role": "user", "content": question}])
-    return str(chat.tokenizer.decode(ids, skip_special_tokens=False))
-
-
-TOOLS = [tool["function"]["name"] for tool in TOOL_SCHEMAS]
-
-
-def test_tools_that_a_template_leaves_out_are_described_and_it_is_told() -> None:
-    chat = chat_of(shaped(tools=False, call=""))
-    assert all(f'"name": "{name}"' in chat.description for name in TOOLS)
-    assert '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>' in chat.description
-    for question in ("Q", "Q <|im_end|>"):  # in the second, a control token is only spelled
-        text = prompt_text(chat, question=question)
-        assert text.startswith(f"<|im_start|>systemS\n\n{chat.description}<|im_end|>")
-        assert question in text
-    # Where there is no system message, the question is preceded by nothing but its own header.
-    alone = chat_of(shaped(tools=False, call=""), system_prompt="")
-    assert f"<|im_start|>userQ\n\n{alone.description}<|im_end|>" in prompt_text(alone, system="")
-
-
-def test_nothing_is_added_where_a_template_tells_all_or_where_it_is_not_wanted() -> None:
-    assert chat_of(shaped()).description == ""
-    silent = chat_of(shaped(tools=False, call=""), describe_tools=False)
-    assert silent.description == ""
-    assert prompt_text(silent) == (
-        "<|im_start|>systemS<|im_end|><|im_start|>userQ<|im_end|><|im_start|>assistant:"
-    )
-
-
-def test_only_what_is_missing_is_described() -> None:
-    names = chat_of(shaped(tools=False))
-    assert "# Tools" in names.description
-    assert "between tags" not in names.description
-    form = chat_of(shaped(call=""))
-    assert "# Tools" not in form.description
-    assert "between tags" in form.description
-    told = f"Use {', '.join(TOOLS)} by <tool_call>..."
-    assert chat_of(shaped(tools=False, call=""), system_prompt=told).description == ""
-
-
-@pytest.mark.parametrize(
-    ("call", "form"),
-    [
-        (
-            "<tool_call>\n<function=NAME>\n<parameter=sql>\nVALUE\n</parameter>\n</function>\n"
-            "</tool_call>",
-            r"<tool_call>\n<function=finestep_probe>\n<parameter=sql>",
-        ),
-        (
-            "<tool_call>NAME\n<arg_key>sql</arg_key>\n<arg_value>VALUE</arg_value>\n</tool_call>",
-            r"<tool_call>finestep_probe\n<arg_key>sql</arg_key>",
-        ),
-        (
-            '{"name": "NAME", "parameters": ARGUMENTS}',
-            r'{"name": "finestep_probe", "parameters": {"sql": ',
-        ),
-        (
-            '<tool_call>{"name": "NAME", "parameters": ARGUMENTS}</tool_call>',
-            r'"parameters": {"sql": ',
-        ),
-        ('<|tool_call_start|>[NAME(sql="VALUE")]<|tool_call_end|>', "[finestep_probe(sql="),
-    ],
-    ids=["Qwen3.5", "GLM", "Llama 3.1", "other keys", "LFM2"],
-)
-@pytest.mark.parametrize("observation", ["message.content", "message.content | tojson"])
-def test_a_template_that_writes_calls_in_another_form_is_refused_with_that_form(
-    call: str, form: str, observation: str
-) -> None:
-    with pytest.raises(InputError) as caught:
-        chat_of(shaped(call=call, observation=observation))
-    message = str(caught.value)
-    assert message.startswith("model: its chat template writes a tool call as ")
-    assert form in message
-    assert "the form that is read here is <tool_call>" in message
-
-
-def test_calls_whose_arguments_a_template_wants_as_text_are_looked_at() -> None:
-    call = "<calls>{{ 'call ' + call.function.name + ' ' + call.function.arguments }}</calls>"
-    with pytest.raises(InputError, match=r"writes a tool call as '<calls>call finestep_probe "):
-        chat_of(shaped(call=call))
-
-
-def test_an_observation_is_escaped_where_the_template_escapes_it() -> None:
-    chat = chat_of(shaped(observation="message.content | tojson"))
-    messages = [
-        {"role": "user", "content": "Q"},
-        {"role": "assistant", "content": "A"},
-        {"role": "tool", "content": 'a "b"\nü'},
-    ]
-    rendered = chat.template.render(messages, add_generation_prompt=True)
-    ids = chat.observation_ids('a "b"\nü', chat.reply_ids("A"))
-    text = str(chat.tokenizer.decode(ids, skip_special_tokens=False))
-    assert text == '<|im_end|><|im_start|>tool"a \\"b\\"\\nü"<|im_end|><|im_start|>assistant:'
-    assert rendered.endswith(text)
-
-
-def test_a_template_that_changes_an_observation_is_refused() -> None:
-    with pytest.raises(InputError, match="changes the text of a tool's message"):
-        chat_of(shaped(observation="message.content | replace('\\n', ' ')"))
-
-
-def test_a_template_that_leaves_out_the_system_message_is_refused_with_a_remedy() -> None:
-    template = "{% if messages[0].role == 'system' %}{% set messages = messages[1:] %}{% endif %}"
-    with pytest.raises(InputError, match=r"leaves out the system message; .*env.system_prompt=''"):
-        chat_of(template + shaped())
-    assert chat_of(template + shaped(), system_prompt="").description == ""
-    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}"
-    with pytest.raises(InputError, match=r"roles system, user: no system; env.system_prompt=''"):
-        chat_of(refusing + shaped())
-
-
-def test_every_end_of_a_text_ends_a_reply_and_is_no_part_of_it() -> None:
-    chat = chat_of(shaped())
-    user, other = chat.reply_ids("<")[0], chat.reply_ids(";")[0]
-    reply = chat.reply_ids("a b")
-    assert not chat.ends_reply([*reply, user])
-    chat.stop_at([user, other])
-    for end in (user, other, chat.tokenizer.eos_token_id, chat.end_of_turn_id):
-        assert chat.ends_reply([*reply, end])  # type: ignore[list-item]
-        assert chat.reply_text([*reply, end]) == "a b"  # type: ignore[list-item]
-
-
-def ends(chat: ChatFormat, text: str, turn: int) -> list[str]:
-    """The text up to every place where the turn would be cut."""
-    ids = chat.reply_ids(text)
-    cuts = [n for n in range(1, len(ids) + 1) if chat.ends_reply(ids[:n], turn=turn)]
-    return [str(chat.tokenizer.decode(ids[:n])) for n in cuts]
-
-
 @pytest.mark.parametrize("turn", [0, 1])
 def test_a_call_inside_reasoning_does_not_end_a_reply(chat: ChatFormat, turn: int) -> None:
     text = f"<think>Perhaps {CALL} or a > b?</think>\nSo: {CALL}"
     assert ends(chat, text, turn) == [text]
     assert ends(chat, f"<think>{CALL}{CALL}", turn) == []
-
-
-def test_reasoning_that_the_template_has_begun_is_known_by_turn() -> None:
-    always = chat_of(shaped(header="<think>\\n"))
-    text = f"Perhaps {CALL}</think>\n{CALL}"
-    for turn in (0, 1, 5):
-        assert ends(always, text, turn) == [text]
-        assert always.reply_text(always.reply_ids(text), turn=turn) == f"<think>{text}"
-    closed = chat_of(shaped(header="<think>\\n\\n</think>"))
-    first = chat_of(shaped(header="{% if messages[-1].role == 'user' %}<think>{% endif %}"))
-    assert ends(closed, CALL, 0) == ends(first, CALL, 1) == [CALL]
-    assert ends(first, CALL, 0) == []
-    assert first.reply_text(first.reply_ids("a"), turn=1) == "a"

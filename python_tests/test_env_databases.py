@@ -41,7 +41,7 @@ def test_of_several_files_the_first_extension_is_taken_and_a_missing_one_is_name
     assert database_file(tmp_path, "x" * 300).name == "x" * 300 + ".sqlite"
 
 
-def test_databases_that_cannot_be_read_are_told_by_name_and_reason(tmp_path: Path) -> None:
+def test_databases_that_cannot_be_read_are_listed_by_name_and_reason(tmp_path: Path) -> None:
     written(tmp_path / "a" / "a.db")
     for name, content in (("b", b""), ("c", b"version https://git-lfs.github.com/spec/v1\n" * 9)):
         (tmp_path / name).mkdir()

@@ -1,4 +1,4 @@
-"""Episodes: what an agent is told, what each tool answers, how an episode ends."""
+"""Episodes: what an agent is shown, what each tool answers, how an episode ends."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def start(engine: Engine, question: Question) -> Start:
 
 
 def use(episode: Episode, name: str, **arguments: str) -> str:
-    """The observation after one call."""
+    """Return the observation after one call."""
     return episode.step(render_call(ToolCall(name, arguments))).observation
 
 
@@ -391,10 +391,12 @@ def test_tool_schemas_name_every_tool_with_its_arguments() -> None:
 
 def test_settings_out_of_range_are_refused() -> None:
     for change, message in (
-        ({"max_steps": 0}, "max_steps is 0; expected a finite number > 0"),
+        ({"max_steps": 0}, "max_steps is 0; it must be an integer >= 1"),
+        ({"max_steps": 2.5}, "max_steps is 2.5; it must be an integer >= 1"),
         ({"query_timeout_s": float("inf")}, "query_timeout_s is inf"),
-        ({"schema_in_prompt": "some"}, "schema_in_prompt is 'some'; expected none, tables or full"),
-        ({"max_observation_chars": 10}, "max_observation_chars is 10; expected at least 80"),
+        ({"describe_tools": 1}, "describe_tools is 1; it must be true or false"),
+        ({"schema_in_prompt": "some"}, "schema_in_prompt is 'some'; it must be 'none', "),
+        ({"max_observation_chars": 10}, "max_observation_chars is 10; it must be an integer >= 80"),
     ):
         with pytest.raises(InputError, match=message):
             replace(EnvConfig(), **change)

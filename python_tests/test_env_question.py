@@ -22,7 +22,7 @@ BIRD = {
 
 
 def saved(path: Path, entries: list[Any], *, lines: bool = False) -> Path:
-    """A file of questions."""
+    """Return a file of questions."""
     if lines:
         text = "\n\n".join(json.dumps(entry) for entry in entries) + "\n"
     else:

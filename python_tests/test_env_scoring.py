@@ -1,4 +1,4 @@
-"""Scores of many episodes: whose failure counts, and whose does not."""
+"""Scores of many episodes: which failures count, and which do not."""
 
 from __future__ import annotations
 
@@ -126,8 +126,8 @@ def test_an_episode_without_an_answer_is_wrong_and_counts(
     episodes = []
     for ending in endings:
         # Even where the gold result is empty: no answer is not the empty answer.
-        nobody = replace(question, gold_sql="SELECT name FROM customer WHERE 0")
-        episode = Episode(nobody, engine, EnvConfig())
+        without_rows = replace(question, gold_sql="SELECT name FROM customer WHERE 0")
+        episode = Episode(without_rows, engine, EnvConfig())
         episode.step(render_call(ToolCall("list_tables", {})))
         episode.end(ending)
         episodes.append(episode)

@@ -2,7 +2,7 @@
 
 In processes of their own, for here Triton may be interpreted. The table that a person reads is
 printed by `python -m benchmarks.aot_table`. A target takes a minute and a half of one core: the
-everyday suite compiles for one GPU of each maker, the gate for all of them.
+everyday suite compiles for one of them, the gate for all.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
-TARGETS: tuple[str, ...] = ("sm_90", "gfx942")
-if settings.get_current_profile_name() == "dev":
-    TARGETS += ("sm_80", "sm_100")
+from support.profile import THOROUGH
+
+TARGETS = ("sm_90", "gfx942", "sm_80", "sm_100") if THOROUGH else ("sm_90",)
 STEP_KERNELS = {
     "policy_loss_forward",
     "policy_loss_reduction",

@@ -62,7 +62,13 @@ def laws(module: ModuleType) -> Iterator[Callable[..., None]]:
 
 LAWS = [
     law
-    for name in ("test_credit_laws", "test_policy_loss", "test_step_advantage")
+    for name in (
+        "test_credit_laws",
+        "test_policy_loss",
+        "test_policy_loss_by_hand",
+        "test_policy_loss_laws",
+        "test_step_advantage",
+    )
     for law in laws(imported_with(FEWER_EXAMPLES, name))
     if law.__name__ not in ABOUT_THE_REFERENCE_ALONE
     and not (INTERPRETED and law.__name__ == ROUNDS_TO_BFLOAT16)

@@ -14,14 +14,13 @@ import torch
 from finestep_fast import CreditConfig, StepBatch, step_advantage
 from finestep_fast.env.question import Question
 from finestep_fast.env.scoring import RolloutScore
+from finestep_fast.rewards import VALIDATORS
 from finestep_fast.train.alarms import FarmingWatch
 from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.summary import Tally, tally
 from support.rollouts import learning_from, learnt, sampled
 from support.tiny import Tiny
-
-VALIDATORS = {"format", "executes", "novel", "grounded"}
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +92,7 @@ def test_a_record_tells_every_step_with_validators_return_and_advantage(
         for index, step in enumerate(record["steps"]):
             assert step["reply"] == episode.steps[index].text
             assert step["observation"] == episode.steps[index].observation
-            assert step["validators"].keys() == VALIDATORS
+            assert step["validators"].keys() == set(VALIDATORS)
             assert step["process"] == score.process[index]
             assert step["return"] == pytest.approx(float(rollout.step_return[index]), abs=1e-6)
             assert step["advantage"] == pytest.approx(
@@ -161,9 +160,7 @@ def score_of(
     outcome: float, *steps: tuple[float, float, float, float], counted: bool = True
 ) -> RolloutScore:
     """A score whose steps have the validators (format, executes, novel, grounded)."""
-    values = tuple(
-        dict(zip(("format", "executes", "novel", "grounded"), step, strict=True)) for step in steps
-    )
+    values = tuple(dict(zip(VALIDATORS, step, strict=True)) for step in steps)
     process = tuple(sum(step) / 4 for step in steps)
     return RolloutScore(outcome, process, values, counted, "ok", "")
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finestep_fast.train.__main__ import main
@@ -29,11 +28,10 @@ from support.commands import (
     without_seconds,
 )
 from support.damage import DAMAGES
+from support.profile import THOROUGH
 
 pytestmark = pytest.mark.slow
 
-THOROUGH = settings().max_examples > 50
-"""Whether the profile asks for more than the everyday suite: `--hypothesis-profile=dev`."""
 KILLS = 20 if THOROUGH else 3
 MOMENTS = (
     ".lock",

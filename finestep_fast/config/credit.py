@@ -9,18 +9,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self
 
-from finestep_fast.config.check import (
-    check_choice,
-    check_flag,
-    check_number,
-    check_whole,
-    listing,
-    placed,
-    unknown_name,
-)
+from finestep_fast.config.check import check_whole, listing, placed, unknown_name
 from finestep_fast.config.load import field_values
+from finestep_fast.config.rules import Share, above, at_least, at_most, check_fields
 from finestep_fast.errors import InputError, shown
 
 Scope = Literal["pooled", "per_index", "trajectory"]
@@ -34,17 +27,17 @@ _LOG = logging.getLogger(__name__)
 class CreditConfig:
     """What a step is worth: rewards, returns, smoothing, comparison, combination. In that order."""
 
-    process_baseline: float = 1.0
+    process_baseline: Share = 1.0
     """b: the process reward of a step enters as p - b; at 1 a flawless step costs nothing."""
-    process_weight: float = 0.1
+    process_weight: Annotated[float, at_least(0)] = 0.1
     """w_p: weight of the process rewards."""
-    outcome_weight: float = 1.0
+    outcome_weight: Annotated[float, at_least(0)] = 1.0
     """w_o: weight of the outcome, paid at the last step."""
-    process_discount: float = 0.9
+    process_discount: Share = 0.9
     """gamma_p: what a process reward loses per step on its way back."""
-    outcome_discount: float = 0.97
+    outcome_discount: Share = 0.97
     """gamma_o: what the outcome loses per step on its way back; below 1, shorter is better."""
-    smoothing: float = 0.7
+    smoothing: Annotated[float, above(0), at_most(1)] = 0.7
     """alpha of the causal moving average over a rollout's returns; 1 is off, bit for bit."""
     scope: Scope = "pooled"
     """Who is compared inside a group: all steps, the steps at one position, or whole rollouts."""
@@ -52,17 +45,17 @@ class CreditConfig:
     """Compare the mixed return, or the outcome and the process return apart."""
     std: Std = "sample"
     """Divide by the sample (ddof 1) or population (ddof 0) standard deviation, or by nothing."""
-    std_floor: float = 0.3
+    std_floor: Annotated[float, at_least(0)] = 0.3
     """The standard deviation counts as at least this many outcome weights."""
-    epsilon: float = 1e-6
+    epsilon: Annotated[float, at_least(0)] = 1e-6
     """Added to the standard deviation."""
     leave_one_out: bool = False
     """Subtract the mean of the other members, not of all."""
-    step_weight: float = 1.0
+    step_weight: Annotated[float, at_least(0)] = 1.0
     """lambda_step: weight of the advantage over `scope`."""
-    rollout_weight: float = 0.0
+    rollout_weight: Annotated[float, at_least(0)] = 0.0
     """lambda_rollout: weight of the advantage that scope `trajectory` would give."""
-    advantage_clip: float | None = 5.0
+    advantage_clip: Annotated[float, above(0)] | None = 5.0
     """Advantages are cut to plus and minus this; None leaves them."""
     allow_reward_imbalance: bool = False
     """Accept weights with which a wrong but tidy rollout can beat a right one."""
@@ -73,23 +66,7 @@ class CreditConfig:
         Raises:
             InputError: A field has the wrong type or lies outside its range.
         """
-        check_number("process_baseline", self.process_baseline, low=0, high=1)
-        check_number("process_weight", self.process_weight, low=0)
-        check_number("outcome_weight", self.outcome_weight, low=0)
-        check_number("process_discount", self.process_discount, low=0, high=1)
-        check_number("outcome_discount", self.outcome_discount, low=0, high=1)
-        check_number("smoothing", self.smoothing, above=0, high=1)
-        check_choice("scope", self.scope, get_args(Scope))
-        check_choice("channels", self.channels, get_args(Channels))
-        check_choice("std", self.std, get_args(Std))
-        check_number("std_floor", self.std_floor, low=0)
-        check_number("epsilon", self.epsilon, low=0)
-        check_flag("leave_one_out", self.leave_one_out)
-        check_number("step_weight", self.step_weight, low=0)
-        check_number("rollout_weight", self.rollout_weight, low=0)
-        if self.advantage_clip is not None:
-            check_number("advantage_clip", self.advantage_clip, above=0)
-        check_flag("allow_reward_imbalance", self.allow_reward_imbalance)
+        check_fields(self)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> Self:
@@ -200,7 +177,7 @@ def check_reward_balance(credit: CreditConfig, max_steps: int) -> None:
         else:
             _refuse_heavy_process_sum(credit, max_steps)
     if credit.process_baseline < 1 and credit.process_weight > 0:
-        _LOG.warning(_stalling_price(credit))
+        _LOG.warning(_stalling_warning(credit))
 
 
 def _refuse_heavy_process_channel(credit: CreditConfig) -> None:
@@ -226,7 +203,7 @@ def _refuse_heavy_process_sum(credit: CreditConfig, max_steps: int) -> None:
         )
 
 
-def _stalling_price(credit: CreditConfig) -> str:
+def _stalling_warning(credit: CreditConfig) -> str:
     gain = credit.process_weight * (1 - credit.process_baseline)
     loss = credit.outcome_weight * (1 - credit.outcome_discount)
     start = (

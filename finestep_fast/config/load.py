@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from finestep_fast.config.check import nearest, placed, unknown_name
+from finestep_fast.config.check import check_choice, placed, unknown_name
+from finestep_fast.config.rules import choices, plain_type
 from finestep_fast.errors import InputError, shown
 
 T = TypeVar("T")
@@ -125,12 +126,13 @@ def field_values(
     Raises:
         InputError: An unknown key, or a value that its field does not allow.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = typing.get_type_hints(cls, include_extras=True)  # ranges are the constructor's to check
     known = [field.name for field in _fields(cls)]
     values = {}
     for key, value in mapping.items():
         if key in known:
-            values[key] = _field_value(hints[key], value, f"{where}.{key}" if where else key)
+            path = f"{where}.{key}" if where else key
+            values[key] = _field_value(plain_type(hints[key]), value, path)
         elif key not in extra:
             raise InputError(unknown_name(where, "key", key, [*known, *extra]))
     return values
@@ -162,9 +164,9 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 
 
 def _check_content(value: Any, path: str, size_of: dict[int, int]) -> int:
-    """Refuse what no setting can be; returns how many values there are, aliases followed.
+    """Refuse what no setting can be; return how many values there are, aliases followed.
 
-    How deep it is was looked at before.
+    How deep it is was checked before.
     """
     wrong = re.search("[\\0\ud800-\udfff]", value) if isinstance(value, str) else None
     if wrong is not None:
@@ -188,7 +190,7 @@ def _check_content(value: Any, path: str, size_of: dict[int, int]) -> int:
 
 
 def _broken_rule(kind: str, text: str) -> str:
-    """What a scalar of a kind must be, if it is not that."""
+    """Return what a scalar of a kind must be, if it is not that."""
     if kind not in _SCALARS:
         return ""
     if not re.fullmatch(_SCALARS[kind][0], text):
@@ -233,8 +235,8 @@ def _yaml_dialect() -> tuple[Any, Any]:
             rule = _broken_rule(kind, text)
             if rule:
                 line = f"line {node.start_mark.line + 1}: " if self.line else ""
-                told = text if len(text) < 40 else shown(text)
-                raise InputError(f"{line}is {told}; it must be {rule}")
+                written = text if len(text) < 40 else shown(text)
+                raise InputError(f"{line}is {written}; it must be {rule}")
             return text
 
         def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -273,6 +275,10 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
     import pydantic
     import pydantic_core
 
+    if choices(hint):
+        if value is not None or types.NoneType not in _options(hint):
+            check_choice(path, value, choices(hint))
+        return value
     try:
         # JSON's strict rules: a list may be a tuple, text a Path, an int a float; "3" is no int.
         document = pydantic_core.to_json(value, inf_nan_mode="constants")
@@ -287,9 +293,7 @@ def _checked(hint: Any, value: Any, path: str) -> Any:
         rule = first["msg"].removeprefix("Input should ").removeprefix("be ")
         rule = rule.replace("a valid integer", "an integer").replace("a valid array", "a list")
         rule = rule.replace("a valid ", "a ")
-        choices = [choice for option in _options(hint) for choice in typing.get_args(option)]
-        guess = nearest(value, [choice for choice in choices if isinstance(choice, str)])
-        raise InputError(f"{path} is {shown(first['input'])}; it must be {rule}{guess}") from None
+        raise InputError(f"{path} is {shown(first['input'])}; it must be {rule}") from None
 
 
 @functools.cache
@@ -300,7 +304,7 @@ def _type_adapter(hint: Any) -> Any:
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; of any other type, the type itself."""
+    """Return the members of a union; of any other type, the type itself."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return typing.get_args(hint)
     return (hint,)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Literal
 
-from finestep_fast.config.check import check_choice, check_number, check_whole
+from finestep_fast.config.rules import Share, above, at_least, check_fields
 from finestep_fast.errors import InputError
 
 Kind = Literal["ppo", "cispo"]
@@ -25,19 +25,19 @@ class LossConfig:
     shared, and each token follows its own gradient, advantage and weight, so steps of opposite
     advantages teach opposite things. With `rollout_averaged` a rollout's tokens share the gradient,
     too: all follow the mean of its terms, and advantages that cancel teach nothing."""
-    clip_low: float = 0.2
+    clip_low: Share = 0.2
     """The ratio is clipped below 1 - clip_low."""
-    clip_high: float = 0.28
+    clip_high: Annotated[float, at_least(0)] = 0.28
     """The ratio is clipped above 1 + clip_high."""
-    dual_clip: float | None = None
+    dual_clip: Annotated[float, above(1)] | None = None
     """c > 1: for a negative advantage A the surrogate is at least c A (ppo only)."""
     aggregation: Aggregation = "token_mean"
     """What is averaged: tokens, rollouts, steps; or sums over tokens divided by a constant."""
-    constant_tokens: int | None = None
+    constant_tokens: Annotated[int, at_least(1)] | None = None
     """For `constant`: each rollout's sum is divided by this many tokens, such as the longest."""
     kl: KL | None = None
     """Which estimator of the distance to the reference policy; None for no such term."""
-    kl_weight: float = 0.0
+    kl_weight: Annotated[float, at_least(0)] = 0.0
     """beta: weight of that distance; at 0 it is only measured."""
 
     def __post_init__(self) -> None:
@@ -46,22 +46,11 @@ class LossConfig:
         Raises:
             InputError: A field has the wrong type, lies outside its range, or has no effect.
         """
-        check_choice("kind", self.kind, get_args(Kind))
-        check_choice("ratio", self.ratio, get_args(Ratio))
-        check_number("clip_low", self.clip_low, low=0, high=1)
-        check_number("clip_high", self.clip_high, low=0)
-        check_choice("aggregation", self.aggregation, get_args(Aggregation))
-        check_number("kl_weight", self.kl_weight, low=0)
-        if self.dual_clip is not None:
-            check_number("dual_clip", self.dual_clip, above=1)
-            if self.kind != "ppo":
-                raise InputError(f"dual_clip is {self.dual_clip:g}; it must be null for kind cispo")
-        if self.kl is not None:
-            check_choice("kl", self.kl, get_args(KL))
-        elif self.kl_weight > 0:
+        check_fields(self)
+        if self.dual_clip is not None and self.kind != "ppo":
+            raise InputError(f"dual_clip is {self.dual_clip:g}; it must be null for kind cispo")
+        if self.kl is None and self.kl_weight > 0:
             raise InputError(f"kl_weight is {self.kl_weight:g} while kl is null; set kl or drop it")
-        if self.constant_tokens is not None:
-            check_whole("constant_tokens", self.constant_tokens, low=1)
         if (self.constant_tokens is not None) != (self.aggregation == "constant"):
             raise InputError(
                 f"constant_tokens is {self.constant_tokens} for aggregation {self.aggregation!r}; "

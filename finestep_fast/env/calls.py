@@ -34,7 +34,7 @@ class MalformedCall:
 
 
 def after_reasoning(text: str) -> str | None:
-    """What an assistant says once it has reasoned; None while it still reasons.
+    """Return what an assistant says once it has reasoned; None while it still reasons.
 
     Tags inside a call are text. A closing tag whose opening one is missing ends a reasoning too, if
     a call follows it.
@@ -51,7 +51,7 @@ def after_reasoning(text: str) -> str | None:
 
 
 def parse_call(text: str) -> ToolCall | MalformedCall:
-    """Reads the one call of an assistant's text.
+    """Read the one call of an assistant's text.
 
     Reasoning and free text before it are allowed, nothing after it.
     """
@@ -77,7 +77,7 @@ def _read_said(text: str) -> ToolCall | MalformedCall:
 
 
 def read_body(body: str) -> ToolCall | MalformedCall:
-    """Reads what stands between the tags."""
+    """Read what stands between the tags."""
     try:
         # Models write a query over several lines: control characters inside a text are accepted.
         content = json.loads(body, strict=False)
@@ -102,7 +102,7 @@ def read_body(body: str) -> ToolCall | MalformedCall:
 
 
 def render_call(call: ToolCall) -> str:
-    """The call as an assistant writes it; `parse_call` reads it back."""
+    """Return the call as an assistant writes it; `parse_call` reads it back."""
     body = json.dumps({"name": call.name, "arguments": call.arguments}, ensure_ascii=False)
     # A tag inside an argument would end the call early; JSON can spell it without the tag.
     body = body.replace(CALL_START, "\\u003ctool_call>").replace(CALL_END, "\\u003c/tool_call>")

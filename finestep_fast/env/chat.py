@@ -5,7 +5,7 @@ an observation, and so on. Nothing that was sampled is ever decoded and encoded 
 tokenizer need not give the same ids back (retokenisation drift), and the loss would then be taken
 on tokens that the policy never chose.
 
-This is not a chat template: the tokenizer brings its own, and `ChatTemplate` looks at it. Only the
+This is not a chat template: the tokenizer brings its own, and `ChatTemplate` checks it. Only the
 text *between* two assistant turns is taken from it, once, and its fixed parts are encoded once.
 """
 
@@ -29,19 +29,19 @@ class Tokenizer(Protocol):
     chat_template: Any
 
     def get_added_vocab(self) -> dict[str, int]:
-        """The id of every token that was added to the vocabulary, control tokens among them."""
+        """Return the id of every token added to the vocabulary, control tokens among them."""
 
     def get_vocab(self) -> dict[str, int]:
-        """The id of every token, added tokens included."""
+        """Return the id of every token, added tokens included."""
 
     def encode(self, text: str, **options: Any) -> list[int]:
-        """The ids of a text."""
+        """Return the ids of a text."""
 
     def decode(self, token_ids: list[int], **options: Any) -> str | list[str]:
-        """The text of ids."""
+        """Return the text of ids."""
 
     def apply_chat_template(self, conversation: Any, **options: Any) -> Any:
-        """A conversation as text."""
+        """Return a conversation as text."""
 
 
 class ChatFormat:
@@ -92,11 +92,11 @@ class ChatFormat:
         )
 
     def stop_at(self, token_ids: Iterable[int]) -> None:
-        """Let these tokens end a reply, too: a model may have more than its tokenizer tells."""
+        """Let these tokens end a reply, too: a model may have more than its tokenizer names."""
         self.stop_ids |= frozenset(token_ids)
 
     def prompt_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """The ids of the opening messages, up to where the policy begins to write."""
+        """Return the ids of the opening messages, up to where the policy begins to write."""
         contents = [message["content"] for message in messages]
         if all(self._ids(text) == self._plain_ids(text) for text in contents):
             return self._ids(self._opening(messages, contents))
@@ -112,7 +112,7 @@ class ChatFormat:
         return ids + self._ids(rest)
 
     def reply_ids(self, text: str) -> list[int]:
-        """The ids of a reply written by hand (a demonstration), never of a sampled one."""
+        """Return the ids of a reply written by hand (a demonstration), never of a sampled one."""
         return self._ids(text)
 
     def observation_ids(self, text: str, reply_ids: Sequence[int]) -> list[int]:
@@ -130,10 +130,10 @@ class ChatFormat:
         return [*before, *observed, *self._after_observation]
 
     def reply_text(self, reply_ids: Sequence[int], *, turn: int = 0) -> str:
-        """The text of a sampled reply, without the tokens that ended it.
+        """Return the text of a sampled reply, without the tokens that ended it.
 
         Args:
-            reply_ids: the ids sampled in this turn.
+            reply_ids: The ids sampled in this turn.
             turn: 0 for the first reply of a conversation. Where the template has opened a
                 reasoning before it, the text begins with the tag that opened it.
         """
@@ -157,21 +157,21 @@ class ChatFormat:
         return CALL_END in (after_reasoning(self._opened(turn) + self._text(list(reply_ids))) or "")
 
     def _opened(self, turn: int) -> str:
-        """The tag of a reasoning that the template opens before a reply; empty if it does not."""
+        """Return the tag of reasoning that the template opens before a reply; empty if none."""
         return REASONING_START if self._reasons_at_once[min(turn, 1)] else ""
 
     def _opening(self, messages: Sequence[Mapping[str, str]], contents: Sequence[str]) -> str:
-        """The rendered opening messages with other contents, the description in the first."""
-        told = list(contents)
+        """Return the rendered opening messages with other contents, and the description in one."""
+        shown = list(contents)
         if self.description:
-            told[0] = f"{told[0]}\n\n{self.description}"
+            shown[0] = f"{shown[0]}\n\n{self.description}"
         return self.template.render(
-            [{**message, "content": text} for message, text in zip(messages, told, strict=True)],
+            [{**message, "content": text} for message, text in zip(messages, shown, strict=True)],
             add_generation_prompt=True,
         )
 
     def _end_of_turn_id(self) -> int | None:
-        """What ends an assistant's turn: the template's control token, or the end of the text."""
+        """Return what ends an assistant's turn: the template's control token or the end of text."""
         controls = {*self.tokenizer.get_added_vocab().values(), self.tokenizer.eos_token_id}
         before = self._before_observation
         return before[0] if before and before[0] in controls else self.tokenizer.eos_token_id
@@ -180,7 +180,7 @@ class ChatFormat:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
     def _plain_ids(self, text: str) -> list[int]:
-        """The ids of a text in which control tokens are only text."""
+        """Return the ids of a text in which control tokens are only text."""
         return list(
             self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         )

@@ -21,13 +21,13 @@ MOST_NAMED = 50
 
 
 def database_file(folder: Path, db_id: str) -> Path:
-    """The file of a database: the first of `EXTENSIONS` that is there, else the first of them."""
+    """Return a database's file: with the first of `EXTENSIONS` that is there, else the first."""
     files = [folder / db_id / f"{db_id}.{extension}" for extension in EXTENSIONS]
     return next((file for file in files if os.path.isfile(file)), files[0])
 
 
 def unreadable_databases(questions: Sequence[Question]) -> dict[str, str]:
-    """Opens every database once; returns by name why one cannot be read, or holds no table."""
+    """Open every database once; return by name why one cannot be read, or holds no table."""
     reasons = {}
     for name, path in {question.db_id: question.database for question in questions}.items():
         try:
@@ -41,12 +41,12 @@ def unreadable_databases(questions: Sequence[Question]) -> dict[str, str]:
 def checked_databases(
     questions: Sequence[Question], *, what: str, max_share: float, setting: str
 ) -> str:
-    """Opens every database that questions name; refuses them if too few can be answered.
+    """Open every database that questions name; refuse them if too few can be answered.
 
     Args:
         questions: At least one.
         what: Where the databases were looked for, for the message.
-        max_share: Share of the questions whose database may be unreadable.
+        max_share: Share of the questions that may lack a readable database.
         setting: The name of that share, for the message.
 
     Returns:
@@ -59,23 +59,23 @@ def checked_databases(
     if not reasons:
         return ""
     num_names = len({question.db_id for question in questions})
-    told = (
+    listed = (
         f"{what}: {len(reasons)} of {num_names} databases cannot be read: {named(reasons)}; "
         f"expected <db_id>/<db_id>.{', .'.join(EXTENSIONS[:-1])} or .{EXTENSIONS[-1]}"
     )
     num_lost = sum(question.db_id in reasons for question in questions)
-    return checked_share(told, num_lost, len(questions), max_share=max_share, setting=setting)
+    return checked_share(listed, num_lost, len(questions), max_share=max_share, setting=setting)
 
 
 def checked_share(
-    told: str, num_unusable: int, num_questions: int, *, max_share: float, setting: str
+    listed: str, num_unusable: int, num_questions: int, *, max_share: float, setting: str
 ) -> str:
-    """What is wrong with some questions, said as a warning where the others are enough.
+    """Return what is wrong with some questions, said as a warning where the others are enough.
 
     Raises:
         InputError: All are unusable, or a larger share than is allowed.
     """
-    lost = f"{told}; {num_unusable} of {num_questions} questions cannot be used"
+    lost = f"{listed}; {num_unusable} of {num_questions} questions cannot be used"
     if num_unusable == num_questions:
         raise InputError(f"{lost}: none is left")
     if num_unusable > max_share * num_questions:
@@ -84,10 +84,10 @@ def checked_share(
 
 
 def named(reasons: Mapping[str, str]) -> str:
-    """`reason: names; reason: names`, the names of at most `MOST_NAMED` databases."""
+    """Return `reason: names; reason: names`, the names of at most `MOST_NAMED` databases."""
     names_of: dict[str, list[str]] = {}
     for name in list(reasons)[:MOST_NAMED]:
         names_of.setdefault(reasons[name], []).append(repr(name))
-    told = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in names_of.items())
+    listed = "; ".join(f"{reason}: {', '.join(names)}" for reason, names in names_of.items())
     more = len(reasons) - MOST_NAMED
-    return told if more <= 0 else f"{told}; and {more} more"
+    return listed if more <= 0 else f"{listed}; and {more} more"

@@ -1,4 +1,4 @@
-"""One question, many turns: what the agent is told, and what came of each thing it said.
+"""One question, many turns: what the agent is shown, and what came of each thing it said.
 
 Not a sampler: text comes in from outside, an observation goes out. Whatever the model writes and
 whatever the database does, an episode answers; it never raises for them.
@@ -28,7 +28,7 @@ LAST_STEP = "\n(last step: submit now)"
 
 
 def system_message(config: EnvConfig) -> str:
-    """The system message of every prompt; empty if there is none."""
+    """Return the system message of every prompt; empty if there is none."""
     return SYSTEM_PROMPT if config.system_prompt is None else config.system_prompt
 
 
@@ -53,25 +53,22 @@ class Turn:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """One turn of the agent and what came of it.
-
-    Attributes:
-        text: What the agent wrote.
-        call: The call in it; none if it was malformed.
-        malformed: Why it holds no usable call; empty if it does.
-        observation: What the agent was answered.
-        status: How the call ended; of a final answer, OK until it is scored.
-        digest: Of the rows of an executed query; empty if there were none to have.
-        elapsed_ms: Time the step took.
-    """
+    """One turn of the agent and what came of it."""
 
     text: str
+    """What the agent wrote."""
     call: ToolCall | None
+    """The call in it; none if it was malformed."""
     malformed: str
+    """Why it holds no usable call; empty if it does."""
     observation: str
+    """What the agent was answered."""
     status: Status
+    """How the call ended; of a final answer, OK until it is scored."""
     digest: str
+    """Of the rows of an executed query; empty if there were none to have."""
     elapsed_ms: float
+    """Time the step took."""
 
 
 class Episode:
@@ -109,28 +106,28 @@ class Episode:
 
     @property
     def done(self) -> bool:
-        """Whether the episode is over."""
+        """Return whether the episode is over."""
         return self.status is not EpisodeStatus.RUNNING
 
     @property
     def num_malformed(self) -> int:
-        """How many steps held no usable call."""
+        """Return how many steps held no usable call."""
         return sum(step.call is None for step in self.steps)
 
     def messages(self) -> list[dict[str, str]]:
-        """The messages before the agent's first turn: system, then user."""
+        """Return the messages before the agent's first turn: system, then user."""
         config = self.config
-        told = system_message(config)
+        system = system_message(config)
         parts = [self.question.text.strip()]
         if self.question.evidence.strip():
             parts.append(f"Hint: {self.question.evidence.strip()}")
         if self.schema is not None:
             parts.append(schema_text(self.schema, config.schema_in_prompt, config.max_prompt_chars))
         user = {"role": "user", "content": readable("\n".join(part for part in parts if part))}
-        return [{"role": "system", "content": told}, user] if told else [user]
+        return [{"role": "system", "content": system}, user] if system else [user]
 
     def step(self, text: str) -> Turn:
-        """Takes one turn of the agent.
+        """Take one turn of the agent.
 
         Args:
             text: All that the agent wrote in this turn.
@@ -163,7 +160,7 @@ class Episode:
         return Turn(observation, self.done)
 
     def end(self, status: EpisodeStatus, message: str = "") -> None:
-        """Ends a running episode from outside; one that is over keeps its status.
+        """End a running episode from outside; one that is over keeps its status.
 
         Args:
             status: How it ended: OUT_OF_TOKENS, or FAILED for what is not the agent's fault.
@@ -174,7 +171,7 @@ class Episode:
             self.message = message
 
     def _answered(self, text: str, desk: Desk) -> tuple[ToolCall | None, str, Answer]:
-        """The call in a text, why there is none, and the answer to it."""
+        """Return the call in a text, why there is none, and the answer to it."""
         parsed = parse_call(text)
         reason = parsed.reason if isinstance(parsed, MalformedCall) else complaint(parsed)
         if reason or isinstance(parsed, MalformedCall):

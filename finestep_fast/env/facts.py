@@ -1,4 +1,4 @@
-"""Plain facts of a step, as the validators want them, from what the step asked and got.
+"""Plain facts of a step for the validators, from what the step asked and got.
 
 Not the validators: nothing is weighed here.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.episode import StepRecord
 from finestep_fast.env.tools import SUBMIT, named_table, searched_columns, spellings
-from finestep_fast.rewards import StepFacts
+from finestep_fast.rewards import CallKey, StepFacts
 from finestep_fast.sql.analysis import analyse
 from finestep_fast.sql.outcome import Status
 from finestep_fast.sql.schema import DatabaseSchema
@@ -19,7 +19,7 @@ UNREADABLE_QUERY = "(a query that cannot be parsed)"
 def step_facts(
     step: StepRecord, schema: DatabaseSchema, *, final_status: Status | None = None
 ) -> StepFacts:
-    """The facts of one step.
+    """Return the facts of one step.
 
     Args:
         step: What was recorded of it.
@@ -42,7 +42,7 @@ def step_facts(
     return StepFacts(
         well_formed=True,
         executed=executed,
-        call_key=f"{call.name} {arguments}",
+        call_key=CallKey(call.name, arguments),
         named=named,
         existing=existing,
     )
@@ -51,7 +51,7 @@ def step_facts(
 def query_facts(
     call: ToolCall, schema: DatabaseSchema, *, executed: bool, digest: str = ""
 ) -> StepFacts:
-    """The facts of a call that holds a query."""
+    """Return the facts of a call that holds a query."""
     facts = analyse(call.arguments["sql"], schema)
     if not facts.normal_form:
         return StepFacts(well_formed=False)
@@ -62,8 +62,7 @@ def query_facts(
     return StepFacts(
         well_formed=True,
         executed=executed,
-        # What SQLite refuses may parse like what it runs: a mended query is no repeat.
-        call_key=f"{call.name} {'' if executed else 'in vain '}{facts.normal_form}",
+        call_key=CallKey(call.name, facts.normal_form, query_executed=executed),
         result_digest=digest,
         named=named,
         existing=existing,
@@ -71,7 +70,7 @@ def query_facts(
 
 
 def named_by(call: ToolCall, schema: DatabaseSchema) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The tables and columns that a call without a query names, and those of them that exist."""
+    """Return what tables and columns a call without a query names, and which of them exist."""
     arguments = folded(call)
     table, column = arguments.get("table"), arguments.get("column")
     named, existing = [], []
@@ -87,5 +86,5 @@ def named_by(call: ToolCall, schema: DatabaseSchema) -> tuple[tuple[str, ...], t
 
 
 def folded(call: ToolCall) -> dict[str, str]:
-    """The arguments without what does not matter: letter case, space around them, quotes."""
+    """Return the arguments without what does not matter: letter case, outer space, quotes."""
     return {key: spellings(value.strip())[-1] for key, value in call.arguments.items()}

@@ -13,12 +13,12 @@ from finestep_fast.sql.schema import Column, DatabaseSchema, Table
 
 
 def readable(text: str) -> str:
-    """The text with everything that no UTF-8 can hold replaced."""
+    """Return the text with everything that no UTF-8 can hold replaced."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 def cut(text: str, max_chars: int) -> str:
-    """The text, or its beginning and a last line that says how much is missing."""
+    """Return the text, or its beginning and a last line that says how much is missing."""
     if len(text) <= max_chars:
         return text
     kept = max(0, max_chars - len("\n(cut: 1234567890 more characters)"))
@@ -26,7 +26,7 @@ def cut(text: str, max_chars: int) -> str:
 
 
 def value_text(value: Value, max_chars: int) -> str:
-    """One value on one line: NULL, numbers, text, bytes in hexadecimal.
+    """Return one value on one line: NULL, numbers, text, bytes in hexadecimal.
 
     A number is written with as many digits as a query needs to mean this very number, which
     SQLite's own 15 are too few for: a value that is read here can be searched for.
@@ -45,12 +45,12 @@ def value_text(value: Value, max_chars: int) -> str:
 
 
 def row_text(row: Row, max_value_chars: int) -> str:
-    """One row on one line."""
+    """Return one row on one line."""
     return " | ".join([value_text(value, max_value_chars) for value in row])
 
 
 def result_text(result: Result, *, max_chars: int, max_value_chars: int) -> str:
-    """A result: the names of its columns, its rows as far as they fit, and how many there are."""
+    """Return a result: its columns' names, its rows as far as they fit, and how many there are."""
     head = " | ".join(value_text(name, max_value_chars) for name in result.columns)
     lines = [head]
     # Room for the last line, which is at most this long.
@@ -72,7 +72,7 @@ def result_text(result: Result, *, max_chars: int, max_value_chars: int) -> str:
 
 
 def column_text(column: Column) -> str:
-    """One column on one line: name, type, primary key, what it points to."""
+    """Return one column on one line: name, type, primary key, what it points to."""
     parts = [quoted_name(column.name)]
     if column.type:
         parts.append(column.type)
@@ -87,17 +87,17 @@ def column_text(column: Column) -> str:
 
 
 def table_text(table: Table) -> str:
-    """A table's columns, one a line."""
+    """Return a table's columns, one a line."""
     return "\n".join(column_text(column) for column in table.columns)
 
 
 def tables_text(tables: Sequence[Table]) -> str:
-    """The names of tables, one a line."""
+    """Return the names of tables, one a line."""
     return "\n".join(quoted_name(table.name) for table in tables)
 
 
 def schema_text(schema: DatabaseSchema, detail: str, max_chars: int) -> str:
-    """What the first message says about the database."""
+    """Return what the first message says about the database."""
     if detail == "none" or not schema.tables:
         return ""
     if detail == "tables":

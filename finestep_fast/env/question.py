@@ -22,31 +22,28 @@ EVIDENCE_KEYS = ("evidence", "external_knowledge")
 
 @dataclass(frozen=True)
 class Question:
-    """One question on one database.
-
-    Attributes:
-        question_id: Its name in the file it came from.
-        text: The question in natural language.
-        gold_sql: A query that answers it.
-        db_id: The name of the database.
-        database: The SQLite file.
-        evidence: Outside knowledge that comes with the question; may be empty.
-        difficulty: A label; may be empty.
-        kind: A label; may be empty.
-    """
+    """One question on one database."""
 
     question_id: str
+    """Its name in the file it came from."""
     text: str
+    """The question in natural language."""
     gold_sql: str
+    """A query that answers it."""
     db_id: str
+    """The name of the database."""
     database: Path
+    """The SQLite file."""
     evidence: str = ""
+    """Outside knowledge that comes with the question; may be empty."""
     difficulty: str = ""
+    """A label; may be empty."""
     kind: str = ""
+    """A label; may be empty."""
 
 
 def load_questions(questions: Path, databases: Path, *, limit: int | None = None) -> list[Question]:
-    """Reads questions from a JSON list, or from JSON lines.
+    """Read questions from a JSON list, or from JSON lines.
 
     Args:
         questions: The file. Each entry has `question`, `db_id`, the query under one of `SQL_KEYS`
@@ -79,7 +76,7 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
 
 
 def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
-    """Every entry of a file with the words that say where it stands, and its number from 0."""
+    """Yield every entry of a file: where it stands, in words, its number from 0, and itself."""
     if content.lstrip().startswith("["):
         try:
             listed = json.loads(content)
@@ -104,7 +101,7 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
 def question_from(
     entry: Any, place: str, number: int, databases: Path, file_of: dict[str, Path]
 ) -> Question:
-    """The question in one entry; its number stands in for an id that is missing.
+    """Return the question in one entry; its number stands in for an id that is missing.
 
     Database files that have been looked for are kept in `file_of`.
     """
@@ -134,7 +131,7 @@ def question_from(
 
 
 def text_of(entry: Mapping[str, Any], key: str, place: str, *, default: str | None = None) -> str:
-    """The text under a key; the default, where there is one, stands in for a missing one."""
+    """Return the text under a key; the default, where there is one, stands in for a missing one."""
     value = entry.get(key, default)
     if value is None:
         value = default

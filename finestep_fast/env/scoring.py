@@ -1,6 +1,6 @@
 """What finished episodes earned: the outcome of each, and a process reward for each of its steps.
 
-Not credit: nothing here looks at another rollout.
+Not credit: nothing here depends on another rollout.
 """
 
 from __future__ import annotations
@@ -17,30 +17,27 @@ from finestep_fast.sql.outcome import Match, Status
 
 @dataclass(frozen=True)
 class RolloutScore:
-    """What one episode earned.
-
-    Attributes:
-        outcome: 1 if the final query's result equals the gold query's, else 0.
-        process: [n] process reward of each step, in [0, 1].
-        validators: [n] the validators of each step by name.
-        counted: Whether the episode says something about the policy; not if the database or the
-            gold query failed.
-        status: How the final query ended, or how the episode did if there is none.
-        message: What went wrong; empty if nothing did.
-    """
+    """What one episode earned."""
 
     outcome: float
+    """1 if the final query's result equals the gold query's, else 0."""
     process: tuple[float, ...]
+    """[n] process reward of each step, in [0, 1]."""
     validators: tuple[dict[str, float], ...]
+    """[n] the validators of each step by name."""
     counted: bool
+    """Whether the episode says something about the policy; not if the database or the gold query
+    failed."""
     status: str
+    """How the final query ended, or how the episode did if there is none."""
     message: str
+    """What went wrong; empty if nothing did."""
 
 
 def score_episodes(
     episodes: Sequence[Episode], engine: Engine, rewards: RewardConfig
 ) -> list[RolloutScore]:
-    """Scores episodes that are over; all final queries are run and compared in one batch.
+    """Score episodes that are over; all final queries are run and compared in one batch.
 
     Args:
         episodes: The episodes, of any questions on any databases.
@@ -66,7 +63,7 @@ def score_episodes(
 
 
 def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> RolloutScore:
-    """The score of one episode whose final query was compared."""
+    """Return the score of one episode after its final query was compared."""
     values = step_validators(episode, match.status, novel_by_result=rewards.novel_by_result)
     failed = episode.status is EpisodeStatus.FAILED
     counted = not failed and not match.status.is_infrastructure
@@ -89,7 +86,7 @@ def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> Roll
 def step_validators(
     episode: Episode, final_status: Status, *, novel_by_result: bool = False
 ) -> tuple[dict[str, float], ...]:
-    """The validators of every step of an episode."""
+    """Return the validators of every step of an episode."""
     if episode.schema is None:
         return ()
     earlier: list[StepFacts] = []

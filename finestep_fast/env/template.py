@@ -33,7 +33,7 @@ Message = Mapping[str, Any]
 
 
 class ChatTemplate:
-    """A chat template that was looked at.
+    """A chat template that was checked.
 
     Args:
         tokenizer: with a chat template.
@@ -59,7 +59,7 @@ class ChatTemplate:
         self._escapes = self._escapes_observations()
 
     def render(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str:
-        """A conversation as text.
+        """Return a conversation as text.
 
         Raises:
             InputError: The template refuses it.
@@ -77,20 +77,20 @@ class ChatTemplate:
             ) from error
 
     def observation(self, text: str) -> str:
-        """An observation as the template writes it between `before` and `after`."""
+        """Return an observation as the template writes it between `before` and `after`."""
         return _escaped(text) if self._escapes else text
 
     def opening(self, system_prompt: str) -> str:
-        """A prompt with a mark in the place of the question."""
+        """Return a prompt with a mark in the place of the question."""
         system = [{"role": "system", "content": system_prompt}] if system_prompt else []
         messages = [*system, {"role": "user", "content": _QUESTION}]
         return self.render(messages, add_generation_prompt=True)
 
     def missing(self, system_prompt: str) -> str:
-        """What a prompt must be told because template and system message leave it out.
+        """Return what a prompt must add because template and system message leave it out.
 
         Args:
-            system_prompt: the system message; empty if there is none.
+            system_prompt: The system message; empty if there is none.
 
         Returns:
             A description of the tools, of the form of a call, or of both; empty if nothing is
@@ -126,7 +126,7 @@ class ChatTemplate:
         )
 
     def _around_observation(self) -> tuple[str, str]:
-        """The template's text before and after an observation."""
+        """Return the template's text before and after an observation."""
         text = self.render(_plain_turns(_OBSERVATION), add_generation_prompt=True)
         before, found, after = text.partition(_REPLY)[2].partition(_OBSERVATION)
         if not found:
@@ -137,10 +137,10 @@ class ChatTemplate:
         return before, after
 
     def _escapes_observations(self) -> bool:
-        """Whether observations are written as the inside of a JSON text."""
-        told = f"{_OBSERVATION}{_SPECIAL}{_OBSERVATION}"
-        text = self.render(_plain_turns(told), add_generation_prompt=True).partition(_REPLY)[2]
-        for escapes, shown in enumerate((told, _escaped(told))):
+        """Return whether observations are written as the inside of a JSON text."""
+        probe = f"{_OBSERVATION}{_SPECIAL}{_OBSERVATION}"
+        text = self.render(_plain_turns(probe), add_generation_prompt=True).partition(_REPLY)[2]
+        for escapes, shown in enumerate((probe, _escaped(probe))):
             if text == f"{self.before_observation}{shown}{self.after_observation}":
                 return bool(escapes)
         raise InputError(
@@ -149,7 +149,7 @@ class ChatTemplate:
         )
 
     def _writes_our_calls(self) -> bool:
-        """Whether an assistant's calls are rendered, in the form that is read here."""
+        """Return whether an assistant's calls are rendered, in the form that is read here."""
         written = next(self._written_calls(), None)
         if written is None:
             return False
@@ -164,7 +164,7 @@ class ChatTemplate:
         )
 
     def _written_calls(self) -> Iterator[str]:
-        """What stands between question and observation, for every spelling that shows a call."""
+        """Yield what stands between question and observation, for every spelling of calls."""
         for content in ("", None):
             for arguments in (_CALL.arguments, json.dumps(_CALL.arguments)):
                 try:
@@ -189,7 +189,7 @@ class ChatTemplate:
         return text.rpartition(_QUESTION)[2].partition(_OBSERVATION)[0]
 
     def _without_frame(self, written: str) -> str:
-        """A written call without what stands before and after every reply."""
+        """Return a written call without what stands before and after every reply."""
         try:
             plain = self._rendered(_plain_turns(_OBSERVATION), True)
         except (TemplateError, TypeError, ValueError):
@@ -203,7 +203,7 @@ class ChatTemplate:
 
 
 def _plain_turns(observation: str) -> list[dict[str, str]]:
-    """A conversation whose reply is text."""
+    """Return a conversation that ends with a reply of text."""
     return [
         {"role": "user", "content": _QUESTION},
         {"role": "assistant", "content": _REPLY},
@@ -212,11 +212,11 @@ def _plain_turns(observation: str) -> list[dict[str, str]]:
 
 
 def _num_shared(one: str, two: str) -> int:
-    """How many letters both begin with."""
+    """Return how many letters both begin with."""
     pairs = enumerate(zip(one, two, strict=False))
     return next((place for place, (a, b) in pairs if a != b), min(len(one), len(two)))
 
 
 def _escaped(text: str) -> str:
-    """The inside of a JSON text."""
+    """Return the inside of a JSON text."""
     return json.dumps(text, ensure_ascii=False)[1:-1]

@@ -31,24 +31,21 @@ SUBMIT = "submit"
 
 @dataclass(frozen=True)
 class Desk:
-    """What a tool works with.
-
-    Attributes:
-        question: The question at hand.
-        schema: Of the question's database.
-        engine: Runs queries.
-        config: Of the episode.
-        max_chars: Room for the answer; what exceeds it is cut off by whoever asked.
-    """
+    """What a tool works with."""
 
     question: Question
+    """The question at hand."""
     schema: DatabaseSchema
+    """Of the question's database."""
     engine: Engine
+    """Runs queries."""
     config: EnvConfig
+    """Of the episode."""
     max_chars: int
+    """Room for the answer; what exceeds it is cut off by the caller."""
 
     def run(self, sql: str, *, max_rows: int, timeout_s: float) -> Result:
-        """Runs one query on the question's database."""
+        """Run one query on the question's database."""
         (result,) = self.engine.run(
             [(self.question.database, sql)],
             max_rows=max_rows,
@@ -61,17 +58,14 @@ class Desk:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a tool answers.
-
-    Attributes:
-        text: For the agent.
-        status: OK if the tool did what it was asked.
-        digest: Of the rows, if a query was run and found some.
-    """
+    """What a tool answers."""
 
     text: str
+    """For the agent."""
     status: Status = Status.OK
+    """OK if the tool did what it was asked."""
     digest: str = ""
+    """Of the rows, if a query was run and found some."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Tool:
 
     @property
     def schema(self) -> dict[str, Any]:
-        """The tool as chat templates want it."""
+        """Return the tool as chat templates want it."""
         arguments = self.required | self.optional
         return {
             "type": "function",
@@ -105,7 +99,7 @@ class Tool:
         }
 
     def complaint(self, arguments: dict[str, str]) -> str:
-        """Why the tool cannot take these arguments; empty if it can."""
+        """Return why the tool cannot take these arguments; empty if it can."""
         missing = [name for name in self.required if name not in arguments]
         if missing:
             return f"{self.name} needs the argument {missing[0]!r}"
@@ -116,12 +110,12 @@ class Tool:
 
 
 def list_tables(desk: Desk, arguments: dict[str, str]) -> Answer:
-    """The names of the tables."""
+    """Return the names of the tables."""
     return Answer(tables_text(desk.schema.tables) or "(no tables)")
 
 
 def describe_table(desk: Desk, arguments: dict[str, str]) -> Answer:
-    """The columns of one table."""
+    """Return the columns of one table."""
     table = named_table(desk.schema, arguments["table"])
     if table is None:
         return no_such("table", arguments["table"])
@@ -129,7 +123,7 @@ def describe_table(desk: Desk, arguments: dict[str, str]) -> Answer:
 
 
 def execute_sql(desk: Desk, arguments: dict[str, str]) -> Answer:
-    """The rows of one query."""
+    """Return the rows of one query."""
     config = desk.config
     result = desk.run(arguments["sql"], max_rows=config.max_rows, timeout_s=config.query_timeout_s)
     if result.status is not Status.OK:
@@ -139,7 +133,7 @@ def execute_sql(desk: Desk, arguments: dict[str, str]) -> Answer:
 
 
 def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
-    """The values that contain a text, with the columns they stand in."""
+    """Return the values that contain a text, with the columns they stand in."""
     config = desk.config
     wanted = arguments["text"]
     if not wanted.strip():
@@ -198,7 +192,7 @@ def search_values(desk: Desk, arguments: dict[str, str]) -> Answer:
 def searched_columns(
     schema: DatabaseSchema, table_name: str | None, column_name: str | None
 ) -> Iterator[tuple[Table, Column]]:
-    """The columns a search looks through: the one named, else every one that may hold text."""
+    """Yield the columns a search reads: the one named, else every one that may hold text."""
     only = None if table_name is None else named_table(schema, table_name)
     for table in schema.tables if only is None else (only,):
         for column in table.columns:
@@ -210,30 +204,30 @@ def searched_columns(
 
 
 def named_table(schema: DatabaseSchema, name: str) -> Table | None:
-    """The table an agent means, with or without the quotes that SQL needs."""
+    """Return the table an agent means, with or without the quotes that SQL needs."""
     return next((t for t in schema.tables if t.name.lower() in spellings(name)), None)
 
 
 def spellings(name: str) -> tuple[str, ...]:
-    """The folded name, and what it says inside its quotes."""
+    """Return the folded name, and what it says inside its quotes."""
     if len(name) > 1 and CLOSING.get(name[0]) == name[-1]:
         return name.lower(), unquoted(name).lower()
     return (name.lower(),)
 
 
 def literal_text(value: int | float | str | bytes | None, max_chars: int) -> str:
-    """A value as a query would write it."""
+    """Return a value as a query would write it."""
     text = value_text(value, max_chars)
     return quoted_text(text) if isinstance(value, str) else text
 
 
 def no_such(kind: str, name: str) -> Answer:
-    """The answer to a call that names something the database does not have."""
+    """Return the answer to a call that names something the database does not have."""
     return Answer(f"error: no such {kind}: {name[:80]}", Status.ERROR)
 
 
 def error_text(result: Result, desk: Desk) -> str:
-    """What an agent reads of a query that failed."""
+    """Return what an agent reads of a query that failed."""
     if result.status is Status.TIMEOUT:
         return f"error: stopped after {desk.config.query_timeout_s:g} s"
     return f"error: {result.message}"
@@ -280,7 +274,7 @@ TOOL_SCHEMAS: list[dict[str, Any]] = [tool.schema for tool in TOOLS.values()]
 
 
 def complaint(call: ToolCall) -> str:
-    """Why a well-formed call cannot be carried out at all; empty if it can."""
+    """Return why a well-formed call cannot be carried out at all; empty if it can."""
     tool = TOOLS.get(call.name)
     if tool is None:
         return f"no tool {call.name[:40]!r}; the tools are {', '.join(TOOLS)}"

@@ -10,7 +10,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from finestep_fast.config import (
     CreditConfig,
@@ -20,7 +20,7 @@ from finestep_fast.config import (
     check_reward_balance,
     read_yaml,
 )
-from finestep_fast.config.check import check_choice, check_number, check_whole
+from finestep_fast.config.rules import Share, above, at_least, at_most, check_fields
 from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.errors import InputError, shown
@@ -60,24 +60,25 @@ class DataConfig:
     """Questions to evaluate on; None holds out `dev_share` of the training databases."""
     dev_databases: Path | None = None
     """Folder of their databases; None means `databases`."""
-    dev_share: float = 0.1
+    dev_share: Annotated[float, at_least(0), at_most(0.9)] = 0.1
     """Share of the databases whose questions are held out when `dev_questions` is None."""
     demonstrations: Path | None = None
     """JSON lines of `question_id` and `calls` for the warm start."""
-    limit: int | None = None
+    limit: Annotated[int, at_least(1)] | None = None
     """At most this many training questions, and as many for dev."""
-    max_unusable_share: float = 0.1
+    max_unusable_share: Share = 0.1
     """Share of the questions, of training and of dev each, that may be of no use: their database
     cannot be read, or their prompt leaves no room for an answer. More refuse the run."""
     world: WorldConfig = field(default_factory=WorldConfig)
     """The world that is generated when `questions` is None."""
 
     def __post_init__(self) -> None:
-        """Check that the fields fit together.
+        """Check every field, and that they fit together.
 
         Raises:
             InputError: A path is missing beside another, or a number is out of range.
         """
+        check_fields(self)
         if (self.questions is None) != (self.databases is None):
             given, missing = (
                 ("questions", "databases") if self.questions else ("databases", "questions")
@@ -93,29 +94,25 @@ class DataConfig:
                         f"{name} is {shown(str(getattr(self, name)))}; "
                         "it needs questions and databases beside it"
                     )
-        check_number("dev_share", self.dev_share, low=0, high=0.9)
-        check_number("max_unusable_share", self.max_unusable_share, low=0, high=1)
-        if self.limit is not None:
-            check_whole("limit", self.limit, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
     """AdamW and its learning rate."""
 
-    learning_rate: float = 1e-6
+    learning_rate: Annotated[float, above(0)] = 1e-6
     """Peak learning rate."""
     schedule: Schedule = "constant"
     """How the rate goes on after its rise; constant, or down to zero at the last step."""
-    rise_steps: int = 0
+    rise_steps: Annotated[int, at_least(0)] = 0
     """Optimiser steps over which the rate rises from zero."""
-    weight_decay: float = 0.0
+    weight_decay: Annotated[float, at_least(0)] = 0.0
     """AdamW's weight decay."""
-    beta2: float = 0.95
+    beta2: Share = 0.95
     """AdamW's second-moment decay; the first is 0.9."""
-    max_grad_norm: float = 1.0
+    max_grad_norm: Annotated[float, above(0)] = 1.0
     """Gradients are scaled down to this norm."""
-    max_skipped_steps: int = 5
+    max_skipped_steps: Annotated[int, at_least(0)] = 5
     """Steps whose loss or gradient is not finite are skipped; more in a row end the run."""
 
     def __post_init__(self) -> None:
@@ -124,21 +121,16 @@ class OptimConfig:
         Raises:
             InputError: A value is out of range.
         """
-        check_number("learning_rate", self.learning_rate, above=0)
-        check_whole("rise_steps", self.rise_steps, low=0)
-        check_number("weight_decay", self.weight_decay, low=0)
-        check_number("beta2", self.beta2, low=0, high=1)
-        check_number("max_grad_norm", self.max_grad_norm, above=0)
-        check_whole("max_skipped_steps", self.max_skipped_steps, low=0)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmStartConfig:
     """Supervised training on demonstrations, before any reward is seen."""
 
-    tokens: int = 0
+    tokens: Annotated[int, at_least(0)] = 0
     """Tokens to train on, prompts and observations included; 0 leaves the warm start out."""
-    batch_rollouts: int = 16
+    batch_rollouts: Annotated[int, at_least(1)] = 16
     """Demonstrations per optimiser step, over all processes."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(learning_rate=3e-3, schedule="cosine")
@@ -151,27 +143,26 @@ class WarmStartConfig:
         Raises:
             InputError: A value is out of range.
         """
-        check_whole("tokens", self.tokens, low=0)
-        check_whole("batch_rollouts", self.batch_rollouts, low=1)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RolloutConfig:
     """How many rollouts an update takes, and how they are sampled."""
 
-    prompts: int = 16
+    prompts: Annotated[int, at_least(1)] = 16
     """Questions per update, over all processes; each is one group."""
-    rollouts_per_prompt: int = 8
+    rollouts_per_prompt: Annotated[int, at_least(1)] = 8
     """Rollouts per question."""
-    temperature: float = 1.0
+    temperature: Annotated[float, above(0)] = 1.0
     """Of sampling; the losses use the same one."""
-    max_step_tokens: int = 256
+    max_step_tokens: Annotated[int, at_least(1)] = 256
     """Tokens the policy may write in one step."""
-    max_rollout_tokens: int = 4096
+    max_rollout_tokens: Annotated[int, at_least(2)] = 4096
     """Tokens of a whole rollout, prompt and observations included."""
-    batch_rows: int = 128
+    batch_rows: Annotated[int, at_least(1)] = 128
     """Rollouts played at once by one process; bounds the memory of the cache."""
-    tool_threads: int = 8
+    tool_threads: Annotated[int, at_least(1)] = 8
     """Threads that run tool calls."""
     drop_uniform_groups: bool = False
     """Leave out groups whose rollouts all have the same outcome."""
@@ -182,26 +173,20 @@ class RolloutConfig:
         Raises:
             InputError: A value is out of range.
         """
-        check_whole("prompts", self.prompts, low=1)
-        check_whole("rollouts_per_prompt", self.rollouts_per_prompt, low=1)
-        check_number("temperature", self.temperature, above=0)
-        check_whole("max_step_tokens", self.max_step_tokens, low=1)
-        check_whole("max_rollout_tokens", self.max_rollout_tokens, low=2)
-        check_whole("batch_rows", self.batch_rows, low=1)
-        check_whole("tool_threads", self.tool_threads, low=1)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateConfig:
     """From scored rollouts to new weights."""
 
-    updates: int = 100
+    updates: Annotated[int, at_least(0)] = 100
     """Rounds of rollouts and learning."""
-    minibatches: int = 2
+    minibatches: Annotated[int, at_least(1)] = 2
     """Optimiser steps per pass over the rollouts of an update."""
-    passes: int = 1
+    passes: Annotated[int, at_least(1)] = 1
     """Passes over the rollouts of an update."""
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: Annotated[int, at_least(1)] = 16384
     """Padded tokens of one forward and backward pass; bounds the memory."""
     head: HeadKind = "linear"
     """How losses are made: from hidden states, never holding all logits; or from the model's own
@@ -215,20 +200,16 @@ class UpdateConfig:
         Raises:
             InputError: A value is out of range.
         """
-        check_whole("updates", self.updates, low=0)
-        check_whole("minibatches", self.minibatches, low=1)
-        check_whole("passes", self.passes, low=1)
-        check_whole("micro_batch_tokens", self.micro_batch_tokens, low=1)
-        check_choice("head", self.head, get_args(HeadKind))
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig:
     """Evaluation on the dev questions, greedy."""
 
-    questions: int | None = None
+    questions: Annotated[int, at_least(1)] | None = None
     """At most this many dev questions; None takes all."""
-    every_updates: int = 0
+    every_updates: Annotated[int, at_least(0)] = 0
     """Also evaluate after every so many updates; 0 only before and after."""
 
     def __post_init__(self) -> None:
@@ -237,20 +218,18 @@ class EvalConfig:
         Raises:
             InputError: A value is out of range.
         """
-        if self.questions is not None:
-            check_whole("questions", self.questions, low=1)
-        check_whole("every_updates", self.every_updates, low=0)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointConfig:
     """When the state of a run is written."""
 
-    every_updates: int = 10
+    every_updates: Annotated[int, at_least(0)] = 10
     """Write after every so many updates; 0 only when a phase ends or the run is stopped."""
-    every_warm_steps: int = 200
+    every_warm_steps: Annotated[int, at_least(0)] = 200
     """Write after every so many steps of the warm start; 0 only when it ends or is stopped."""
-    keep: int = 1
+    keep: Annotated[int, at_least(1)] = 1
     """How many checkpoints stay."""
 
     def __post_init__(self) -> None:
@@ -259,9 +238,7 @@ class CheckpointConfig:
         Raises:
             InputError: A value is out of range.
         """
-        check_whole("every_updates", self.every_updates, low=0)
-        check_whole("every_warm_steps", self.every_warm_steps, low=0)
-        check_whole("keep", self.keep, low=1)
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +247,7 @@ class TrainConfig:
 
     output: Path = Path("runs/finestep")
     """Folder of the run: settings, metrics, rollouts, checkpoints, the trained model."""
-    seed: int = 0
+    seed: Annotated[int, at_least(0), at_most(2**31 - 1)] = 0
     """Of the world, the weights, the order of questions and the sampling."""
     model: Path | None = None
     """Folder of a causal language model with a chat template; None makes `small_model`."""
@@ -302,12 +279,12 @@ class TrainConfig:
     """Checkpoints."""
 
     def __post_init__(self) -> None:
-        """Check that the stages fit together.
+        """Check every field, and that the stages fit together.
 
         Raises:
-            InputError: They do not.
+            InputError: A value is out of range, or they do not.
         """
-        check_whole("seed", self.seed, low=0, high=2**31 - 1)
+        check_fields(self)
         try:
             check_reward_balance(self.credit, self.env.max_steps)
         except InputError as error:

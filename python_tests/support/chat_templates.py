@@ -1,11 +1,16 @@
-"""Tokenizers with chat templates, made in the test: the quickstart's has its own beside them."""
+"""Tokenizers with chat templates, made in the test: the quickstart has one of its own."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+from finestep_fast.env.calls import ToolCall, render_call
+from finestep_fast.env.chat import ChatFormat
+from finestep_fast.env.tools import TOOL_SCHEMAS
 
 # The form of Qwen's templates: tools stand in the system message, an observation in a user's.
 QWEN_LIKE = """\
@@ -38,11 +43,13 @@ PLAIN = """\
 {%- if add_generation_prompt %}{{ 'assistant: ' }}{%- endif %}
 """
 
+CALL = render_call(ToolCall("execute_sql", {"sql": "SELECT count(*) FROM items WHERE a > 'ü'"}))
+
 
 def made_tokenizer(
     texts: Iterable[str], template: str | None, *, whole_tags: bool, vocab_size: int = 400
 ) -> PreTrainedTokenizerFast:
-    """A byte-level BPE fitted to `texts`.
+    """Return a byte-level BPE fitted to `texts`.
 
     Args:
         texts: what it is fitted to; few merges are found in few texts.
@@ -82,7 +89,7 @@ def shaped(
     observation: str = "message.content",
     header: str = "",
 ) -> str:
-    """A chat template of a chosen shape, as other models bring it.
+    """Return a chat template of a chosen shape, as other models bring it.
 
     Args:
         tools: whether the tools stand in the prompt.
@@ -107,3 +114,18 @@ def shaped(
         + "<|im_end|>{%- endfor -%}"
         "{%- if add_generation_prompt -%}<|im_start|>assistant:" + header + "{%- endif -%}"
     )
+
+
+def chat_of(template: str, **settings: Any) -> ChatFormat:
+    """Return the format of a chat under a template."""
+    tokenizer = made_tokenizer(["a"], template, whole_tags=True)
+    return ChatFormat(
+        tokenizer, TOOL_SCHEMAS, **{"system_prompt": "S", "describe_tools": True, **settings}
+    )
+
+
+def ends(chat: ChatFormat, text: str, turn: int) -> list[str]:
+    """Return the text up to every place where the turn would be cut."""
+    ids = chat.reply_ids(text)
+    cuts = [n for n in range(1, len(ids) + 1) if chat.ends_reply(ids[:n], turn=turn)]
+    return [str(chat.tokenizer.decode(ids[:n])) for n in cuts]

@@ -12,7 +12,7 @@ NAN, INF = float("nan"), float("inf")
 
 
 class Opaque:
-    """An object of no use to anybody."""
+    """An object that no argument takes."""
 
 
 def plain_values() -> dict[str, Any]:

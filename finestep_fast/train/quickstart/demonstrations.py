@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from math import isclose
 from random import Random
+from typing import Annotated
 
-from finestep_fast.config.check import check_whole
+from finestep_fast.config.rules import Share, at_least, at_most, check_fields
 from finestep_fast.errors import InputError
 from finestep_fast.train.quickstart.databases import STYLES, Style
 from finestep_fast.train.quickstart.kinds import KINDS
@@ -32,30 +33,30 @@ wrong: the key `right` says so."""
 class DemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    per_question: int = 4
+    per_question: Annotated[int, at_least(0), at_most(1000)] = 4
     """Demonstrations of each training question; dev questions have none."""
-    blind_share: float = 0.10
+    blind_share: Share = 0.10
     """Share that submits at once, in a guessed naming style."""
-    look_share: float = 0.25
+    look_share: Share = 0.25
     """Share that looks at the table, perhaps runs the query, and submits."""
-    wasteful_share: float = 0.40
+    wasteful_share: Share = 0.40
     """Share that repeats looks and runs, lists the tables or searches for values."""
-    failing_share: float = 0.25
+    failing_share: Share = 0.25
     """Share that first runs a query with wrong names, then looks and repairs it."""
-    run_share: float = 0.5
+    run_share: Share = 0.5
     """Share of the looking and the repairing that runs the query before it submits."""
-    hard_mistake_share: float = 0.65
+    hard_mistake_share: Share = 0.65
     """Share whose query has the natural mistake, for questions of a hard kind."""
-    easy_mistake_share: float = 0.20
+    easy_mistake_share: Share = 0.20
     """The same for an easy kind."""
 
     def __post_init__(self) -> None:
-        """Raise InputError when a value is out of its range."""
-        check_whole("per_question", self.per_question, low=0, high=1000)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("_share") and not 0.0 <= value <= 1.0:
-                raise InputError(f"{field.name} is {value}; it must be in [0, 1]")
+        """Check every field, and that the ways' shares sum to 1.
+
+        Raises:
+            InputError: A value is out of range, or they do not.
+        """
+        check_fields(self)
         total = sum(self.way_shares.values())
         if not isclose(total, 1.0):
             ways = ", ".join(f"{way}_share" for way in self.way_shares)

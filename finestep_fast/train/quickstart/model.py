@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-from finestep_fast.config.check import check_whole
+from finestep_fast.config.rules import at_least, at_most, check_fields
 from finestep_fast.errors import InputError
 
 _TURN_START, _TURN_END, _TEXT_END = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
@@ -31,6 +32,10 @@ _CALL_PIECES = (
     "</tool_call>",
 )
 
+_LEAST_WORDS = len(pre_tokenizers.ByteLevel.alphabet()) + len(_CALL_PIECES) + _NUM_CONTROLS
+
+_Size = Annotated[int, at_least(1), at_most(2**20)]
+
 # Newlines are written as expressions: the template engine drops one that follows a block tag.
 _CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -44,32 +49,28 @@ _CHAT_TEMPLATE = (
 class SmallModelConfig:
     """Size of a model trained from scratch."""
 
-    vocab_size: int = 912
+    vocab_size: Annotated[int, at_least(_LEAST_WORDS), at_most(2**20)] = 912
     """Tokens of the byte-level BPE, the call syntax and control tokens included."""
-    layers: int = 3
+    layers: Annotated[int, at_least(1), at_most(2**10)] = 3
     """Transformer blocks."""
-    hidden_size: int = 128
+    hidden_size: _Size = 128
     """Width D of the hidden states."""
-    heads: int = 4
+    heads: _Size = 4
     """Query heads."""
-    kv_heads: int = 2
+    kv_heads: _Size = 2
     """Key and value heads."""
-    mlp_size: int = 384
+    mlp_size: _Size = 384
     """Width of the gated feed-forward layer."""
-    max_tokens: int = 2048
+    max_tokens: _Size = 2048
     """Positions the model can address."""
 
     def __post_init__(self) -> None:
-        """Check every field.
+        """Check every field, and that they fit together.
 
         Raises:
             InputError: A value is out of range, or does not divide another.
         """
-        pieces = len(pre_tokenizers.ByteLevel.alphabet()) + len(_CALL_PIECES) + _NUM_CONTROLS
-        check_whole("vocab_size", self.vocab_size, low=pieces, high=2**20)
-        check_whole("layers", self.layers, low=1, high=2**10)
-        for name in ("hidden_size", "heads", "kv_heads", "mlp_size", "max_tokens"):
-            check_whole(name, getattr(self, name), low=1, high=2**20)
+        check_fields(self)
         # Rotary positions turn pairs of a head's numbers.
         if self.hidden_size % (2 * self.heads):
             raise InputError(

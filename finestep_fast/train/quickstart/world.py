@@ -15,8 +15,10 @@ from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
 from random import Random
+from typing import Annotated
 
-from finestep_fast.config.check import MAX_WHOLE, check_whole
+from finestep_fast.config.check import MAX_WHOLE
+from finestep_fast.config.rules import above, at_least, at_most, check_fields
 from finestep_fast.errors import InputError
 from finestep_fast.train.quickstart.databases import MOST_MAIN_ROWS, STYLES, Database, make_database
 from finestep_fast.train.quickstart.demonstrations import (
@@ -37,42 +39,34 @@ from finestep_fast.train.quickstart.themes import THEMES
 class WorldConfig:
     """What is generated and how much of it."""
 
-    seed: int = 0
+    seed: Annotated[int, at_least(-MAX_WHOLE)] = 0
     """Everything random follows from it."""
-    train_databases_per_theme: int = 60
+    train_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 60
     """Databases for training questions, for each of the four themes."""
-    dev_databases_per_theme: int = 10
+    dev_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 10
     """Databases for dev questions; training never sees them."""
-    train_questions: int = 960
+    train_questions: Annotated[int, at_least(1), at_most(1_000_000)] = 960
     """Training questions, dealt out evenly over databases and kinds."""
-    dev_questions: int = 160
+    dev_questions: Annotated[int, at_least(1), at_most(1_000_000)] = 160
     """Dev questions, dealt out in the same way."""
-    main_rows: int = 30
+    main_rows: Annotated[int, at_least(20), at_most(MOST_MAIN_ROWS)] = 30
     """Rows of every main table."""
-    child_rows: int = 70
+    child_rows: Annotated[int, at_least(20), at_most(1_000_000)] = 70
     """Rows of every child table."""
-    null_share: float = 0.1
+    null_share: Annotated[float, above(0), at_most(0.5)] = 0.1
     """Share of NULLs in the three columns of a database that have any."""
-    duplicate_share: float = 0.1
+    duplicate_share: Annotated[float, above(0), at_most(0.5)] = 0.1
     """Share of child rows that repeat another one."""
     demonstrations: DemonstrationConfig = field(default_factory=DemonstrationConfig)
     """How many demonstrations each training question has and how good they are."""
 
     def __post_init__(self) -> None:
-        """Raise InputError when a value is out of its range."""
-        for name in ("null_share", "duplicate_share"):
-            if not 0.0 < getattr(self, name) <= 0.5:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be in (0, 0.5]")
-        for name, least, most in (
-            ("train_databases_per_theme", 1, 1000),
-            ("dev_databases_per_theme", 1, 1000),
-            ("train_questions", 1, 1_000_000),
-            ("dev_questions", 1, 1_000_000),
-            ("main_rows", 20, MOST_MAIN_ROWS),
-            ("child_rows", 20, 1_000_000),
-        ):
-            check_whole(name, getattr(self, name), low=least, high=most)
-        check_whole("seed", self.seed, low=-MAX_WHOLE)
+        """Check every field.
+
+        Raises:
+            InputError: A value is out of range.
+        """
+        check_fields(self)
 
 
 def write_world(root: Path, config: WorldConfig) -> None:
