@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import sqlglot
 from hypothesis import given
@@ -355,3 +361,30 @@ def test_whatever_sqlglot_raises_is_a_query_without_a_parse(
     monkeypatch.setattr(exp.Table, "sql", broken)
     with pytest.raises(UnreadableError, match="Table"):
         text_of(exp.Table())
+
+
+def test_facts_do_not_depend_on_the_hash_seed(
+    schema: DatabaseSchema, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    query = (
+        "SELECT name FROM customer UNION SELECT city FROM customer "
+        "ORDER BY nam LIMIT (SELECT min(a) FROM x) OFFSET (SELECT min(b) FROM y)"
+    )
+    program = (
+        "import dataclasses, json, sys; from finestep_fast.sql import database_schema; "
+        "from finestep_fast.sql.analysis import analyse; "
+        "print(json.dumps(dataclasses.astuple(analyse(sys.argv[2], database_schema(sys.argv[1])))))"
+    )
+    database: Path = written(tmp_path_factory.mktemp("seeds") / "shop.sqlite")
+    facts = {
+        subprocess.run(
+            [sys.executable, "-c", program, database, query],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+        for seed in "02"
+    }
+    assert len(facts) == 1
+    assert json.loads(facts.pop())[-1] is True

@@ -20,6 +20,8 @@ VALUE_ARGS = frozenset({"expression", "low", "high", "true", "false", "default"}
 CLAUSE_ARGS = frozenset(
     {"from_", "joins", "with_", "expressions", "group", "order", "limit", "offset"}
 )
+# After a set operation sqlglot keeps these in an order that depends on the process's hash seed.
+TAIL_ARGS = {"order": 1, "limit": 2, "offset": 3}
 # SQLite gives LIKE, IN, BETWEEN and IS the rank of `=`, from left to right, below `<`. sqlglot lets
 # the first three bind more tightly than both, some of its versions IS too.
 ORDERINGS = (exp.LT, exp.LTE, exp.GT, exp.GTE)
@@ -230,7 +232,10 @@ class Reading:
         """Return the normal form of a node's arguments, empty ones and skipped ones left out."""
         of_case = isinstance(node, (exp.Case, exp.DPipe, exp.Coalesce))
         parts = []
-        for key, value in node.args.items():
+        arguments = list(node.args.items())
+        if isinstance(node, exp.SetOperation):
+            arguments.sort(key=lambda argument: TAIL_ARGS.get(argument[0], 0))
+        for key, value in arguments:
             if value is None or value is False or value == [] or key in skipped:
                 continue
             here = as_value or of_case or key in VALUE_ARGS
