@@ -1,6 +1,6 @@
 """What the compiler makes of the kernels, without a GPU: registers, spills, shared memory, copies.
 
-    python -m benchmarks.aot_table [--targets sm_90 gfx942] [--each]
+    python -m benchmarks.aot_table [--targets sm_90 gfx942] [--each] [--singles]
 
 Every kernel is launched by its own launcher, with a driver in place that only compiles: what is
 measured is what would run. The variants are a covering design: each pair of choices of `AXES`
@@ -17,7 +17,7 @@ import json
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
@@ -82,6 +82,10 @@ ROW_AXES: dict[str, tuple[Any, ...]] = {
 """The same for the kernels that look at rows of logits. More columns make no other kernels."""
 
 
+Design = Callable[[dict[str, tuple[Any, ...]]], list[dict[str, Any]]]
+"""From axes to the variants that are compiled."""
+
+
 @dataclass(frozen=True)
 class Usage:
     """What one compiled kernel needs; spilled registers live in (slow) memory of the thread."""
@@ -103,10 +107,12 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=list(TARGETS))
     parser.add_argument("--each", action="store_true", help="a row for each variant")
     parser.add_argument("--json", action="store_true", help="a line of JSON for each variant")
+    parser.add_argument("--singles", action="store_true", help="every choice, not every pair")
     arguments = parser.parse_args()
     if knobs.runtime.interpret:
         parser.error("TRITON_INTERPRET is set: the interpreter compiles nothing")
-    usages = [usage for name in arguments.targets for usage in compiled(name)]
+    design = singles if arguments.singles else covering
+    usages = [usage for name in arguments.targets for usage in compiled(name, design)]
     if arguments.json:
         for usage in usages:
             print(json.dumps(asdict(usage)))
@@ -114,11 +120,11 @@ def main() -> None:
         print_table(usages, each=arguments.each)
 
 
-def compiled(target: str) -> list[Usage]:
-    """Compile every kernel in every variant of the covering design for one target."""
+def compiled(target: str, design: Design) -> list[Usage]:
+    """Compile every kernel in every variant of the design for one target."""
     usages: dict[str, Usage] = {}
-    variants = [(launch, variant) for variant in covering(AXES)]
-    variants += [(launch_rows, variant) for variant in covering(ROW_AXES)]
+    variants = [(launch, variant) for variant in design(AXES)]
+    variants += [(launch_rows, variant) for variant in design(ROW_AXES)]
     for launcher, variant in variants:
         name = ", ".join(str(value).removeprefix("torch.") for value in variant.values())
         with compiling(TARGETS[target].gpu) as kernels_made:
@@ -127,6 +133,14 @@ def compiled(target: str) -> list[Usage]:
             # What two variants share is compiled once.
             usages.setdefault(kernel.hash, usage_of(kernel, target, name))
     return list(usages.values())
+
+
+def singles(axes: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
+    """Return variants in which each choice stands at least once."""
+    return [
+        {name: values[place % len(values)] for name, values in axes.items()}
+        for place in range(max(map(len, axes.values())))
+    ]
 
 
 def covering(axes: dict[str, tuple[Any, ...]]) -> list[dict[str, Any]]:
