@@ -35,14 +35,14 @@ class Floor(NamedTuple):
     Attributes:
         bytes_per_token: what must be read and written for a policy token.
         num_policy_tokens: N.
-        yardstick: the run of the case that only moves memory.
-        yardstick_bytes: how much that moves.
+        run: name of the run of the case that only moves memory.
+        run_bytes: how much that moves.
     """
 
     bytes_per_token: float
     num_policy_tokens: int
-    yardstick: str
-    yardstick_bytes: int
+    run: str
+    run_bytes: int
 
 
 class Work(NamedTuple):
@@ -50,11 +50,11 @@ class Work(NamedTuple):
 
     Attributes:
         operations: floating point operations.
-        yardstick: the run of the case that does them alone.
+        run: name of the run of the case that does them alone.
     """
 
     operations: float
-    yardstick: str
+    run: str
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Timing:
     times_baseline: float
     """The median of the baseline divided by this median: above 1 is faster."""
     bytes_per_token: float | None
-    """What the yardstick would have moved in this time, per policy token."""
+    """What the run that only moves memory would have moved in this time, per policy token."""
     floor_bytes_per_token: float | None
     counts: Counts | None
     gflops: float | None = None
@@ -105,7 +105,7 @@ class Timing:
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """The words that every benchmark takes."""
+    """Return the options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
@@ -173,9 +173,7 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
             floor_bytes_per_token=None if case.floor is None else case.floor.bytes_per_token,
             counts=counts.get(name),
             gflops=None if case.work is None else 1e-6 * case.work.operations / median(values),
-            times_work=None
-            if case.work is None
-            else median(values) / median(times[case.work.yardstick]),
+            times_work=None if case.work is None else median(values) / median(times[case.work.run]),
         )
         for name, values in times.items()
     ]
@@ -241,7 +239,7 @@ def report(
 
 
 def save(line: Mapping[str, Any], *, benchmark: str) -> Path:
-    """Add a line of JSON to the results of a benchmark on this device; returns the file."""
+    """Add a line of JSON to the results of a benchmark on this device; return the file."""
     path = RESULTS / f"{benchmark}.{_slug(line['device'])}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -265,7 +263,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def _bytes_per_token(
     floor: Floor | None, name: str, times: dict[str, list[float]], counts: dict[str, Counts]
 ) -> float | None:
-    """The kernels' time alone where it is known: on a GPU the host is not what moves memory."""
+    """Take the kernels' time alone where it is known: on a GPU the host moves no memory."""
     if floor is None:
         return None
 
@@ -273,7 +271,7 @@ def _bytes_per_token(
         known = counts[run].device_ms if run in counts else None
         return median(times[run]) if known is None else known
 
-    bytes_per_ms = floor.yardstick_bytes / milliseconds(floor.yardstick)
+    bytes_per_ms = floor.run_bytes / milliseconds(floor.run)
     return milliseconds(name) * bytes_per_ms / floor.num_policy_tokens
 
 
@@ -317,7 +315,7 @@ _COLUMNS = (
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits of each number: more says nothing about a time."""
+    """Round each number to four digits: more says nothing about a time."""
     if isinstance(value, dict):
         return {name: _rounded(part) for name, part in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
@@ -329,7 +327,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout, marked where anything but results was changed since."""
+    """Return the commit of the checkout, marked where anything but results was changed since."""
 
     def git(*words: str) -> str:
         command = ["git", *words]

@@ -50,7 +50,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Questions and databases that lie beside the checkout and are no part of the project."""
+    """Return questions and databases beside the checkout, which are no part of the project."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
@@ -59,7 +59,7 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def own(tiny: Tiny, tmp_path: Path) -> Path:
-    """A folder with a user's own questions and databases, which a test may change."""
+    """Return a folder with a user's own questions and databases, which a test may change."""
     from support.own_data import write_own_data
 
     write_own_data(tmp_path / "own", tiny)

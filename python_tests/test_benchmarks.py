@@ -217,9 +217,9 @@ def test_a_run_is_one_line_of_json_in_a_file_named_by_the_device(
     assert {"commit", "device", "threads", "torch", "more"} <= set(first)
     assert first["absent"] == {"a peer": "not here"}
     assert [row["implementation"] for row in first["timings"]] == ["plain", "torch.add"]
-    yardstick = first["timings"][1]
-    assert yardstick["bytes_per_token"] == pytest.approx(12.0)
-    assert yardstick["counts"]["operators"] == 1
+    memory_only = first["timings"][1]
+    assert memory_only["bytes_per_token"] == pytest.approx(12.0)
+    assert memory_only["counts"]["operators"] == 1
     assert str(Path.cwd()) not in path.read_text(encoding="utf-8")
 
 

@@ -24,7 +24,7 @@ REWARD, OUTCOME = torch.rand(S, generator=NOISE), torch.tensor([1.0, 0.0, 0.0, 1
 
 
 class Actor(nn.Module):
-    """A small model whose head a loss may take over."""
+    """A small model with a head that a loss may take over."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ OPS: list[Any] = [
 
 
 def seen(op: Op, *, backend: str | None, is_made_inside: bool) -> list[Tensor]:
-    """Loss, gradients and metrics of a training step: of eager torch where there is no backend."""
+    """Return loss, gradients and metrics of a training step: of eager torch without a backend."""
     torch.manual_seed(0)
     actor = Actor()
     outside = ff.StepBatch.from_mask(MASK, GROUPS)

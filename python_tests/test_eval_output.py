@@ -11,14 +11,14 @@ from finestep_fast.eval.__main__ import main
 from support.evaluation import Evaluation
 
 LOST = {
-    "nobody reads": ("| true", "standard output cannot be written: Broken pipe"),
+    "no reader": ("| true", "standard output cannot be written: Broken pipe"),
     "full": ("> /dev/full", "standard output cannot be written: No space left on device"),
     "closed": (">&-", "standard output is closed; send it to a file, or to /dev/null"),
 }
 
 
 @pytest.mark.parametrize(
-    ("case", "how"), [("nobody reads", ""), ("full", "--json"), ("closed", "")], ids=list(LOST)
+    ("case", "how"), [("no reader", ""), ("full", "--json"), ("closed", "")], ids=list(LOST)
 )
 def test_a_lost_standard_output_ends_with_one_sentence(
     evaluation: Evaluation, case: str, how: str

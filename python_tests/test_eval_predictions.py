@@ -17,7 +17,7 @@ DB_IDS = ("shop", "shop", "zoo")
 
 
 def questions(*ids: str) -> list[Question]:
-    """Three questions."""
+    """Return three questions."""
     return [
         Question(name, "?", "SELECT 1", db_id, Path(db_id))
         for name, db_id in zip(ids or ("0", "1", "2"), DB_IDS, strict=True)
@@ -25,7 +25,7 @@ def questions(*ids: str) -> list[Question]:
 
 
 def saved(path: Path, content: Any) -> Path:
-    """A file of text, or of JSON."""
+    """Return a file of text, or of JSON."""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     path.write_text(text, encoding="utf-8")
     return path

@@ -55,7 +55,7 @@ def test_soft_f1_by_hand(predicted: Rows, gold: Rows, expected: float) -> None:
 
 
 def value(written: Any) -> Any:
-    """A value of the recorded cases."""
+    """Return a value of the recorded cases."""
     if isinstance(written, dict):
         return float(written["float"]) if "float" in written else bytes.fromhex(written["blob"])
     return written
@@ -159,7 +159,7 @@ def record(
     )
 
 
-def test_averages_are_taken_over_all_questions_and_over_those_whose_gold_ran() -> None:
+def test_averages_are_taken_over_all_questions_and_over_those_with_a_gold_that_ran() -> None:
     found = summary(
         [
             record(),
@@ -208,7 +208,7 @@ def test_r_ves_is_the_mean_root_of_rewards_over_all_questions() -> None:
     assert "r_ves" not in summary([record(ratio=4.0)], timed=False)["overall"]
 
 
-def test_undecided_verdicts_are_told() -> None:
+def test_undecided_verdicts_are_reported() -> None:
     found = summary([record(False, status="undecided"), record()], timed=False)
     assert "bird: 1 verdict undecided: counted as wrong" in remarks(found, 0)
 

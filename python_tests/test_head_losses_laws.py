@@ -44,7 +44,7 @@ def tensors_of(source: str, batch: StepBatch, loss: LossConfig, seed: int = 0) -
 def results(
     source: str, tensors: dict[str, Any], batch: StepBatch, impl: str, **more: Any
 ) -> dict[str, Tensor]:
-    """What comes back, with an entropy bonus, at a temperature for each token."""
+    """Return what comes back, with an entropy bonus, at a temperature for each token."""
     if source == "logits":
         more.pop("chunk_bytes", None)
     return evaluated(
@@ -100,21 +100,21 @@ def test_what_stands_outside_steps_is_never_read(
     rollouts: list[Rollout], loss: LossConfig, planted: float, word: int, source: str, impl: str
 ) -> None:
     batch = packed(rollouts)
-    tensors, nobody = tensors_of(source, batch, loss), outside(batch)
+    tensors, observed = tensors_of(source, batch, loss), outside(batch)
     own = tensors.keys() - {"weight", "bias", "step_advantage"}
     heat = temperatures(batch)
     found = []
     for other in (0.0, planted):
         for name in own:
             tensors[name] = tensors[name].clone()
-            tensors[name][nobody] = word if name == "target" and other else other
-        heat[nobody] = other
+            tensors[name][observed] = word if name == "target" and other else other
+        heat[observed] = other
         found.append(results(source, tensors, batch, impl, loss=loss, temperature=heat))
     for name, value in found[1].items():
         assert value.equal(found[0][name]), name
         assert value.isfinite().all(), name
     of_rows = found[0]["gradient of hidden" if source == "hidden" else "gradient of logits"]
-    assert of_rows[nobody].eq(0).all()
+    assert of_rows[observed].eq(0).all()
 
 
 @few
@@ -149,7 +149,7 @@ def test_micro_batches_with_global_counts_add_up_to_the_whole(
     expected = results(source, tensors, whole, impl, loss=loss)
     count = COUNT_OF_AGGREGATION[loss.aggregation]
     leaves = leaves_of(tensors)
-    door = linear_policy_loss if source == "hidden" else logits_policy_loss
+    entry_point = linear_policy_loss if source == "hidden" else logits_policy_loss
     tensors |= leaves
     total = torch.zeros(()).double()
     edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
@@ -164,7 +164,7 @@ def test_micro_batches_with_global_counts_add_up_to_the_whole(
             name: value[places.get(name, tokens)] for name, value in tensors.items()
         }
         more = {"loss": loss, "entropy_weight": 0.2, count: getattr(whole, count)}
-        out = door(**some, batch=part, temperature=heat[tokens], impl=impl, **more)
+        out = entry_point(**some, batch=part, temperature=heat[tokens], impl=impl, **more)
         out.loss.backward()
         total += out.loss.detach()
     torch.testing.assert_close(total, expected["loss"])
@@ -240,8 +240,8 @@ def test_only_the_policys_logits_get_a_gradient(source: str, impl: str) -> None:
         if value.is_floating_point():
             value.requires_grad_()
     heat = temperatures(batch).requires_grad_()
-    door = linear_policy_loss if source == "hidden" else logits_policy_loss
-    out = door(**tensors, batch=batch, loss=loss, temperature=heat, impl=impl)
+    entry_point = linear_policy_loss if source == "hidden" else logits_policy_loss
+    out = entry_point(**tensors, batch=batch, loss=loss, temperature=heat, impl=impl)
     out.loss.backward()
     wanted = {"hidden", "weight", "bias"} if source == "hidden" else {"logits"}
     assert {name for name, value in tensors.items() if value.grad is not None} == wanted

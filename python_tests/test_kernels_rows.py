@@ -1,4 +1,4 @@
-"""The kernels on rows of logits: numbers, ends of rows, rows of nobody, what is launched."""
+"""The kernels on rows of logits: numbers, ends of rows, observed rows, what is launched."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from finestep_fast.arguments import LogitRows
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.kernels import rows as kernels
 from finestep_fast.ops.head.implementations import ROWS
-from support import doors
+from support import entry_points
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
-from support.doors import device_of, poisoned
+from support.entry_points import device_of, poisoned
 from support.heads import converted, head_inputs, outside, temperatures, token_values
 from support.launches import launched
 from support.tolerance import assert_as_exact, assert_as_exact_overall
@@ -37,7 +37,7 @@ SENTINEL = 7.0
 
 
 def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int) -> dict[str, Any]:
-    """All tensors of a call, float64; NaN in the rows of nobody."""
+    """Return all tensors of a call, float64; NaN in observed rows."""
     head = head_inputs(batch, vocabulary=vocabulary)
     values = token_values(batch, head)
     if loss.kl is None:
@@ -47,18 +47,18 @@ def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int) -> dic
 
 
 def evaluated(
-    door: Callable[..., Any],
+    entry_point: Callable[..., Any],
     leaves: Sequence[str],
     given: Mapping[str, Any],
     impl: str,
     **settings: Any,
 ) -> dict[str, Tensor]:
-    """Loss, metrics, and the gradients of some inputs."""
+    """Return loss, metrics, and the gradients of some inputs."""
     scale = settings.pop("scale", 1.0)
     kept = {name: given[name].detach().clone().requires_grad_() for name in leaves}
     # A clone of a leaf may be overwritten, and hands its gradient on as it is.
     copies = {name: leaf.clone() for name, leaf in kept.items()}
-    out = door(**{**given, **copies}, impl=impl, **settings)
+    out = entry_point(**{**given, **copies}, impl=impl, **settings)
     (scale * out.loss).backward()
     gradients = {f"gradient of {name}": leaf.grad for name, leaf in kept.items()}
     assert all(gradient is not None for gradient in gradients.values())
@@ -111,15 +111,17 @@ def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -
         rest = {name: value for name, value in given.items() if name != "logits"}
         narrow |= converted(rest, torch.float32)
     exact = converted(narrow, torch.float64)
-    door, leaves = doors.logits_policy_loss, ["logits"]
+    entry_point, leaves = entry_points.logits_policy_loss, ["logits"]
     truth, plain = (
-        evaluated(door, leaves, one, "reference", **settings) for one in (exact, narrow)
+        evaluated(entry_point, leaves, one, "reference", **settings) for one in (exact, narrow)
     )
-    found = evaluated(door, leaves, narrow, "triton", inplace=row["inplace"], **settings)
+    found = evaluated(entry_point, leaves, narrow, "triton", inplace=row["inplace"], **settings)
     assert found.keys() == truth.keys()
     if row["entropy_weight"]:  # the loss is a small difference: it is held to the size of its parts
         settings["entropy_weight"] = 0.0
-        bonus = evaluated(door, leaves, exact, "reference", **settings)["loss"] - truth["loss"]
+        bonus = (
+            evaluated(entry_point, leaves, exact, "reference", **settings)["loss"] - truth["loss"]
+        )
         for results in (found, plain, truth):
             results["loss"] = results["loss"] + bonus.to(results["loss"].dtype)
     for name, value in found.items():
@@ -144,12 +146,12 @@ def test_the_loss_of_hidden_states_is_as_exact_as_the_references(
     }
     exact = converted(narrow, torch.float64)
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1, "scale": 0.37}
-    door, leaves = doors.linear_policy_loss, ["hidden", "weight", "bias"]
+    entry_point, leaves = entry_points.linear_policy_loss, ["hidden", "weight", "bias"]
     truth, plain = (
-        evaluated(door, leaves, one, "reference", **settings) for one in (exact, narrow)
+        evaluated(entry_point, leaves, one, "reference", **settings) for one in (exact, narrow)
     )
     chunk_bytes = 4 * 131 * dtype.itemsize
-    found = evaluated(door, leaves, narrow, "triton", chunk_bytes=chunk_bytes, **settings)
+    found = evaluated(entry_point, leaves, narrow, "triton", chunk_bytes=chunk_bytes, **settings)
     for name, value in found.items():
         rule = assert_as_exact_overall if name.startswith("gradient") else assert_as_exact
         rule(value, plain[name], truth[name])
@@ -165,7 +167,9 @@ def test_logps_and_entropies_are_as_exact_as_the_references_and_so_are_their_gra
         ("reference", converted(narrow, torch.float64)),
     ):
         leaf = given["hidden"].clone().requires_grad_()
-        out = doors.token_logp(**{**given, "hidden": leaf}, batch=batch, temperature=0.7, impl=impl)
+        out = entry_points.token_logp(
+            **{**given, "hidden": leaf}, batch=batch, temperature=0.7, impl=impl
+        )
         (out.logp.sum() + 2 * out.entropy.sum()).backward()
         assert leaf.grad is not None
         results.append((out.logp.detach(), out.entropy.detach(), leaf.grad))
@@ -187,7 +191,7 @@ def looked(
     entropy_slope: float | None = 0.5,
     rows: str = "triton",
 ) -> tuple[Tensor, Tensor]:
-    """Sums [4, C], and a gradient in memory that held a sentinel."""
+    """Return sums [4, C], and a gradient in memory that held a sentinel."""
     each = torch.ones(len(row), dtype=torch.float64, device=DEVICE)
     named = LogitRows(
         logits.to(DEVICE),
@@ -336,7 +340,7 @@ def test_where_ratios_are_a_tokens_own_rows_are_looked_at_in_one_launch(inplace:
         given = logits_inputs(batch, loss, vocabulary=37)
         logits = given.pop("logits").float().to(DEVICE).requires_grad_()
         with launched() as names:
-            out = doors.logits_policy_loss(
+            out = entry_points.logits_policy_loss(
                 logits.clone(),
                 **converted(given, torch.float32),
                 batch=batch,
@@ -355,7 +359,7 @@ def test_without_a_gradient_rows_are_only_read() -> None:
     given = converted(logits_inputs(batch, LossConfig(), vocabulary=37), torch.float32)
     before = given["logits"].clone()
     with launched() as names:
-        doors.logits_policy_loss(**given, batch=batch, inplace=True, impl="triton")
+        entry_points.logits_policy_loss(**given, batch=batch, inplace=True, impl="triton")
     assert names == ["read_logit_rows", "policy_loss_forward", "policy_loss_reduction"]
     assert given["logits"].nan_to_num().equal(before.nan_to_num())
 
@@ -365,7 +369,7 @@ def test_a_batch_without_steps_launches_nothing_that_looks() -> None:
     logits = torch.full((3, 5), math.nan, requires_grad=True)
     zero = torch.zeros(3)
     with launched() as names:
-        out = doors.logits_policy_loss(
+        out = entry_points.logits_policy_loss(
             logits, torch.zeros(3, dtype=torch.int64), zero, batch, zero[:0], impl="triton"
         )
         out.loss.backward()
@@ -392,4 +396,4 @@ def test_a_device_that_has_no_kernels_is_named() -> None:
         for name, value in given.items()
     }
     with pytest.raises(InputError, match="impl is 'triton', which cannot be used: tensors are on"):
-        doors.logits_policy_loss(**meta, batch=batch.to("meta"), impl="triton")
+        entry_points.logits_policy_loss(**meta, batch=batch.to("meta"), impl="triton")

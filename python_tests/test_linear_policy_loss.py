@@ -65,10 +65,10 @@ CHECKED = [loss for loss in LOSS_CONFIGS if loss.ratio in ("token", "rollout_ave
 def test_gradcheck(impl: str, loss: LossConfig) -> None:
     batch = packed(SMALL)
     given = inputs(batch, loss, vocabulary=5, size=2)
-    nobody = outside(batch)
+    observed = outside(batch)
     for name in ("hidden", "token_logp_old", "token_weight", "token_logp_ref"):
         if name in given:
-            given[name][nobody] = 0
+            given[name][observed] = 0
     leaves = tuple(given.pop(name).requires_grad_() for name in ("hidden", "weight", "bias"))
     settings: dict[str, Any] = {"temperature": temperatures(batch), "entropy_weight": 0.2}
     settings["chunk_bytes"] = 200
@@ -220,7 +220,7 @@ def test_a_second_derivative_is_refused() -> None:
         ({"impl": "fastest"}, "impl is 'fastest'; it must be one of 'auto', 'reference'"),
     ],
 )
-def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     batch = packed(RAGGED)
     given = {**inputs(batch, LossConfig()), "batch": batch}
     if "weight" in changes:

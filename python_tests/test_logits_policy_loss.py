@@ -16,7 +16,7 @@ from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.ops.head.implementations import ROWS
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
-from support.doors import poisoned
+from support.entry_points import poisoned
 from support.heads import NAN, converted, head_inputs, outside, temperatures, token_values
 from support.impls import ROW_IMPLS
 from support.tolerance import assert_as_exact
@@ -27,7 +27,7 @@ RAGGED = SHAPES["odd sizes, groups interleaved"]
 
 
 def inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[str, Any]:
-    """All tensors of a call, float64; NaN in the rows of nobody."""
+    """Return all tensors of a call, float64; NaN in observed rows."""
     head = head_inputs(batch, vocabulary=vocabulary)
     values = token_values(batch, head)
     if loss.kl is None:
@@ -39,7 +39,7 @@ def inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[
 def evaluated(
     given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
 ) -> dict[str, Tensor]:
-    """Loss, metrics, and the gradient of the logits."""
+    """Return loss, metrics, and the gradient of the logits."""
     leaf = given["logits"].detach().clone().requires_grad_()
     # A clone of a leaf may be overwritten, and hands its gradient on as it is.
     with poisoned():
@@ -171,10 +171,10 @@ def test_rows_outside_steps_change_nothing(impl: str, planted: float, inplace: b
     batch, loss = packed(RAGGED), LossConfig(kl="k3", kl_weight=0.1)
     given = inputs(batch, loss)
     clean = evaluated(given, batch, impl, loss=loss)
-    nobody = outside(batch)
+    observed = outside(batch)
     for name in given.keys() - {"target", "step_advantage"}:
-        given[name][nobody] = planted
-    given["target"][nobody] = -1
+        given[name][observed] = planted
+    given["target"][observed] = -1
     for name, value in evaluated(given, batch, impl, loss=loss, inplace=inplace).items():
         assert value.isfinite().all()
         assert value.equal(clean[name]), name
@@ -212,7 +212,7 @@ def test_the_gradient_lies_where_the_logits_were(impl: str, ratio: Ratio) -> Non
 
 
 @pytest.mark.parametrize("impl", FAST)
-def test_who_saved_logits_that_are_overwritten_is_told(impl: str) -> None:
+def test_saved_logits_that_are_overwritten_raise_in_the_backward_pass(impl: str) -> None:
     batch = packed(RAGGED)
     given = inputs(batch, LossConfig())
     leaf = given.pop("logits").nan_to_num().requires_grad_()
@@ -264,7 +264,7 @@ def test_without_a_need_for_a_gradient_nothing_is_overwritten(impl: str) -> None
         ({"temperature": 0}, "temperature is 0; it must be > 0"),
     ],
 )
-def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     batch = packed(RAGGED)
     given = {**inputs(batch, LossConfig()), "batch": batch}
     given["logits"] = given["logits"].requires_grad_()

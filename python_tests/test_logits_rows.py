@@ -16,7 +16,7 @@ SENTINEL = 7.0
 def results(
     logits: Tensor, row: list[int], target: list[int], temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Sums [4, C] and a gradient of the logits' shape for slopes 1 and 0.5."""
+    """Return sums [4, C] and a gradient of the logits' shape for slopes 1 and 0.5."""
     each = torch.ones(len(row), dtype=torch.float64)
     sums = torch.full((4, len(row)), torch.nan, dtype=torch.float64)
     rows = (logits, torch.tensor(row), torch.tensor(target), temperature * each)

@@ -125,7 +125,7 @@ def test_tensors_that_were_set_apart_come_back_to_their_places() -> None:
 
 
 def trained(token_logp: Tensor, old: Tensor, batch: StepBatch, rewards: Any, loss: Any) -> Any:
-    """What a training step does with the loss: something before, something after, metrics."""
+    """Do what a training step does with the loss: something before, something after, metrics."""
     out = step_policy_loss(2 * token_logp, old, batch, *rewards, loss=loss, impl="cpp")
     return 3 * out.loss + out.metrics["approx_kl"], out.metrics
 

@@ -68,7 +68,7 @@ def look(table: str) -> tuple[str, dict[str, str]]:
 
 
 def column(score: RolloutScore, name: str) -> list[float]:
-    """One validator of every step."""
+    """Return one validator of every step."""
     return [values[name] for values in score.validators]
 
 
@@ -101,7 +101,7 @@ def test_a_call_that_only_looks_different_is_not_novel(played: Played, variant: 
     failing = "SELECT nam{} FROM customer"
     score = played(run(GOLD), run(variant), submit(GOLD))
     assert column(score, "novel") == [1, 0, 1]
-    # Without a result to compare, the normal form alone must tell.
+    # Without a result to compare, the normal form alone must decide.
     score = played(run(failing.format("")), run("select  NAM from customer c"), submit(GOLD))
     assert column(score, "novel") == [1, 0, 1]
 

@@ -122,7 +122,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 
 
 def as_value(recorded: Any) -> sql.Value:
-    """A value as the recorder wrote it: blobs in hexadecimal, infinities by name."""
+    """Return a value as the recorder wrote it: blobs in hexadecimal, infinities by name."""
     if isinstance(recorded, dict):
         kind, text = next(iter(recorded.items()))
         return bytes.fromhex(text) if kind == "blob" else float(text)

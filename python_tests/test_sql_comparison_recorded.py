@@ -25,13 +25,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _without_distinct(query: str) -> str:
-    """The query without the word DISTINCT, except within quotes."""
+    """Return the query without the word DISTINCT, except within quotes."""
     quoted = r"'[^']*'|\"[^\"]*\""
     return re.sub(rf"({quoted})|\bdistinct\b", lambda m: m[1] or "", query, flags=re.IGNORECASE)
 
 
 def _spaced(query: str) -> str:
-    """The query with the comparison operators joined that the evaluator joins."""
+    """Return the query with the comparison operators joined that the evaluator joins."""
     return query.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
 
 
@@ -54,7 +54,7 @@ class Database:
 
 
 def _verdicts(database: Database, predicted: str, gold: str) -> str:
-    """Four digits: set, bag, test-suite by default, test-suite with DISTINCT kept."""
+    """Return four digits: set, bag, test-suite by default, test-suite with DISTINCT kept."""
     rows, gold_rows = database.rows(predicted), database.rows(gold)
     assert gold_rows is not None
     if rows is None:

@@ -123,7 +123,7 @@ def test_a_value_beyond_sqlites_limit_is_too_large(shop: Path, engine: Engine) -
     assert result.status is Status.TOO_LARGE
 
 
-def test_text_in_any_bytes_is_returned_and_told_apart(tmp_path: Path, engine: Engine) -> None:
+def test_text_in_any_bytes_is_returned_and_distinguished(tmp_path: Path, engine: Engine) -> None:
     script = (
         "CREATE TABLE t(a); INSERT INTO t VALUES (CAST(x'41ff' AS TEXT)), (CAST(x'41fe' AS TEXT))"
     )

@@ -1,4 +1,4 @@
-"""Matching queries: whose failure it was, meanings of equal, what is remembered and shared."""
+"""Matching queries: which side failed, meanings of equal, what is remembered and shared."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_a_replaced_file_is_another_database(tmp_path: Path, engine: Engine) -> 
     assert not engine.match([triple])[0].equal
 
 
-def test_match_says_whose_failure_it_was(shop: Path, engine: Engine) -> None:
+def test_match_says_which_query_failed(shop: Path, engine: Engine) -> None:
     good, bad = "SELECT name FROM customer", "SELECT nam FROM customer"
     long = NUMBERS.format(n=10)
     matches = engine.match(
@@ -178,7 +178,7 @@ def test_a_failed_prediction_never_equals_an_empty_gold(shop: Path, engine: Engi
 
 
 def num_run(engine: Engine, triples: list[tuple[Path, str, str]]) -> int:
-    """How many queries one call of match really runs."""
+    """Return how many queries one call of match really runs."""
     before = engine.counters.queries_run
     engine.match(triples)
     return engine.counters.queries_run - before

@@ -18,7 +18,7 @@ COLLECTIONS = ("spider_dev", "spider_train", "spider_dk", "spider_german", "defo
 
 
 def golds(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every gold query of a collection with its database."""
+    """Return every gold query of a collection with its database."""
     for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
         database = folder / "databases" / entry["db_id"] / f"{entry['db_id']}.sqlite"
@@ -27,7 +27,7 @@ def golds(folder: Path) -> Iterator[tuple[Path, str]]:
 
 
 def predictions(folder: Path) -> set[tuple[Path, str]]:
-    """The different predicted queries for every fourth question, with their databases."""
+    """Return the different predicted queries for every fourth question, with their databases."""
     found = set()
     for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[::4]:
         entry = json.loads(line)
@@ -37,7 +37,7 @@ def predictions(folder: Path) -> set[tuple[Path, str]]:
 
 
 def names_read(database: Path, query: str) -> set[tuple[str, str]]:
-    """The (table, column) pairs that SQLite says a query reads; column is empty for a count.
+    """Return the (table, column) pairs that SQLite says a query reads; no column for a count.
 
     Raises:
         sqlite3.Error: SQLite refuses the query.

@@ -19,7 +19,7 @@ from finestep_fast.rewards import RewardConfig
 from finestep_fast.sql import Engine, Semantics, Status, database_schema
 from finestep_fast.sql.analysis import analyse
 
-# Which digit of a recorded verdict is whose.
+# The definition of each digit of a recorded verdict.
 EVALUATORS: tuple[tuple[Semantics, bool], ...] = (
     ("bird", False),
     ("multiset", False),
@@ -39,12 +39,12 @@ def engine() -> Iterator[Engine]:
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file of JSON lines."""
+    """Return the entries of a file of JSON lines."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def golds(folder: Path) -> list[tuple[Path, str]]:
-    """Every gold query of a collection with its database."""
+    """Return every gold query of a collection with its database."""
     found: list[tuple[Path, str]] = []
     for entry in lines(folder / "questions.jsonl"):
         database = folder / "databases" / entry["db_id"] / f"{entry['db_id']}.sqlite"

@@ -170,7 +170,7 @@ def test_attacks_harm_neither_files_nor_neighbours(
 
 
 def chained(length: int, reads: int) -> str:
-    """Common table expressions of which each reads the one before it several times."""
+    """Return common table expressions of which each reads the one before it several times."""
     parts = ["t0 AS (SELECT 1 x)"]
     for i in range(1, length):
         union = " UNION ALL ".join([f"SELECT * FROM t{i - 1}"] * reads)

@@ -1,4 +1,4 @@
-"""What a database holds, as it is told."""
+"""What a database holds, as the schema describes it."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finestep_fast import StepBatch, reference, token_advantage
 from support.batches import Rollout, packed, padded, rollout_lists
-from support.doors import device_of, poisoned
+from support.entry_points import device_of, poisoned
 from support.impls import IMPLS
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]

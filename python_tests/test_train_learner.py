@@ -32,7 +32,7 @@ def rollouts(tiny: Tiny) -> list[Rollout]:
 
 
 def change(before: nn.Module, after: nn.Module) -> dict[str, torch.Tensor]:
-    """What a plain step took off every parameter: the gradient times the learning rate."""
+    """Return what a plain step took off every parameter: the gradient times the learning rate."""
     new = dict(after.named_parameters())
     return {name: (old - new[name]).detach() for name, old in before.named_parameters()}
 
@@ -219,7 +219,7 @@ def test_a_step_from_hidden_states_is_the_step_from_logits(
 
 
 class Capped(Qwen3ForCausalLM):
-    """A head that caps its logits, under a name that nobody knows."""
+    """A head that caps its logits, under a name that no list knows."""
 
     def forward(self, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
         output = super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)

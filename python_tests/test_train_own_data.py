@@ -153,7 +153,7 @@ def test_databases_of_another_extension_are_trained_on(own: Path, tiny: Tiny) ->
     assert [record["rollouts"] for record in records(own / "run", "metrics")] == [12.0]
 
 
-def test_a_run_whose_output_is_lost_stops_with_its_state_saved(own: Path, tiny: Tiny) -> None:
+def test_a_run_that_loses_its_output_stops_with_its_state_saved(own: Path, tiny: Tiny) -> None:
     program = " ".join([sys.executable, "-m", "finestep_fast.train", *words(own, tiny)])
     for redirection, reason, run in (
         ("| true", "Broken pipe", own / "piped"),
@@ -175,7 +175,7 @@ def test_a_run_whose_output_is_lost_stops_with_its_state_saved(own: Path, tiny: 
         assert list((run / "checkpoints").glob("checkpoint-*"))
 
 
-def test_questions_and_databases_that_nobody_here_made_go_through(
+def test_questions_and_databases_from_elsewhere_go_through(
     shared_data: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

@@ -33,7 +33,7 @@ def test_a_model_without_a_tool_role_is_refused(
 
 
 def own_model(own: Path, tiny: Tiny, family: str, **changes: Any) -> list[str]:
-    """Words for a run of a random-weight model of a family, with the tiny agent's tokenizer."""
+    """Return words for a run of a random-weight model of a family, with the tiny tokenizer."""
     folder = own / family
     family_model(family, len(tiny.tokenizer), **changes).save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)

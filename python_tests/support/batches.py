@@ -26,7 +26,7 @@ class Rollout:
     reward: tuple[float, ...] = ()
     outcome: float = 0.0
     gap: tuple[int, ...] = (1,)
-    """Tokens of nobody before each step and after the last one, repeated as needed."""
+    """Numbers of observed tokens before each step and after the last one, repeated as needed."""
 
     def gap_before(self, step: int) -> int:
         return self.gap[step % len(self.gap)]

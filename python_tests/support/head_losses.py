@@ -10,7 +10,7 @@ from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from support.doors import poisoned
+from support.entry_points import poisoned
 from support.heads import head_inputs, token_values
 
 
@@ -42,7 +42,7 @@ LOSS_CONFIGS = [
 def inputs(
     batch: StepBatch, loss: LossConfig, *, temperature: float = 1.0, **head: Any
 ) -> dict[str, Any]:
-    """All tensors of a call of the loss from hidden states, float64."""
+    """Return all tensors of a call of the loss from hidden states, float64."""
     given = head_inputs(batch, **head)
     values = token_values(batch, given, temperature=temperature)
     if loss.kl is None:
@@ -51,14 +51,14 @@ def inputs(
 
 
 def as_logits(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The same call of the loss from logits."""
+    """Return the same call of the loss from logits."""
     rest = dict(given)
     logits = rest.pop("hidden") @ rest.pop("weight").T + rest.pop("bias", 0)
     return {"logits": logits, **rest}
 
 
 def leaves_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Copies of what the loss is differentiated by."""
+    """Return copies of what the loss is differentiated by."""
     return {
         name: given[name].detach().clone().requires_grad_()
         for name in ("hidden", "weight", "bias", "logits")
@@ -69,11 +69,11 @@ def leaves_of(given: Mapping[str, Any]) -> dict[str, Tensor]:
 def evaluated(
     given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
 ) -> dict[str, Tensor]:
-    """Loss, metrics, and the gradients of hidden, weight and bias, or of logits."""
-    door = logits_policy_loss if "logits" in given else linear_policy_loss
+    """Return loss, metrics, and the gradients of hidden, weight and bias, or of logits."""
+    entry_point = logits_policy_loss if "logits" in given else linear_policy_loss
     leaves = leaves_of(given)
     with poisoned():
-        out = door(**{**given, **leaves}, batch=batch, impl=impl, **settings)
+        out = entry_point(**{**given, **leaves}, batch=batch, impl=impl, **settings)
         (scale * out.loss).backward()
     found = {"loss": out.loss.detach(), **out.metrics}
     for name, leaf in leaves.items():

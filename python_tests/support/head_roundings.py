@@ -35,7 +35,7 @@ def rounding_units(
 
     Args:
         given: all tensors of the call in float64, with the values of the narrower type.
-        batch: whose tokens are whose.
+        batch: which tokens belong to which step, rollout and group.
         dtype: the narrower type.
         loss: settings of the call, and so what follows.
         temperature: of the logits.
@@ -70,7 +70,7 @@ def rounding_units(
 def _slopes(
     given: dict[str, Any], batch: StepBatch, loss: LossConfig, count: Any, heat: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Size of d loss / d logp, and the weight of each token's entropy, [T]."""
+    """Return size of d loss / d logp, and the weight of each token's entropy, [T]."""
     tokens = {
         name: value
         for name, value in given.items()
