@@ -28,6 +28,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from finestep_fast.sql import Engine
     from support.evaluation import Evaluation
     from support.quickstart_world import World
     from support.tiny import Tiny
@@ -55,6 +56,23 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
     return folder
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Return a small database of customers and orders, which a test may change."""
+    from support.databases import written
+
+    return written(tmp_path / "shop.sqlite")
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Yield an engine of two threads."""
+    from finestep_fast.sql import Engine
+
+    with Engine(threads=2) as engine:
+        yield engine
 
 
 @pytest.fixture

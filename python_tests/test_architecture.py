@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.programs import printed
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "finestep_fast"
@@ -98,10 +98,7 @@ def test_every_folder_with_modules_is_a_package() -> None:
 def test_importing_the_library_imports_torch_and_nothing_else_heavy() -> None:
     heavy = ["accelerate", "matplotlib", "pydantic", "sqlglot", "transformers", "triton", "yaml"]
     code = f"import sys, finestep_fast; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed("-c", code, timeout_s=120) == "[]\n"
 
 
 def _includes(folder: Path) -> dict[str, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from finestep_fast.eval.evaluation import Record, Verdict, checked_semantics
 from finestep_fast.eval.summary import remarks, summary
 from finestep_fast.sql import Engine, Row, score_f1
 from support.databases import written
+from support.json_lines import json_lines
 
 Rows = list[Row]
 
@@ -62,8 +62,7 @@ def value(written: Any) -> Any:
 
 
 def test_soft_f1_agrees_with_what_was_recorded_of_the_published_one(shared_data: Path) -> None:
-    lines = (shared_data / "adversarial" / "semantics_cases.jsonl").read_text(encoding="utf-8")
-    cases = [json.loads(line) for line in lines.splitlines()]
+    cases = json_lines(shared_data / "adversarial" / "semantics_cases.jsonl")
     assert len(cases) >= 28
     for case in cases:
         predicted, gold = (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
 from finestep_fast.arguments import COUNT_OF_AGGREGATION
-from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
+from support.batches import SHAPES, Rollout, packed, padded, parts, rollout_lists
 from support.head_losses import LOSS_CONFIGS, as_logits, evaluated, inputs, leaves_of
 from support.heads import NAN, outside, temperatures
 from support.impls import ROW_IMPLS
@@ -152,13 +151,7 @@ def test_micro_batches_with_global_counts_add_up_to_the_whole(
     entry_point = linear_policy_loss if source == "hidden" else logits_policy_loss
     tensors |= leaves
     total = torch.zeros(()).double()
-    edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
-    token = step = 0
-    for start, end in pairwise(edges):
-        part = packed(rollouts[start:end])
-        tokens = slice(token, token + part.num_tokens)
-        steps = slice(step, step + part.num_steps)
-        token, step = tokens.stop, steps.stop
+    for part, tokens, steps in parts(rollouts, cuts):
         places = {"step_advantage": steps, "weight": slice(None), "bias": slice(None)}
         some: dict[str, Any] = {
             name: value[places.get(name, tokens)] for name, value in tensors.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
@@ -22,6 +22,7 @@ from support import entry_points
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
 from support.entry_points import device_of, poisoned
+from support.head_losses import evaluated, logits_inputs
 from support.heads import converted, head_inputs, outside, temperatures, token_values
 from support.launches import launched
 from support.tolerance import assert_as_exact, assert_as_exact_overall
@@ -34,35 +35,6 @@ LATER = [
     LossConfig(ratio="rollout_averaged"),
 ]
 SENTINEL = 7.0
-
-
-def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int) -> dict[str, Any]:
-    """Return all tensors of a call, float64; NaN in observed rows."""
-    head = head_inputs(batch, vocabulary=vocabulary)
-    values = token_values(batch, head)
-    if loss.kl is None:
-        del values["token_logp_ref"]
-    logits = head["hidden"] @ head["weight"].T + head["bias"]
-    return {"logits": logits, "target": head["target"], **values}
-
-
-def evaluated(
-    entry_point: Callable[..., Any],
-    leaves: Sequence[str],
-    given: Mapping[str, Any],
-    impl: str,
-    **settings: Any,
-) -> dict[str, Tensor]:
-    """Return loss, metrics, and the gradients of some inputs."""
-    scale = settings.pop("scale", 1.0)
-    kept = {name: given[name].detach().clone().requires_grad_() for name in leaves}
-    # A clone of a leaf may be overwritten, and hands its gradient on as it is.
-    copies = {name: leaf.clone() for name, leaf in kept.items()}
-    out = entry_point(**{**given, **copies}, impl=impl, **settings)
-    (scale * out.loss).backward()
-    gradients = {f"gradient of {name}": leaf.grad for name, leaf in kept.items()}
-    assert all(gradient is not None for gradient in gradients.values())
-    return {"loss": out.loss.detach(), **out.metrics, **gradients}
 
 
 FACTORS: dict[str, Sequence[Any]] = {
@@ -96,7 +68,7 @@ def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -
         kl=row["kl"],
         kl_weight=0.2 if row["kl"] else 0.0,
     )
-    given = {**logits_inputs(batch, loss, vocabulary=row["vocabulary"]), "batch": batch}
+    given = logits_inputs(batch, loss, vocabulary=row["vocabulary"])
     if not row["token_weight"]:
         del given["token_weight"]
     each = row["temperature"] == "each"
@@ -111,17 +83,12 @@ def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -
         rest = {name: value for name, value in given.items() if name != "logits"}
         narrow |= converted(rest, torch.float32)
     exact = converted(narrow, torch.float64)
-    entry_point, leaves = entry_points.logits_policy_loss, ["logits"]
-    truth, plain = (
-        evaluated(entry_point, leaves, one, "reference", **settings) for one in (exact, narrow)
-    )
-    found = evaluated(entry_point, leaves, narrow, "triton", inplace=row["inplace"], **settings)
+    truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
+    found = evaluated(narrow, batch, "triton", inplace=row["inplace"], **settings)
     assert found.keys() == truth.keys()
     if row["entropy_weight"]:  # the loss is a small difference: it is held to the size of its parts
         settings["entropy_weight"] = 0.0
-        bonus = (
-            evaluated(entry_point, leaves, exact, "reference", **settings)["loss"] - truth["loss"]
-        )
+        bonus = evaluated(exact, batch, "reference", **settings)["loss"] - truth["loss"]
         for results in (found, plain, truth):
             results["loss"] = results["loss"] + bonus.to(results["loss"].dtype)
     for name, value in found.items():
@@ -142,16 +109,12 @@ def test_the_loss_of_hidden_states_is_as_exact_as_the_references(
     narrow = {
         **converted(head, dtype),
         **converted(values, torch.promote_types(dtype, torch.float32)),
-        "batch": batch,
     }
     exact = converted(narrow, torch.float64)
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1, "scale": 0.37}
-    entry_point, leaves = entry_points.linear_policy_loss, ["hidden", "weight", "bias"]
-    truth, plain = (
-        evaluated(entry_point, leaves, one, "reference", **settings) for one in (exact, narrow)
-    )
+    truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
     chunk_bytes = 4 * 131 * dtype.itemsize
-    found = evaluated(entry_point, leaves, narrow, "triton", chunk_bytes=chunk_bytes, **settings)
+    found = evaluated(narrow, batch, "triton", chunk_bytes=chunk_bytes, **settings)
     for name, value in found.items():
         rule = assert_as_exact_overall if name.startswith("gradient") else assert_as_exact
         rule(value, plain[name], truth[name])

@@ -17,10 +17,11 @@ from finestep_fast import (
 )
 from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES, Rollout, packed
-from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of, named
+from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of
 from support.heads import converted, outside, temperatures
 from support.impls import ROW_IMPLS
 from support.largest import Largest
+from support.policy_losses import named
 
 FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +34,7 @@ from finestep_fast.ops.operators import (
 )
 from finestep_fast.ops.schema import put_back, set_apart
 from support.batches import SHAPES, packed, padded, policy_values, rollout_outcome, step_reward
+from support.programs import printed
 
 STATE = available_impls()["cpp"]
 pytestmark = pytest.mark.skipif(STATE is not True, reason=f"cpp: {STATE}")
@@ -311,10 +310,7 @@ for impl in ("cpp", "auto"):
     except ff.BuildError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300
-    )
-    reason, loss, *errors = done.stdout.splitlines()
+    reason, loss, *errors = printed("-c", program, timeout_s=300).splitlines()
     assert reason.startswith("finestep_fast._core was not built: ")
     assert float(loss) == -1
     assert len(errors) == 2

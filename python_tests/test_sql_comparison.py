@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from finestep_fast import rewards, sql
 from finestep_fast.errors import InputError
+from support.json_lines import json_lines
 
 ROWS = st.lists(st.tuples(st.integers(-2, 2), st.sampled_from(["a", "b", None])), max_size=5)
 
@@ -130,8 +130,8 @@ def as_value(recorded: Any) -> sql.Value:
 
 
 def test_every_recorded_case_gets_the_evaluators_verdict(shared_data: Path) -> None:
-    lines = (shared_data / "adversarial" / "semantics_cases.jsonl").read_text().splitlines()
-    for case in map(json.loads, lines):
+    cases = json_lines(shared_data / "adversarial" / "semantics_cases.jsonl")
+    for case in cases:
         predicted, gold = (
             [tuple(map(as_value, row)) for row in case[side]] for side in ("pred", "gold")
         )
@@ -143,4 +143,4 @@ def test_every_recorded_case_gets_the_evaluators_verdict(shared_data: Path) -> N
             else:
                 verdict = sql.compare(predicted, gold, **settings)
                 assert verdict is (recorded == "1"), (case["case"], evaluator)
-    assert len(lines) >= 28
+    assert len(cases) >= 28

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from support.databases import written
 from support.queries import ENDLESS, NUMBERS
 
 pytestmark = pytest.mark.native
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
 
 
 def test_a_result_has_columns_rows_and_a_digest_of_the_rows(shop: Path, engine: Engine) -> None:

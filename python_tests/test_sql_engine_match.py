@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -15,17 +14,6 @@ from support.databases import written
 from support.queries import ENDLESS, NUMBERS
 
 pytestmark = pytest.mark.native
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
 
 
 def test_a_prediction_is_stopped_once_it_cannot_be_equal(shop: Path, engine: Engine) -> None:

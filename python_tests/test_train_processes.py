@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from support.commands import SMALL, evaluations, records, started, weights
+from support.programs import TORCHRUN, printed
 from support.rollouts import learner_of, plain_rollouts
 from support.tiny import Tiny
 from support.two_learners import MICRO_BATCH_TOKENS, NUM_ROLLOUTS, SHARES, SPOILED
 
 pytestmark = pytest.mark.slow
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-TESTS = Path(__file__).resolve().parent
-
 
 @pytest.fixture(scope="module")
 def learnt_in_two(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
-    program = ("-m", "support.two_learners", str(tiny.model_folder), str(out))
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, *program],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    printed(*TORCHRUN, "-m", "support.two_learners", tiny.model_folder, out)
     return out
 
 

@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from support.json_lines import json_lines
+
 SMALL = (
     "precision=float32",
     "small_model.vocab_size=480",
@@ -71,8 +73,7 @@ def wait_for_lines(process: subprocess.Popen[str], path: Path, num_lines: int) -
 
 def records(run: Path, name: str) -> list[dict[str, Any]]:
     """Return the records of a log."""
-    text = (run / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    return json_lines(run / f"{name}.jsonl")
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:

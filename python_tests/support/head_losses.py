@@ -8,9 +8,9 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
+from finestep_fast import LossConfig, StepBatch
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
-from support.entry_points import poisoned
+from support.entry_points import linear_policy_loss, logits_policy_loss, poisoned
 from support.heads import head_inputs, token_values
 
 
@@ -24,10 +24,6 @@ def config(kind: Kind, ratio: Ratio, aggregation: Aggregation, kl: KL | None) ->
         kl=kl,
         kl_weight=0.3 if kl else 0,
     )
-
-
-def named(loss: LossConfig) -> str:
-    return "-".join(filter(None, [loss.kind, loss.ratio, loss.aggregation, loss.kl]))
 
 
 _KLS: tuple[KL | None, ...] = (None, "k3")
@@ -48,6 +44,11 @@ def inputs(
     if loss.kl is None:
         del values["token_logp_ref"]
     return {**given, **values}
+
+
+def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[str, Any]:
+    """Return all tensors of a call of the loss from logits, float64; NaN in observed rows."""
+    return as_logits(inputs(batch, loss, vocabulary=vocabulary))
 
 
 def as_logits(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,8 +73,10 @@ def evaluated(
     """Return loss, metrics, and the gradients of hidden, weight and bias, or of logits."""
     entry_point = logits_policy_loss if "logits" in given else linear_policy_loss
     leaves = leaves_of(given)
+    # A clone of a leaf may be overwritten, and hands its gradient on as it is.
+    copies = {name: leaf.clone() for name, leaf in leaves.items()}
     with poisoned():
-        out = entry_point(**{**given, **leaves}, batch=batch, impl=impl, **settings)
+        out = entry_point(**{**given, **copies}, batch=batch, impl=impl, **settings)
         (scale * out.loss).backward()
     found = {"loss": out.loss.detach(), **out.metrics}
     for name, leaf in leaves.items():
