@@ -30,56 +30,46 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Floor(NamedTuple):
-    """The least that must be moved through memory, and a run that moves as fast as it can.
-
-    Attributes:
-        bytes_per_token: what must be read and written for a policy token.
-        num_policy_tokens: N.
-        run: name of the run of the case that only moves memory.
-        run_bytes: how much that moves.
-    """
+    """The least that must be moved through memory, and a run that moves as fast as it can."""
 
     bytes_per_token: float
+    """What must be read and written for a policy token."""
     num_policy_tokens: int
     run: str
+    """The name of the run of the case that only moves memory."""
     run_bytes: int
+    """How much that run moves."""
 
 
 class Work(NamedTuple):
-    """The arithmetic that cannot be left out, and a run that does nothing else.
-
-    Attributes:
-        operations: floating point operations.
-        run: name of the run of the case that does them alone.
-    """
+    """The arithmetic that cannot be left out, and a run that does nothing else."""
 
     operations: float
+    """Floating point operations."""
     run: str
+    """The name of the run of the case that does them alone."""
 
 
 @dataclass
 class Case:
-    """One shape, with every implementation that can take it.
-
-    Attributes:
-        name: of the shape.
-        runs: implementation -> what is timed.
-        check: called with each implementation's name before it is timed; raises if it is wrong.
-        absent: implementation -> why it is not here.
-        floor: what must be moved; None if that says nothing.
-        counting: whether operators, allocations and launches are counted.
-        work: what must be calculated; None if that says nothing.
-        prepare: called before each run, outside the time that is taken.
-    """
+    """One shape, with every implementation that can take it."""
 
     name: str
+    """The name of the shape."""
     runs: Mapping[str, Callable[[], object]]
+    """Implementation -> what is timed."""
     check: Callable[[str], None]
+    """Called with each implementation's name before it is timed; raises if it is wrong."""
     absent: dict[str, str] = field(default_factory=dict)
+    """Implementation -> why it is not here."""
     floor: Floor | None = None
+    """What must be moved; None if that says nothing."""
     counting: bool = False
+    """Whether operators, allocations and launches are counted."""
     work: Work | None = None
+    """What must be calculated; None if that says nothing."""
     prepare: Callable[[], object] = lambda: None
+    """Called before each run, outside the time that is taken."""
 
 
 @dataclass(frozen=True)

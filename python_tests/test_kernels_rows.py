@@ -22,7 +22,7 @@ from support import entry_points
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
 from support.entry_points import device_of, poisoned
-from support.head_losses import evaluated, logits_inputs
+from support.head_losses import evaluated, logits_inputs, loss_of_row, narrow_and_exact
 from support.heads import converted, head_inputs, outside, temperatures, token_values
 from support.launches import launched
 from support.tolerance import assert_as_exact, assert_as_exact_overall
@@ -59,15 +59,7 @@ FACTORS: dict[str, Sequence[Any]] = {
 def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -> None:
     rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
     batch = packed(rollouts) if row["layout"] == "packed" else padded(rollouts, extra=3)
-    loss = LossConfig(
-        kind=row["kind"],
-        dual_clip=row["dual_clip"] if row["kind"] == "ppo" else None,
-        ratio=row["ratio"],
-        aggregation=row["aggregation"],
-        constant_tokens=9 if row["aggregation"] == "constant" else None,
-        kl=row["kl"],
-        kl_weight=0.2 if row["kl"] else 0.0,
-    )
+    loss = loss_of_row(row)
     given = logits_inputs(batch, loss, vocabulary=row["vocabulary"])
     if not row["token_weight"]:
         del given["token_weight"]
@@ -78,11 +70,7 @@ def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -
         "temperature": temperatures(batch) if each else row["temperature"],
         "scale": row["scale"],
     }
-    narrow = {**given, "logits": given["logits"].to(dtype)}
-    if dtype != torch.float64:
-        rest = {name: value for name, value in given.items() if name != "logits"}
-        narrow |= converted(rest, torch.float32)
-    exact = converted(narrow, torch.float64)
+    narrow, exact = narrow_and_exact(given, dtype)
     truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
     found = evaluated(narrow, batch, "triton", inplace=row["inplace"], **settings)
     assert found.keys() == truth.keys()

@@ -16,7 +16,7 @@ from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.ops.head.implementations import ROWS
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
-from support.head_losses import evaluated, logits_inputs
+from support.head_losses import evaluated, logits_inputs, loss_of_row, narrow_and_exact
 from support.heads import NAN, converted, outside, temperatures
 from support.impls import ROW_IMPLS
 from support.tolerance import assert_as_exact
@@ -82,14 +82,7 @@ DESIGN = covering(FACTORS)
 def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]) -> None:
     rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
     batch = packed(rollouts) if row["layout"] == "packed" else padded(rollouts, extra=3)
-    loss = LossConfig(
-        kind=row["kind"],
-        ratio=row["ratio"],
-        aggregation=row["aggregation"],
-        constant_tokens=9 if row["aggregation"] == "constant" else None,
-        kl=row["kl"],
-        kl_weight=0.2 if row["kl"] else 0.0,
-    )
+    loss = loss_of_row(row)
     given = logits_inputs(batch, loss, vocabulary=row["vocabulary"])
     if not row["token_weight"]:
         del given["token_weight"]
@@ -99,11 +92,7 @@ def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]
     if row["count"] != "own":
         count = 20.5 if row["count"] == "number" else torch.tensor([20])
         settings[COUNT_OF_AGGREGATION[row["aggregation"]]] = count
-    narrow = {**given, "logits": given["logits"].to(dtype)}
-    if dtype != torch.float64:
-        rest = {name: value for name, value in given.items() if name != "logits"}
-        narrow |= converted(rest, torch.float32)
-    exact = converted(narrow, torch.float64)
+    narrow, exact = narrow_and_exact(given, dtype)
     if row["layout"] == "rows" and rollouts:
         for tensors in (narrow, exact):
             for name, value in tensors.items():

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from itertools import product
 from typing import Any, get_args
 
+import torch
 from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from support.entry_points import linear_policy_loss, logits_policy_loss, poisoned
-from support.heads import head_inputs, token_values
+from support.heads import converted, head_inputs, token_values
 
 
 def config(kind: Kind, ratio: Ratio, aggregation: Aggregation, kl: KL | None) -> LossConfig:
@@ -44,6 +45,32 @@ def inputs(
     if loss.kl is None:
         del values["token_logp_ref"]
     return {**given, **values}
+
+
+def loss_of_row(row: Mapping[str, Any]) -> LossConfig:
+    """Return the settings of the loss in a row of a covering design."""
+    return LossConfig(
+        kind=row["kind"],
+        ratio=row["ratio"],
+        aggregation=row["aggregation"],
+        constant_tokens=9 if row["aggregation"] == "constant" else None,
+        dual_clip=row.get("dual_clip") if row["kind"] == "ppo" else None,
+        kl=row["kl"],
+        kl_weight=0.2 if row["kl"] else 0.0,
+    )
+
+
+def narrow_and_exact(
+    given: Mapping[str, Any], dtype: torch.dtype
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a call with logits of this dtype, and in float64 with the same numbers.
+
+    What stands beside the logits has float32, beside float64 logits float64.
+    """
+    rest = {name: value for name, value in given.items() if name != "logits"}
+    beside = torch.promote_types(dtype, torch.float32)
+    narrow = {"logits": given["logits"].to(dtype), **converted(rest, beside)}
+    return narrow, converted(narrow, torch.float64)
 
 
 def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[str, Any]:

@@ -22,11 +22,11 @@ def head_inputs(
     """Return hidden [T, D], weight [V, D], bias [V], target [T], float64.
 
     Args:
-        batch: which tokens belong to which step, rollout and group.
+        batch: Which tokens belong to which step, rollout and group.
         vocabulary: V.
         size: D.
-        seed: of the numbers.
-        whole: whether they are small whole numbers, of which every product and sum is exact.
+        seed: The seed of the numbers.
+        whole: Whether they are small whole numbers, of which every product and sum is exact.
     """
     generator = torch.Generator().manual_seed(seed)
 

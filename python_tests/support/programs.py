@@ -23,3 +23,19 @@ def printed(*words: str | Path, timeout_s: float = 600) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def errors_of(*words: str, redirection: str) -> str:
+    """Run Python with its output redirected by a shell; return its error output, then its status.
+
+    It starts a moment later, so that a reader such as `true` has ended before anything is written.
+    """
+    program = " ".join([sys.executable, *words])
+    done = subprocess.run(
+        ["bash", "-c", f"(sleep 0.2; {program}; echo $? >&2) {redirection}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    return done.stderr
