@@ -159,7 +159,7 @@ def test_folders_of_the_core_include_only_what_they_may() -> None:
     assert not strangers
 
 
-def test_only_the_bindings_know_python() -> None:
+def test_only_the_bindings_include_python() -> None:
     knows = {
         path
         for path, names in _includes(CSRC).items()

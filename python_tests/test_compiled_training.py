@@ -188,9 +188,9 @@ def test_a_module_that_holds_the_loss_compiles() -> None:
     assert compiled(batch).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_what_overwrites_logits_breaks_the_graph_and_works() -> None:
+def test_overwriting_logits_breaks_the_graph_and_works() -> None:
     def step(actor: Actor, batch: ff.StepBatch) -> Tensor:
         given = (2 * actor.logits(), TARGET, OLD, batch, ADVANTAGE)
         return ff.logits_policy_loss(*given, inplace=True).loss

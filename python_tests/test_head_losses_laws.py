@@ -56,7 +56,7 @@ def results(
 
 @few
 @given(rollouts=rollout_lists(max_size=5), loss=CONFIGS, seed=st.integers(0, 99), chunk=CHUNKS)
-def test_the_loss_equals_a_second_telling_in_loops(
+def test_the_loss_equals_a_second_computation_in_loops(
     rollouts: list[Rollout], loss: LossConfig, seed: int, chunk: int, source: str, impl: str
 ) -> None:
     batch = packed(rollouts)

@@ -47,7 +47,7 @@ ABOUT_THE_REFERENCE_ALONE = {
     "test_choices_of_the_config_are_those_of_the_reference",
     "test_inserting_a_flawless_step_never_raises_the_first_return",
     "test_pushing_flaws_back_by_a_flawless_step_gains_at_most_their_discount",
-    "test_returns_equal_a_second_telling_in_loops",
+    "test_returns_equal_a_second_computation_in_loops",
     "test_scopes_and_channels_of_the_config_are_those_of_the_reference",
 }
 # The interpreter cuts float32 off to bfloat16, where a GPU rounds.

@@ -147,7 +147,7 @@ def test_a_rollouts_group_is_found_among_many() -> None:
 
 
 def test_steps_of_a_row_beyond_65536_tokens_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "WIDE_BLOCK", 8192)  # fewer looks for the interpreter
+    monkeypatch.setattr(launch, "WIDE_BLOCK", 8192)  # fewer passes for the interpreter
     spans = [[(3, 5), (70_000, 70_003)], [(69_990, 70_010)]]
     batch = StepBatch.from_spans(spans, [0, 0], num_tokens=2 * 70_016, row_length=70_016)
     reward, outcome = torch.tensor([1, 0.5, 0]), torch.tensor([1.0, 0])

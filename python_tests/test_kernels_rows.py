@@ -132,7 +132,7 @@ def test_logps_and_entropies_are_as_exact_as_the_references_and_so_are_their_gra
 # Rows as such
 
 
-def looked(
+def sums_and_gradient(
     logits: Tensor,
     row: Sequence[int],
     target: Sequence[int],
@@ -165,7 +165,7 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
     row = list(range(0, 33, 2))
     logits[1::2] = math.nan
     target = [place % 17 for place in row]
-    sums, gradient = looked(logits, row, target, temperature=0.7)
+    sums, gradient = sums_and_gradient(logits, row, target, temperature=0.7)
     logp = (logits[row].double() / 0.7).log_softmax(-1)
     probability = logp.exp()
     entropy = -(probability * logp).sum(-1)
@@ -178,12 +178,12 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
 
 
 @pytest.mark.parametrize("vocabulary", [8191, 8192, 8193, 50257, 128256, 151643, 151936, 262144])
-def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> None:
+def test_rows_of_any_vocabulary_are_read_to_their_ends(vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(vocabulary)
     logits = (4 * torch.randn(3, vocabulary, generator=generator)).bfloat16()
     logits[1] = math.nan
     logits[0, 0] = logits[2, -1] = 18  # what matters most stands at the ends
-    sums, gradient = looked(logits, [0, 2], [0, vocabulary - 2])
+    sums, gradient = sums_and_gradient(logits, [0, 2], [0, vocabulary - 2])
     logp = logits[[0, 2]].double().log_softmax(-1)
     probability = logp.exp()
     entropy = -(probability * logp).sum(-1)
@@ -195,7 +195,7 @@ def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> 
     assert (gradient[1] == SENTINEL).all()
 
 
-def test_a_slope_of_0_writes_zeros_without_looking() -> None:
+def test_a_slope_of_0_writes_zeros_without_reading() -> None:
     logits = torch.full((2, 600), math.nan, device=DEVICE)
     one = torch.ones(1, dtype=torch.float64, device=DEVICE)
     place = torch.zeros(1, dtype=torch.int64, device=DEVICE)
@@ -211,7 +211,7 @@ def test_a_slope_of_0_writes_zeros_without_looking() -> None:
 @pytest.mark.parametrize("rows", ["triton", "torch"])
 def test_a_token_that_a_clip_holds_still_has_its_share_of_the_entropy_bonus(rows: str) -> None:
     logits = torch.tensor([[0.0, 1.0, 3.0]])
-    _, gradient = looked(logits, [0], [1], logp_slope=0.0, rows=rows)
+    _, gradient = sums_and_gradient(logits, [0], [1], logp_slope=0.0, rows=rows)
     logp = logits[0].log_softmax(-1)
     expected = -0.5 * logp.exp() * (logp - (logp.exp() * logp).sum())
     torch.testing.assert_close(gradient[0], expected)
@@ -219,11 +219,11 @@ def test_a_token_that_a_clip_holds_still_has_its_share_of_the_entropy_bonus(rows
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter
-@pytest.mark.parametrize("sick", [math.nan, math.inf])
-def test_a_sick_row_is_sick_alone(sick: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_spoils_no_other(value: float) -> None:
     logits = torch.zeros(3, 20)
-    logits[1, 5] = sick
-    sums, gradient = looked(logits, [0, 1, 2], [0, 0, 0])
+    logits[1, 5] = value
+    sums, gradient = sums_and_gradient(logits, [0, 1, 2], [0, 0, 0])
     assert sums[:2, 1].isnan().all()
     assert gradient[1].isnan().any()
     assert sums[:, [0, 2]].isfinite().all()
@@ -232,7 +232,7 @@ def test_a_sick_row_is_sick_alone(sick: float) -> None:
 
 @pytest.mark.parametrize("all_of_them", [3e38, -3e38])
 def test_logits_may_lie_at_the_ends_of_their_range(all_of_them: float) -> None:
-    sums, gradient = looked(torch.full((1, 100), all_of_them), [0], [3])
+    sums, gradient = sums_and_gradient(torch.full((1, 100), all_of_them), [0], [3])
     assert sums[:2].flatten().tolist() == pytest.approx([-math.log(100), math.log(100)])
     assert gradient.sum().item() == pytest.approx(0, abs=1e-6)
     assert gradient[0, 3].item() == pytest.approx(0.99)
@@ -240,7 +240,7 @@ def test_logits_may_lie_at_the_ends_of_their_range(all_of_them: float) -> None:
 
 def test_tokens_that_cannot_be_drawn_have_no_share_in_anything() -> None:
     logits = torch.tensor([[0.0, -math.inf, 0.0, -math.inf]])
-    sums, gradient = looked(logits, [0], [2])
+    sums, gradient = sums_and_gradient(logits, [0], [2])
     assert sums[:2].flatten().tolist() == pytest.approx([-math.log(2), math.log(2)])
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 0, 0.5, 0])
 
@@ -249,7 +249,7 @@ def test_tokens_that_cannot_be_drawn_have_no_share_in_anything() -> None:
 def test_a_target_that_cannot_be_drawn_leaves_finite_gradients(rows: str) -> None:
     if rows == "cpp" and DEVICE.type != "cpu":
         pytest.skip("tensors are on a GPU")
-    sums, gradient = looked(torch.tensor([[0.0, -math.inf, 0.0]]), [0], [1], rows=rows)
+    sums, gradient = sums_and_gradient(torch.tensor([[0.0, -math.inf, 0.0]]), [0], [1], rows=rows)
     assert sums[0].item() == -math.inf
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 1, -0.5])
 
@@ -263,7 +263,9 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
     values: list[float], data: st.DataObject, temperature: float
 ) -> None:
     target = data.draw(st.integers(0, len(values) - 1))
-    sums, gradient = looked(torch.tensor([values]), [0], [target], temperature=temperature)
+    sums, gradient = sums_and_gradient(
+        torch.tensor([values]), [0], [target], temperature=temperature
+    )
     logp, entropy = sums[:2, 0].tolist()
     assert logp <= 0
     assert 0 <= entropy <= math.log(len(values)) + 1e-6
@@ -274,7 +276,7 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_where_ratios_are_a_tokens_own_rows_are_looked_at_in_one_launch(inplace: bool) -> None:
+def test_where_ratios_are_a_tokens_own_rows_are_read_in_one_launch(inplace: bool) -> None:
     batch = packed(SHAPES[SMALL[0]])
     loss_launches = ["policy_loss_forward", "policy_loss_reduction"]
     cleared = ["clear_logit_rows"] if inplace or DEVICE.type == "cuda" else []
@@ -315,7 +317,7 @@ def test_without_a_gradient_rows_are_only_read() -> None:
     assert given["logits"].nan_to_num().equal(before.nan_to_num())
 
 
-def test_a_batch_without_steps_launches_nothing_that_looks() -> None:
+def test_a_batch_without_steps_launches_nothing_that_reads() -> None:
     batch = StepBatch.from_spans([[]], [0], num_tokens=3)
     logits = torch.full((3, 5), math.nan, requires_grad=True)
     zero = torch.zeros(3)

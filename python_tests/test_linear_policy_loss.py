@@ -165,7 +165,7 @@ def test_gradients_accumulate_and_a_call_does_not_touch_those_of_another(impl: s
 
 @pytest.mark.parametrize("ratio", get_args(Ratio))
 @pytest.mark.parametrize("impl", FAST)
-def test_no_tensor_of_all_logits_is_made_whoever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
+def test_no_tensor_of_all_logits_is_made_whatever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
     batch = packed((Rollout(step_length=(200, 100), outcome=1.0),))
     given, loss = inputs(batch, LossConfig(), vocabulary=331, size=3), LossConfig(ratio=ratio)
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1}

@@ -73,7 +73,7 @@ def test_float16_gradients_survive_a_mean_over_many_tokens(impl: str) -> None:
         assert (one - two).norm() < 2e-2 * two.norm()
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_model_compiles_around_it() -> None:
     torch._dynamo.reset()

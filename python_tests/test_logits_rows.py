@@ -52,7 +52,7 @@ def test_rows_that_are_named_get_torchs_numbers_and_the_others_nothing(
     assert (gradient[[0, 2]] == SENTINEL).all()
 
 
-def test_a_slope_of_0_writes_zeros_without_looking() -> None:
+def test_a_slope_of_0_writes_zeros_without_reading() -> None:
     logits = torch.full((1, 600), torch.nan)
     gradient = torch.full_like(logits, SENTINEL)
     zero = torch.zeros(1, dtype=torch.float64)

@@ -103,7 +103,7 @@ def test_infinities_that_cancel_are_a_nan(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_an_infinite_log_probability_is_cut_like_any_that_lies_far_apart(impl: str) -> None:
+def test_an_infinite_log_probability_is_cut_like_a_distant_one(impl: str) -> None:
     for loss in some([loss for loss in LOSSES if loss.kind == "ppo"], impl):
         for name, sign in product(("token_logp", "token_logp_old"), (-1, 1)):
             infinite = evaluated(impl, loss, tokens(name, sign * math.inf))

@@ -66,13 +66,13 @@ def test_with_one_advantage_for_a_rollout_the_mean_moves_each_token_as_its_own_r
     weighted=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_of_a_steps_ratio_only_token_weights_tell_the_mean_from_each_tokens_own(
+def test_of_a_steps_ratio_the_mean_differs_from_each_tokens_own_only_by_token_weights(
     rollouts: list[Rollout], loss: LossConfig, weighted: bool, seed: int, impl: str
 ) -> None:
     assume(loss.aggregation in ("token_mean", "step_mean"))
     own = replace(loss, ratio="step", kl=None, kl_weight=0)
     averaged = replace(own, ratio="rollout_averaged")
-    # What is averaged over a rollout of one step is averaged over the step.
+    # Where a rollout has one step, what is averaged over the rollout is averaged over the step.
     batch = packed(rollouts)
     spans = list(zip(batch.step_start.tolist(), batch.step_end.tolist(), strict=True))
     alone = StepBatch.from_spans(

@@ -106,7 +106,7 @@ def test_a_call_that_only_looks_different_is_not_novel(played: Played, variant: 
     assert column(score, "novel") == [1, 0, 1]
 
 
-def test_a_repeated_look_in_other_letters_is_not_novel(played: Played) -> None:
+def test_a_repeated_call_in_other_letters_is_not_novel(played: Played) -> None:
     score = played(
         look("Order Item"),
         look(' "order item" '),

@@ -97,7 +97,7 @@ def test_a_tolerance_never_makes_integers_equal() -> None:
     assert sql.compare([(1_000_000,)], [(1_000_000.5,)], semantics="strict", float_tolerance=0.1)
 
 
-def test_misuse_is_an_input_error_that_names_what_would_do() -> None:
+def test_misuse_is_an_input_error_that_names_what_is_accepted() -> None:
     with pytest.raises(InputError, match="semantics is 'brid'; expected one of bird, strict"):
         sql.compare([], [], semantics="brid")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"float_tolerance is 0\.1 with semantics 'bird'"):

@@ -168,7 +168,7 @@ def credit_configs() -> st.SearchStrategy[CreditConfig]:
 
 
 @given(rollouts=rollout_lists(), credit=credit_configs())
-def test_advantages_equal_a_second_telling_in_loops(
+def test_advantages_equal_a_second_computation_in_loops(
     rollouts: list[Rollout], credit: CreditConfig, impl: str
 ) -> None:
     expected = torch.tensor(loop_step_advantage(rollouts, credit), dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_advantages_equal_a_second_telling_in_loops(
 
 
 @given(rollouts=rollout_lists(), credit=credit_configs())
-def test_returns_equal_a_second_telling_in_loops(
+def test_returns_equal_a_second_computation_in_loops(
     rollouts: list[Rollout], credit: CreditConfig, impl: str
 ) -> None:
     value = step_return(

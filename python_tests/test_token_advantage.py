@@ -65,7 +65,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert torch.equal(by_token != 0, mask.flatten())
 
 
-def test_whoever_wants_a_gradient_gets_the_sum_over_the_tokens_of_a_step() -> None:
+def test_the_gradient_of_a_step_is_the_sum_over_its_tokens() -> None:
     batch = StepBatch.from_spans([[(1, 3), (4, 5)], [(7, 8)]], [0, 0], num_tokens=9)
     value = torch.tensor([2.0, -1.0, 3.0], requires_grad=True)
     (token_advantage(batch, value) * torch.arange(9.0)).sum().backward()

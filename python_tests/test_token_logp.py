@@ -158,7 +158,7 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_tokens_outside_steps_are_0_and_never_looked_at(impl: str) -> None:
+def test_tokens_outside_steps_are_0_and_never_read(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
     values = evaluated(given, batch, impl, temperature=temperatures(batch))
@@ -199,7 +199,7 @@ def test_no_tensor_of_all_logits_is_made(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", FAST)
-def test_without_a_batch_all_tokens_are_looked_at(impl: str) -> None:
+def test_without_a_batch_all_tokens_are_read(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
     tokens = batch.policy_token
@@ -244,11 +244,11 @@ def test_a_logit_of_minus_infinity_is_a_token_that_cannot_be_drawn(impl: str) ->
 def test_a_nan_inside_a_step_is_not_hidden(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
-    sick = int(batch.policy_token[3])
-    given["hidden"][sick, 0] = NAN
+    place = int(batch.policy_token[3])
+    given["hidden"][place, 0] = NAN
     out = token_logp(**given, batch=batch, impl=impl)
-    assert out.logp[sick].isnan()
-    assert out.entropy[sick].isnan()
+    assert out.logp[place].isnan()
+    assert out.entropy[place].isnan()
     assert out.logp.isnan().sum() == 1
 
 
@@ -283,7 +283,7 @@ def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: s
         token_logp(**{**given, **changes})
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_model_compiles_around_it() -> None:
     torch._dynamo.reset()

@@ -230,7 +230,7 @@ def test_an_output_that_can_be_no_folder_is_refused_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_imbalance_that_is_asked_for_is_allowed() -> None:
+def test_an_imbalance_that_is_set_is_allowed() -> None:
     words = ["credit.process_weight=0.5", "credit.allow_reward_imbalance=true"]
     assert load_config(None, words).credit.process_weight == 0.5
 

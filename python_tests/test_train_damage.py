@@ -126,7 +126,7 @@ def test_a_run_with_only_damaged_checkpoints_is_refused_and_not_begun_anew(
         ("unknown", 1, "unknown key 'unknown'"),
     ],
 )
-def test_a_state_in_which_no_run_can_stand_is_damage_too(
+def test_a_state_that_no_run_can_have_is_damage_too(
     checkpoints: Checkpoints, key: str, value: object, rule: str
 ) -> None:
     """As a program with a fault would write it: its checksum is right."""
@@ -186,7 +186,7 @@ def test_what_was_passed_over_takes_the_place_of_no_good_checkpoint(
     assert damage(tmp_path / "checkpoint-000001") is None
 
 
-def test_a_kill_while_an_old_checkpoint_goes_leaves_no_half_of_it(
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, **settings: object) -> None:

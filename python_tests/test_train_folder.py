@@ -155,7 +155,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_every_lock_is_let_go(tmp_path: Path) -> None:
+def test_every_lock_is_released(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(KeyError), held(tmp_path, Accelerator(cpu=True), resumed=False):
             raise KeyError

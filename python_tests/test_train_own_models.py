@@ -125,7 +125,7 @@ def test_every_end_of_text_of_the_generation_settings_ends_a_reply(own: Path, ti
     assert any(step[-1] == common for step in steps)
 
 
-def test_tools_that_the_template_leaves_out_are_described_and_it_is_said(
+def test_tools_that_the_template_leaves_out_are_described_and_reported(
     own: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = [word for word in words(own, tiny) if not word.startswith("env.describe_tools")]
