@@ -235,7 +235,7 @@ def trl_loss(logits: Tensor, tokens: Tokens) -> Tensor:
 
 
 class LigerLoss:
-    """Liger's Triton loss, which wants a row more per rollout than it looks at."""
+    """Liger's Triton loss, which wants a row more per rollout than it reads."""
 
     def __init__(self, *, inplace: bool) -> None:
         self.inplace = inplace

@@ -39,9 +39,9 @@ Rows = list[sql.Row]
 
 
 def main() -> None:
-    """Time all sizes, then the batch, then look at memory."""
+    """Time all sizes, then the batch, then measure memory."""
     parser = options((__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=_SIZES, help="sizes to look at")
+    parser.add_argument("--rows", type=int, nargs="+", default=_SIZES, help="sizes to time")
     parser.add_argument("--memory-of", choices=_NEEDED, help="only print the peak memory of this")
     arguments = parser.parse_args()
     if arguments.memory_of:

@@ -63,7 +63,7 @@ def submit(sql: str) -> tuple[str, dict[str, str]]:
 
 
 def look(table: str) -> tuple[str, dict[str, str]]:
-    """Return a turn that looks at a table."""
+    """Return a turn that describes a table."""
     return "describe_table", {"table": table}
 
 
