@@ -1,4 +1,4 @@
-"""Which part may know which foreign package; the layers themselves are import-linter's."""
+"""Which part may import which foreign package; import-linter checks the layers themselves."""
 
 from __future__ import annotations
 

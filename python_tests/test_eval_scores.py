@@ -28,7 +28,7 @@ Rows = list[Row]
         ([], [(1,)], 0.0),
         ([(1,)], [], 0.0),
         ([(1, "a")], [(1, "a")], 1.0),
-        ([("a", 1)], [(1, "a")], 1.0),  # cells are looked for anywhere in the row
+        ([("a", 1)], [(1, "a")], 1.0),  # cells are searched for anywhere in the row
         ([(2, "b"), (1, "a")], [(1, "a"), (2, "b")], 0.0),  # rows are paired by position
         ([(1,), (1,), (2,)], [(1,), (2,), (2,)], 1.0),  # after duplicates are dropped
         # tp 3/2, fp 1/2, fn 1/2: precision and recall 3/4

@@ -1,4 +1,4 @@
-"""One entry of a batch that is no good costs that entry and nothing else."""
+"""A bad entry of a batch fails alone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Permutations of columns, pairings within a tolerance: found fast, or honestly given up."""
+"""Permutations of columns, pairings within a tolerance: found fast, or given up as undecided."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows and values the comparator takes, and what it says to others."""
+"""Which rows and values the comparator takes, and how it refuses others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One living process to a run's folder; what a run that never began has left is in no run's way."""
+"""One living process per run folder; what a run that never began leaves hinders no other run."""
 
 from __future__ import annotations
 

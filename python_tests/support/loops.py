@@ -1,6 +1,6 @@
 """The method written a second time, in plain Python loops over lists: slow, independent of torch.
 
-Written from the formulas, not from `finestep_fast.reference`, which it is there to contradict.
+Written from the formulas, not from `finestep_fast.reference`, which it checks.
 """
 
 from __future__ import annotations
