@@ -79,7 +79,7 @@ ROW_AXES: dict[str, tuple[Any, ...]] = {
     "weighted": (False, True),
     "with_entropy": (False, True),
 }
-"""The same for the kernels that look at rows of logits. More columns make no other kernels."""
+"""The same for the kernels that read rows of logits. More columns make no other kernels."""
 
 
 Design = Callable[[dict[str, tuple[Any, ...]]], list[dict[str, Any]]]
@@ -262,7 +262,7 @@ def launch(variant: dict[str, Any]) -> None:
 
 
 def launch_rows(variant: dict[str, Any]) -> None:
-    """Launch every kernel that looks at rows of logits, on one of two rows."""
+    """Launch every kernel that reads rows of logits, on one of two rows."""
     place, one = torch.zeros(1, dtype=torch.int64), torch.ones(1, dtype=torch.float64)
     logits = torch.zeros(2, variant["vocabulary"], dtype=variant["dtype"])
     given = LogitRows(logits, place, place, one)

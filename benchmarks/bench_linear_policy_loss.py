@@ -108,7 +108,7 @@ def assert_right(
 
 
 def products(given: HeadInputs) -> Callable[[], object]:
-    """Logits, gradient of hidden, gradient of weight, in chunks such as ours, for policy tokens."""
+    """Compute logits and gradients of policy tokens with plain products, in chunks such as ours."""
     tokens = given.tokens.batch.policy_token
     weight = given.weight.detach()
     hidden = given.hidden.detach().flatten(0, 1)[tokens]

@@ -12,7 +12,7 @@ dense loss reads and writes them all.
 
 `eager` is how trainers write it. `TRL` is TRL's `selective_log_softmax` with the mask, then the
 same loss. `in place` writes the gradient over the logits, which are laid out anew before each run,
-untimed and for everybody. Operators and allocator peaks are counted on a GPU only: on a CPU the
+untimed and for all. Operators and allocator peaks are counted on a GPU only: on a CPU the
 zeros that no one writes to are not torch's.
 
 Every result is compared with float64 before it is timed, row by row: the token that was drawn and
@@ -62,7 +62,7 @@ class Shape(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Return the case in words."""
         kind = str(self.dtype).removeprefix("torch.")
         return (
             f"{self.rollouts} x {self.length}, V {self.vocabulary}, {kind}, "
@@ -71,7 +71,7 @@ class Shape(NamedTuple):
 
 
 class LogitInputs(NamedTuple):
-    """Logits, a copy of them that nobody overwrites, and what losses are told beside them."""
+    """Logits, a copy of them that is never overwritten, and what losses are given beside them."""
 
     logits: Tensor
     """[R, L, V]; a leaf"""
@@ -174,8 +174,8 @@ def case(shape: Shape, found: dict[str, Run], absent: dict[str, str], device: to
     runs: dict[str, Callable[[], object]] = {name: partial(run, name) for name in found}
     runs["copy"] = partial(given.logits.detach().copy_, given.kept)
     row_bytes = shape.vocabulary * shape.dtype.itemsize
-    yardstick_bytes = 2 * row_bytes * shape.rollouts * shape.length
-    floor = Floor(2 * row_bytes, given.tokens.batch.num_policy_tokens, "copy", yardstick_bytes)
+    copy_bytes = 2 * row_bytes * shape.rollouts * shape.length
+    floor = Floor(2 * row_bytes, given.tokens.batch.num_policy_tokens, "copy", copy_bytes)
     counting = device.type == "cuda"
     return Case(
         shape.name, runs, check, absent=absent, floor=floor, counting=counting, prepare=prepare
@@ -235,7 +235,7 @@ def trl_loss(logits: Tensor, tokens: Tokens) -> Tensor:
 
 
 class LigerLoss:
-    """Liger's Triton loss, which wants a row more per rollout than it looks at."""
+    """Liger's Triton loss, which wants a row more per rollout than it reads."""
 
     def __init__(self, *, inplace: bool) -> None:
         self.inplace = inplace

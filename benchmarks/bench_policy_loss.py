@@ -178,7 +178,7 @@ def eager_losses(device: torch.device) -> tuple[dict[str, Loss], dict[str, str]]
 
 
 def _compiled_losses(device: torch.device) -> dict[str, Loss]:
-    """The losses that compile something when they see a new length, or might."""
+    """Return the losses that compile something when they see a new length, or might."""
     losses: dict[str, Loss] = {
         "masked, compiled": partial(_dense, torch.compile(_masked, dynamic=True)),
         "reference, compiled": torch.compile(partial(policy_loss, "reference"), dynamic=True),

@@ -1,4 +1,4 @@
-"""Comparing results whose rows are Python lists already: milliseconds, and memory.
+"""Comparing results with rows that are Python lists already: milliseconds, and memory.
 
     python -m benchmarks.bench_sql_compare
 
@@ -39,9 +39,9 @@ Rows = list[sql.Row]
 
 
 def main() -> None:
-    """Time all sizes, then the batch, then look at memory."""
+    """Time all sizes, then the batch, then measure memory."""
     parser = options((__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=_SIZES, help="sizes to look at")
+    parser.add_argument("--rows", type=int, nargs="+", default=_SIZES, help="sizes to time")
     parser.add_argument("--memory-of", choices=_NEEDED, help="only print the peak memory of this")
     arguments = parser.parse_args()
     if arguments.memory_of:
@@ -160,7 +160,7 @@ def _equal_in_pandas(predicted: Rows, gold: Rows) -> bool:
 
 
 def _equal_in_test_suite(predicted: Rows, gold: Rows) -> bool:
-    """What that evaluator does when the first permutation of columns that it tries fits.
+    """Do what that evaluator does when the first permutation of columns that it tries fits.
 
     Unordered rows as sets, values of each column as sets, 20 sampled rows against them, then sets
     and bags of rows. Its search over n^n tuples of columns is left out, which flatters it.
@@ -180,7 +180,7 @@ def _equal_in_test_suite(predicted: Rows, gold: Rows) -> bool:
 
 
 def _peak_megabytes(name: str) -> int:
-    """How much this process needed at the most, in megabytes.
+    """Return how much this process needed at the most, in megabytes.
 
     Not getrusage's figure, which a new process inherits from the one that started it.
     """

@@ -5,7 +5,7 @@
 A batch as in reinforcement learning, 512 questions with 8 sampled queries each on small databases,
 and two results of 1M x 5 rows. DIR holds `questions.jsonl`, `predictions.jsonl` and `databases/` of
 real predictions; without it databases, questions and samples are generated. All verdicts are
-BIRD's; a run whose verdicts differ is an error and is never timed.
+BIRD's; a run with other verdicts is an error and is never timed.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def matched(triples: Sequence[Triple], engine: sql.Engine | None, threads: int) -> list[bool]:
-    """Verdicts of the engine given, or of a new one that remembers nothing."""
+    """Return the verdicts of the engine given, or of a new one that remembers nothing."""
     if engine is not None:
         return [match.equal for match in engine.match(triples)]
     with sql.Engine(threads=threads) as fresh:
@@ -136,7 +136,7 @@ def case(
     ways: dict[str, Callable[[Sequence[Triple]], list[bool]]],
     absent: dict[str, str],
 ) -> Case:
-    """A case whose verdicts are compared with those of plain Python before anything is timed."""
+    """Return a case that checks its verdicts against those of plain Python before it is timed."""
     truth = sql_peers.plain(triples)
     verdicts: dict[str, list[bool]] = {}
     _measured.append(_Measured(name, triples))
@@ -156,7 +156,7 @@ def case(
 
 
 def real_triples(folder: Path) -> list[Triple]:
-    """The first samples of the first questions of a folder."""
+    """Return the first samples of the first questions of a folder."""
     triples = []
     questions = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
     predictions = (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
@@ -169,7 +169,7 @@ def real_triples(folder: Path) -> list[Triple]:
 
 
 def made_triples(folder: Path) -> list[Triple]:
-    """Questions on generated databases; of the samples many are alike, and some are wrong."""
+    """Return questions on generated databases; of the samples many are alike, some are wrong."""
     config = WorldConfig(
         train_databases_per_theme=24,
         dev_databases_per_theme=1,
@@ -204,7 +204,7 @@ def made_triples(folder: Path) -> list[Triple]:
 
 
 def write_big(path: Path) -> None:
-    """A table of 1M rows of five mixed columns."""
+    """Write a table of 1M rows of five mixed columns."""
     connection = sqlite3.connect(path)
     connection.execute(
         "CREATE TABLE big(id INTEGER PRIMARY KEY, a INTEGER, b REAL, c TEXT, d TEXT)"
@@ -219,13 +219,13 @@ def write_big(path: Path) -> None:
 
 
 def big_triple(path: str, size: int = BIG_ROWS) -> Triple:
-    """The first rows of the table beside themselves in another order."""
+    """Return the first rows of the table beside themselves in another order."""
     rows = f"FROM big WHERE id <= {size}"
     return path, f"SELECT * {rows} ORDER BY id DESC", f"SELECT * {rows}"
 
 
 def peak_mb(how: str, database: Path) -> float:
-    """What the memory of a fresh process grows by."""
+    """Return what the memory of a fresh process grows by."""
     command = [sys.executable, "-c", MEMORY, how, str(database)]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)

@@ -2,7 +2,7 @@
 
     python -m benchmarks.bench_step_advantage
 
-Four pieces of work, each by everybody who does it:
+Four pieces of work, each by every implementation of it:
 
 - `steps`: advantages per step [S] where the steps are known.
 - `mask`: from a mask [R, L] to advantages per step; what our policy loss needs.
@@ -50,7 +50,7 @@ class Inputs:
 
     @property
     def name(self) -> str:
-        """The shape in words."""
+        """Return the shape in words."""
         rollouts, length = self.token_mask.shape
         return f"{rollouts} x {length}, {self.batch.max_rollout_steps} steps"
 
@@ -136,7 +136,7 @@ def inputs(rollouts: int, length: int, steps: int, *, device: torch.device) -> I
 
 
 def _case(work: str, given: Inputs, runs: Runs, own: Callable[[str], Tensor]) -> Case:
-    """The case of one piece of work, everything against the first of the runs."""
+    """Return the case of one piece of work, everything against the first of the runs."""
     truth = next(iter(runs.values()))()
     absent = {}
     for impl, reason in own_impls(given.token_mask.device).items():
@@ -201,7 +201,7 @@ def _by_token(
 
 
 def _rows_in_python(given: Inputs) -> Tensor:
-    """Per row: edges of the mask, credit, advantages per token."""
+    """Compute row by row: edges of the mask, credit, advantages per token."""
     spans_of_row = _spans_of_mask(given)
     advantage = torch.zeros(given.token_mask.shape)
     credit = _credit_of_rows(spans_of_row, given)
@@ -221,7 +221,7 @@ def _spans_of_mask(given: Inputs) -> list[Spans]:
 
 
 def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[float]]:
-    """Per row the returns to go, smoothed; per group their z-scores."""
+    """Compute per row the returns to go, smoothed; per group their z-scores."""
     group = given.group_of_rollout.tolist()
     reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
     returns_of_row: list[list[float]] = []

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-# Else the profiler tells on every start that it starts.
+# Else the profiler prints on every start that it starts.
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 LAUNCH = re.compile(r"(cu|cuda|hip)\w*Launch\w*Kernel\w*")
@@ -126,7 +126,7 @@ def _operators(events: Iterable[Any]) -> int:
 
 
 def _memory_changes(seen: profile) -> list[int]:
-    """Bytes taken (above 0) and given back (below 0), in their order."""
+    """Return bytes taken (above 0) and given back (below 0), in their order."""
     profiler: Any = seen.profiler
     events = profiler.kineto_results.events()
     changes = [event for event in events if event.name() == "[memory]"]
@@ -142,7 +142,7 @@ def _peak(changes: Iterable[int]) -> int:
 
 
 def _inside_the_run(events: Iterable[Any]) -> Iterator[str]:
-    """Names of what the host did between begin and end of the run, on any thread."""
+    """Return names of what the host did between begin and end of the run, on any thread."""
     events = [event for event in events if event.device_type.name == "CPU"]
     (run,) = (event.time_range for event in events if event.name == _RUN)
     return (event.name for event in events if run.start <= event.time_range.start <= run.end)

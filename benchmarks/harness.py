@@ -30,56 +30,46 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Floor(NamedTuple):
-    """The least that must be moved through memory, and a run that moves as fast as it can.
-
-    Attributes:
-        bytes_per_token: what must be read and written for a policy token.
-        num_policy_tokens: N.
-        yardstick: the run of the case that only moves memory.
-        yardstick_bytes: how much that moves.
-    """
+    """The least that must be moved through memory, and a run that moves as fast as it can."""
 
     bytes_per_token: float
+    """What must be read and written for a policy token."""
     num_policy_tokens: int
-    yardstick: str
-    yardstick_bytes: int
+    run: str
+    """The name of the run of the case that only moves memory."""
+    run_bytes: int
+    """How much that run moves."""
 
 
 class Work(NamedTuple):
-    """The arithmetic that cannot be left out, and a run that does nothing else.
-
-    Attributes:
-        operations: floating point operations.
-        yardstick: the run of the case that does them alone.
-    """
+    """The arithmetic that cannot be left out, and a run that does nothing else."""
 
     operations: float
-    yardstick: str
+    """Floating point operations."""
+    run: str
+    """The name of the run of the case that does them alone."""
 
 
 @dataclass
 class Case:
-    """One shape, with every implementation that can take it.
-
-    Attributes:
-        name: of the shape.
-        runs: implementation -> what is timed.
-        check: called with each implementation's name before it is timed; raises if it is wrong.
-        absent: implementation -> why it is not here.
-        floor: what must be moved; None if that says nothing.
-        counting: whether operators, allocations and launches are counted.
-        work: what must be calculated; None if that says nothing.
-        prepare: called before each run, outside the time that is taken.
-    """
+    """One shape, with every implementation that can take it."""
 
     name: str
+    """The name of the shape."""
     runs: Mapping[str, Callable[[], object]]
+    """Implementation -> what is timed."""
     check: Callable[[str], None]
+    """Called with each implementation's name before it is timed; raises if it is wrong."""
     absent: dict[str, str] = field(default_factory=dict)
+    """Implementation -> why it is not here."""
     floor: Floor | None = None
+    """What must be moved; None if that says nothing."""
     counting: bool = False
+    """Whether operators, allocations and launches are counted."""
     work: Work | None = None
+    """What must be calculated; None if that says nothing."""
     prepare: Callable[[], object] = lambda: None
+    """Called before each run, outside the time that is taken."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +85,7 @@ class Timing:
     times_baseline: float
     """The median of the baseline divided by this median: above 1 is faster."""
     bytes_per_token: float | None
-    """What the yardstick would have moved in this time, per policy token."""
+    """What the run that only moves memory would have moved in this time, per policy token."""
     floor_bytes_per_token: float | None
     counts: Counts | None
     gflops: float | None = None
@@ -105,7 +95,7 @@ class Timing:
 
 
 def options(description: str) -> argparse.ArgumentParser:
-    """The words that every benchmark takes."""
+    """Return the options that every benchmark takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own)")
@@ -173,9 +163,7 @@ def measured(case: Case, *, baseline: str, device: torch.device, seconds: float)
             floor_bytes_per_token=None if case.floor is None else case.floor.bytes_per_token,
             counts=counts.get(name),
             gflops=None if case.work is None else 1e-6 * case.work.operations / median(values),
-            times_work=None
-            if case.work is None
-            else median(values) / median(times[case.work.yardstick]),
+            times_work=None if case.work is None else median(values) / median(times[case.work.run]),
         )
         for name, values in times.items()
     ]
@@ -241,7 +229,7 @@ def report(
 
 
 def save(line: Mapping[str, Any], *, benchmark: str) -> Path:
-    """Add a line of JSON to the results of a benchmark on this device; returns the file."""
+    """Add a line of JSON to the results of a benchmark on this device; return the file."""
     path = RESULTS / f"{benchmark}.{_slug(line['device'])}.jsonl"
     path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
@@ -265,7 +253,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def _bytes_per_token(
     floor: Floor | None, name: str, times: dict[str, list[float]], counts: dict[str, Counts]
 ) -> float | None:
-    """The kernels' time alone where it is known: on a GPU the host is not what moves memory."""
+    """Take the kernels' time alone where it is known: on a GPU the host moves no memory."""
     if floor is None:
         return None
 
@@ -273,7 +261,7 @@ def _bytes_per_token(
         known = counts[run].device_ms if run in counts else None
         return median(times[run]) if known is None else known
 
-    bytes_per_ms = floor.yardstick_bytes / milliseconds(floor.yardstick)
+    bytes_per_ms = floor.run_bytes / milliseconds(floor.run)
     return milliseconds(name) * bytes_per_ms / floor.num_policy_tokens
 
 
@@ -317,7 +305,7 @@ _COLUMNS = (
 
 
 def _rounded(value: Any) -> Any:
-    """Four digits of each number: more says nothing about a time."""
+    """Round each number to four digits: more says nothing about a time."""
     if isinstance(value, dict):
         return {name: _rounded(part) for name, part in value.items()}
     return float(f"{value:.4g}") if isinstance(value, float) else value
@@ -329,7 +317,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _commit() -> str | None:
-    """The commit of the checkout, marked where anything but results was changed since."""
+    """Return the commit of the checkout, marked where anything but results was changed since."""
 
     def git(*words: str) -> str:
         command = ["git", *words]

@@ -38,7 +38,7 @@ class Shape(NamedTuple):
 
     @property
     def name(self) -> str:
-        """In words."""
+        """Return the case in words."""
         kind = str(self.dtype).removeprefix("torch.")
         tokens = f"{self.rollouts} x {self.length}"
         return f"{tokens}, V {self.vocabulary}, D {self.size}, {kind}, {self.observed:.0%} observed"
@@ -58,7 +58,7 @@ Loss = Callable[[HeadInputs], Tensor]
 
 
 def inputs(shape: Shape, device: torch.device) -> HeadInputs:
-    """Return hidden states of variance 1 and a head whose logits are of variance 1."""
+    """Return hidden states of variance 1 and a head that makes logits of variance 1."""
     generator = torch.Generator().manual_seed(0)
     places = (shape.rollouts, shape.length)
     hidden = torch.randn((*places, shape.size), generator=generator).to(device, shape.dtype)
@@ -208,5 +208,5 @@ def _logp(hidden: Tensor, weight: Tensor, target: Tensor) -> Tensor:
 
 
 def _rows(*values: Tensor) -> zip[tuple[Tensor, ...]]:
-    """One rollout after the other, as tensors [1, ...]."""
+    """Return one rollout after the other, as tensors [1, ...]."""
     return zip(*(value.split(1) for value in values), strict=True)

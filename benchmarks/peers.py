@@ -161,7 +161,7 @@ def _trl_trainer(loss: LossConfig, device_type: str) -> Any:
 
 
 def _verl_algorithms() -> Any:
-    """The module of verl, or why it is not there."""
+    """Return the module of verl, or why it is not there."""
     if importlib.util.find_spec("verl") is None:
         return "not installed: pip install -e '.[bench]' && pip install --no-deps verl==0.9.1"
     with warnings.catch_warnings():

@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def _run(folder: Path, preset: str, seed: int, settings: Sequence[str]) -> Path:
-    """Train unless the folder holds a finished run; returns the folder."""
+    """Train unless the folder holds a finished run; return the folder."""
     if not (folder / "report.json").exists():
         words = [f"seed={seed}", f"data.world.seed={seed}", f"credit.preset={preset}", *settings]
         if (folder / "config.yaml").exists():
@@ -95,7 +95,7 @@ def _table(runs: dict[tuple[str, int], Path]) -> Table:
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
-    """The mean of the rates that were over something; None if there are none."""
+    """Return the mean of the rates that have a denominator; None if none has."""
     known = [value for value in values if value is not None]
     return mean(known) if known else None
 

@@ -19,7 +19,7 @@ _OFF_BOUNDS = 0.03
 
 
 class Tokens(NamedTuple):
-    """What a loss is told beside logits."""
+    """What a loss is given beside logits."""
 
     target: Tensor
     """[R, L] int64"""

@@ -16,14 +16,14 @@ TIMEOUT_S = 30.0
 
 
 def equal_sets(connection: sqlite3.Connection, predicted: str, gold: str) -> bool:
-    """Both queries on one connection, all rows fetched, sets compared."""
+    """Run both queries on one connection, fetch all rows and compare sets."""
     cursor = connection.cursor()
     predicted_rows = cursor.execute(predicted).fetchall()
     return set(predicted_rows) == set(cursor.execute(gold).fetchall())
 
 
 def new_connection(triple: Triple) -> bool:
-    """A connection for one pair; whatever fails is not equal."""
+    """Compare one pair on a connection of its own; whatever fails is not equal."""
     connection = sqlite3.connect(triple[0])
     try:
         return equal_sets(connection, *triple[1:])
@@ -34,7 +34,7 @@ def new_connection(triple: Triple) -> bool:
 
 
 def bird(triples: Sequence[Triple]) -> list[bool]:
-    """BIRD's evaluation: func_timeout around each pair, a connection per pair, Python's sets."""
+    """Evaluate as BIRD does: func_timeout around each pair, a connection each, Python's sets."""
     from func_timeout import FunctionTimedOut, func_timeout
 
     verdicts = []
@@ -47,12 +47,12 @@ def bird(triples: Sequence[Triple]) -> list[bool]:
 
 
 def plain(triples: Sequence[Triple]) -> list[bool]:
-    """A connection per pair, without any deadline."""
+    """Compare each pair on a connection of its own, without any deadline."""
     return [new_connection(triple) for triple in triples]
 
 
 def best_python(triples: Sequence[Triple]) -> list[bool]:
-    """What careful Python can do: cached connections, golds run once, a progress handler."""
+    """Compare as careful Python can: cached connections, golds run once, a progress handler."""
     connections: dict[str, sqlite3.Connection] = {}
     golds: dict[tuple[str, str], frozenset[object]] = {}
     verdicts = []
@@ -82,7 +82,7 @@ def best_python(triples: Sequence[Triple]) -> list[bool]:
 
 
 def process_per_query(triples: Sequence[Triple]) -> list[bool]:
-    """A process for every pair, killed at the deadline."""
+    """Compare each pair in a process of its own, killed at the deadline."""
     context = multiprocessing.get_context("fork")
     verdicts = []
     for triple in triples:

@@ -3,7 +3,7 @@
 #
 # Guess: one table of chat messages, however it came into `datasets`, holds the same calls; either all
 # ways unite the arguments of different tools in one struct, or none.
-# Seen with datasets 5.2.0, two rows whose calls have different arguments (`table`, and `sql`):
+# Seen with datasets 5.2.0, two rows with calls of different arguments (`table`, and `sql`):
 #   Dataset.from_list            {'table': 'singer', 'sql': None}   a struct of both names
 #   load_dataset("json")         {'table': 'singer'}                a column of type Json
 #   its .map(...)                {'table': 'singer'}                the type is kept
@@ -49,13 +49,13 @@ of_list.to_parquet(folder / "rows.parquet")
 of_parquet = load_dataset(
     "parquet", data_files=str(folder / "rows.parquet"), split="train", cache_dir=str(folder / "cache")
 )
-told = Dataset.from_list(rows, features=of_file.features)
+declared = Dataset.from_list(rows, features=of_file.features)
 seen = {
     "from_list": first_arguments(of_list),
     "json": first_arguments(of_file),
     "json, then map": first_arguments(again),
     "parquet": first_arguments(of_parquet),
-    "from_list with features": first_arguments(told),
+    "from_list with features": first_arguments(declared),
 }
 for name, arguments in seen.items():
     print(f"{name}: {arguments}")

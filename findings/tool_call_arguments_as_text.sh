@@ -7,8 +7,9 @@
 #   the same call     qwen3, qwen3_instruct_2507, qwen3_vl
 #   encoded twice     qwen2_5, llama3_1, llama3_2, gptoss: "arguments": "{\"sql\": ...}"
 #   double braces     gemma4 to gemma4_v4: call:run_query{{"sql": ...}}
-#   refused           gemma4_v5, lfm2_v2 and lfm2_2_5_vl (told), qwen3_5*, qwen3_6, glm4moe, nemotron
-#   text only         deepseekv3: a dict is a TypeError; its training twin deepseekv3_training takes
+#   refused           gemma4_v5, lfm2_v2 and lfm2_2_5_vl (with a reason), qwen3_5*, qwen3_6, glm4moe,
+#                     nemotron
+#   text only         deepseekv3: a dict is a TypeError; for training, deepseekv3_training takes
 #                     the dict and encodes a text twice: the two want different data
 #   no call at all    llama3, phi3, lfm2: the assistant's call vanishes from the conversation
 # Nothing is raised in rows two, three and six: a model is trained on calls that its own parser cannot

@@ -12,7 +12,7 @@
 #   the same, acc_dtype=torch.float32         loss 2.0     4.1 %
 #   the same, reduction="none", then a mean   loss 6.749   4.1 %
 # Each chunk is a small share of the sum, and is rounded away once the running total is large. Chunks
-# chosen by torch ("auto") are larger here and lose less. Who meets it: whoever takes the loss from
+# chosen by torch ("auto") are larger here and lose less. Who meets it: all who take the loss from
 # hidden states in small chunks to save memory. reduction="none" mends the loss that is logged, not the
 # gradient; float32 weights, or chunks as large as memory allows, mend both.
 set -euo pipefail

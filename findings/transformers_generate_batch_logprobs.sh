@@ -3,7 +3,7 @@
 # temperature and top-k, not the model's.
 #
 # Guess: `generate_batch(..., return_logprobs=True)` gives log-softmax of the logits, as a trainer
-# computes it again and as serving engines do unless told otherwise.
+# computes it again and as serving engines do unless set otherwise.
 # Seen with transformers 5.23.0, torch 2.13.0 on CPU, a random Qwen3:
 #   temperature 1, no top-k      the model's to 1e-4
 #   temperature 2                those of logits / 2; the model's differ by nats

@@ -11,10 +11,10 @@
 #   attention_mask of ones, with use_cache=False or without           far
 #   in train mode                                                     far
 #   in train mode after gradient_checkpointing_enable()               equal
-# Nothing is said but that checkpointing turns the cache off. Who meets it: old log-probabilities from a
+# The only warning is that checkpointing turns the cache off. Who meets it: old log-probabilities from a
 # pass without checkpointing beside new ones from a pass with it; evaluation of a model that was trained
-# on packed rows. Remedy: use_cache=False in every pass over packed rows, no mask of ones, and one look
-# at the equality.
+# on packed rows. Remedy: use_cache=False in every pass over packed rows, no mask of ones, and one check
+# of the equality.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -3,7 +3,7 @@
 #
 # Guess: both accumulate in float32, as `torch.sum` and `torch.cumsum` do, or neither.
 # Seen with triton 3.7.1, compiled for sm_90 without a GPU: the combine region of `tt.reduce` works on
-# bf16 and its result is bf16, while `tt.scan` works on f32. The last element of `tl.cumsum(x)` is so
+# bf16 and its result is bf16, while `tt.scan` works on f32. So the last element of `tl.cumsum(x)` is
 # another number than `tl.sum(x)`. Integers narrower than 32 bits are widened by both. `tl.sum(x,
 # dtype=tl.float32)` adds in float32. Who meets it: kernels that count tokens, or add weights or
 # log-probabilities up in the dtype of the model: 1 + 256 is 256 in bfloat16.

@@ -9,9 +9,9 @@
 #   lfm2_2_5, lfm2_2_5_v2       sql='SELECT x FROM t WHERE n = 'a''     SELECT x FROM t WHERE n =
 #   lfm2_v2, lfm2_2_5_vl        sql='SELECT x FROM t WHERE n = \'a\''   SELECT x FROM t WHERE n = \
 #   lfm2_v2, lfm2_2_5_vl        a newline as the two characters \n      the two characters \n
-# The calls of the first two are no Python either. Who meets it: everybody who trains an SQL agent on
+# The calls of the first two are no Python either. Who meets it: all who train an SQL agent on
 # LFM2.5 with GRPOTrainer and tools; nearly every query with a text literal fails, as if the model
-# could not write SQL. Queries with double quotes or numbers alone pass. Remedy: a reader of one's own.
+# could not write SQL. Queries with double quotes or numbers alone pass. Remedy: a reader of your own.
 #
 # The XML calls of Qwen3.5 and GLM 4 lose white space at both ends of a query, which SQL forgives.
 set -euo pipefail

@@ -12,7 +12,7 @@
 #   cispo, vespo, either level                        as given
 #   cispo with its defaults                           0.2 times the others: epsilon_high, 0.2, is the
 #                                                     bound of the ratio itself, not of its excess over 1
-# Who meets it: turn-level or step-level credit in TRL together with GSPO. A reply whose turns cancel
+# Who meets it: turn-level or step-level credit in TRL together with GSPO. A reply with turns that cancel
 # teaches nothing, and no metric says so. Remedy: importance_sampling_level="token"; for CISPO a bound
 # above 1.
 set -euo pipefail

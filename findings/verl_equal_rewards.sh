@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# verl's estimators give advantages to groups in which everybody earned the same, and to groups of one.
+# verl's estimators give advantages to groups in which all rollouts earned the same, and to groups of one.
 #
 # Guess: a group-relative advantage is 0 where all rewards of the group are equal, and where a prompt
 # has one reply.

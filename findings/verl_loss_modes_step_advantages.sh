@@ -6,10 +6,10 @@
 # Seen with verl 0.9.1, on policy, gradients of the log-probabilities:
 #   - `geo_mean` and `sapo` average by sequence for "token-mean", "seq-mean-token-sum" and
 #     "seq-mean-token-mean" alike: a token of a reply of two gets four times the gradient of one of eight.
-#     vanilla, gspo, cispo, gpg, clip_cov, kl_cov, dppo_kl, dppo_tv do as they are told.
+#     vanilla, gspo, cispo, gpg, clip_cov, kl_cov, dppo_kl, dppo_tv do what their settings say.
 #   - `geo_mean` averages the advantages of a row first: [+1, +1, -1, -1] gives a gradient of 0 for
-#     every token, so a turn that was right and one that was wrong teach nothing. gspo, whose ratio is
-#     shared by the row, too, keeps each token's own advantage.
+#     every token, so a turn that was right and one that was wrong teach nothing. gspo, which
+#     also has one ratio for the row, keeps each token's own advantage.
 # Who meets it: turn-level or step-level advantages in verl, and comparisons of loss modes.
 set -euo pipefail
 folder=$(mktemp -d)

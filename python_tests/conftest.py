@@ -28,6 +28,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from finestep_fast.sql import Engine
     from support.evaluation import Evaluation
     from support.quickstart_world import World
     from support.tiny import Tiny
@@ -50,7 +51,7 @@ def root() -> Path:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Questions and databases that lie beside the checkout and are no part of the project."""
+    """Return questions and databases beside the checkout, which are no part of the project."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
         pytest.skip("no ../shared/data beside the checkout")
@@ -58,8 +59,25 @@ def shared_data() -> Path:
 
 
 @pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Return a small database of customers and orders, which a test may change."""
+    from support.databases import written
+
+    return written(tmp_path / "shop.sqlite")
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Yield an engine of two threads."""
+    from finestep_fast.sql import Engine
+
+    with Engine(threads=2) as engine:
+        yield engine
+
+
+@pytest.fixture
 def own(tiny: Tiny, tmp_path: Path) -> Path:
-    """A folder with a user's own questions and databases, which a test may change."""
+    """Return a folder with a user's own questions and databases, which a test may change."""
     from support.own_data import write_own_data
 
     write_own_data(tmp_path / "own", tiny)

@@ -1,15 +1,15 @@
-"""Which part may know which foreign package; the layers themselves are import-linter's."""
+"""Which part may import which foreign package; import-linter checks the layers themselves."""
 
 from __future__ import annotations
 
 import ast
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from support.programs import printed
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "finestep_fast"
@@ -41,7 +41,7 @@ MAY_INCLUDE: dict[str, set[str]] = {
 
 
 def _imported_modules(source: str) -> Iterator[str]:
-    """Dotted names of every import of a file, also those inside functions."""
+    """Return the dotted names of every import of a file, also those inside functions."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -50,14 +50,14 @@ def _imported_modules(source: str) -> Iterator[str]:
 
 
 def _is_module(name: str) -> bool:
-    """Whether `finestep_fast.x` or `finestep_fast.x.y` lies in a module, not in the front door."""
+    """Return whether `finestep_fast.x` or `finestep_fast.x.y` lies in a module, not the package."""
     part = name.partition(".")[2].partition(".")[0]
     folder, file = PACKAGE / part, PACKAGE / f"{part}.py"
     return part == "_core" or (part != "" and (folder.is_dir() or file.is_file()))
 
 
 def _part(path: Path) -> str:
-    """`finestep_fast/sql/engine.py` -> `sql`; `finestep_fast/ops.py` -> `ops`."""
+    """Return the part: `finestep_fast/sql/engine.py` -> `sql`; `finestep_fast/ops.py` -> `ops`."""
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -77,7 +77,7 @@ def test_a_foreign_package_is_known_to_its_layer_only(module: str) -> None:
     assert not strangers, f"only {sorted(KNOWN_BY[module])} may import {module}"
 
 
-def test_only_programs_and_adapters_use_the_front_door() -> None:
+def test_only_programs_and_adapters_import_the_package_itself() -> None:
     """Everything below imports what `finestep_fast/__init__.py` offers from where it is made."""
     users = {
         f"{path.relative_to(ROOT)}: {name}"
@@ -98,14 +98,11 @@ def test_every_folder_with_modules_is_a_package() -> None:
 def test_importing_the_library_imports_torch_and_nothing_else_heavy() -> None:
     heavy = ["accelerate", "matplotlib", "pydantic", "sqlglot", "transformers", "triton", "yaml"]
     code = f"import sys, finestep_fast; print([m for m in {heavy!r} if m in sys.modules])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120
-    )
-    assert done.stdout.strip() == "[]"
+    assert printed("-c", code, timeout_s=120) == "[]\n"
 
 
 def _includes(folder: Path) -> dict[str, list[str]]:
-    """Path below the folder -> what each source includes, with its quotes or angles."""
+    """Return, by path below the folder, what each source includes, with its quotes or angles."""
     include = re.compile(r'^\s*#\s*include\s+("[^"]+"|<[^>]+>)', re.MULTILINE)
     return {
         str(path.relative_to(folder)): include.findall(path.read_text(encoding="utf-8"))
@@ -115,7 +112,7 @@ def _includes(folder: Path) -> dict[str, list[str]]:
 
 
 def _cycle(includes: dict[str, list[str]]) -> list[str]:
-    """Some headers that include one another in a circle; empty if there are none."""
+    """Return some headers that include one another in a circle; empty if there are none."""
     done: set[str] = set()
 
     def found(path: str, trail: list[str]) -> list[str]:
@@ -162,7 +159,7 @@ def test_folders_of_the_core_include_only_what_they_may() -> None:
     assert not strangers
 
 
-def test_only_the_bindings_know_python() -> None:
+def test_only_the_bindings_include_python() -> None:
     knows = {
         path
         for path, names in _includes(CSRC).items()

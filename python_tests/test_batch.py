@@ -1,4 +1,4 @@
-"""`StepBatch`: what belongs to whom, the two ways to say it, and what is refused."""
+"""`StepBatch`: which tokens belong to which step, two ways to say it, and what is refused."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from types import ModuleType
 
 import pytest
 import torch
+
+from support.json_lines import json_lines
 
 # They lie in the checkout and are not installed.
 sys.path.append(str(Path(__file__).resolve().parents[1]))
@@ -212,14 +213,14 @@ def test_a_run_is_one_line_of_json_in_a_file_named_by_the_device(
     (path,) = (tmp_path / "results").iterdir()
     assert path.name.startswith("a_thing.")
     assert path.suffix == ".jsonl"
-    first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    first, second = json_lines(path)
     assert set(first) == set(second)
     assert {"commit", "device", "threads", "torch", "more"} <= set(first)
     assert first["absent"] == {"a peer": "not here"}
     assert [row["implementation"] for row in first["timings"]] == ["plain", "torch.add"]
-    yardstick = first["timings"][1]
-    assert yardstick["bytes_per_token"] == pytest.approx(12.0)
-    assert yardstick["counts"]["operators"] == 1
+    memory_only = first["timings"][1]
+    assert memory_only["bytes_per_token"] == pytest.approx(12.0)
+    assert memory_only["counts"]["operators"] == 1
     assert str(Path.cwd()) not in path.read_text(encoding="utf-8")
 
 

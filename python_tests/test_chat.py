@@ -69,7 +69,7 @@ def seen_while_playing(
 
 
 def parts(transcript: Transcript) -> tuple[list[int], list[list[int]], list[list[int]]]:
-    """Prompt ids, the sampled ids of every step, the ids that followed each step."""
+    """Return prompt ids, the sampled ids of every step, the ids that followed each step."""
     ids, spans = transcript.token_ids, transcript.step_spans
     ends = [start for start, _ in spans[1:]] + [len(ids)]
     return (

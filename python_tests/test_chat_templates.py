@@ -47,7 +47,7 @@ def prompt_text(chat: ChatFormat, *, system: str = "S", question: str = "Q") -> 
 TOOLS = [tool["function"]["name"] for tool in TOOL_SCHEMAS]
 
 
-def test_tools_that_a_template_leaves_out_are_described_and_it_is_said() -> None:
+def test_tools_that_a_template_leaves_out_are_described_and_reported() -> None:
     chat = chat_of(shaped(tools=False, call=""))
     assert all(f'"name": "{name}"' in chat.description for name in TOOLS)
     assert '<tool_call>\n{"name": "...", "arguments": {...}}\n</tool_call>' in chat.description

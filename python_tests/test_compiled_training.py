@@ -24,7 +24,7 @@ REWARD, OUTCOME = torch.rand(S, generator=NOISE), torch.tensor([1.0, 0.0, 0.0, 1
 
 
 class Actor(nn.Module):
-    """A small model whose head a loss may take over."""
+    """A small model with a head that a loss may take over."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ OPS: list[Any] = [
 
 
 def seen(op: Op, *, backend: str | None, is_made_inside: bool) -> list[Tensor]:
-    """Loss, gradients and metrics of a training step: of eager torch where there is no backend."""
+    """Return loss, gradients and metrics of a training step: of eager torch without a backend."""
     torch.manual_seed(0)
     actor = Actor()
     outside = ff.StepBatch.from_mask(MASK, GROUPS)
@@ -188,9 +188,9 @@ def test_a_module_that_holds_the_loss_compiles() -> None:
     assert compiled(batch).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
-def test_what_overwrites_logits_breaks_the_graph_and_works() -> None:
+def test_overwriting_logits_breaks_the_graph_and_works() -> None:
     def step(actor: Actor, batch: ff.StepBatch) -> Tensor:
         given = (2 * actor.logits(), TARGET, OLD, batch, ADVANTAGE)
         return ff.logits_policy_loss(*given, inplace=True).loss

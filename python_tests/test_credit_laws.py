@@ -26,7 +26,7 @@ from finestep_fast.reference.credit import (
 )
 from finestep_fast.reference.rounding import process_size, rounding
 from support.batches import Rollout, packed, rollout_lists, rollout_outcome, step_reward
-from support.doors import step_advantage
+from support.entry_points import step_advantage
 from support.impls import IMPLS
 from support.loops import loop_grpo
 
@@ -186,7 +186,7 @@ def test_a_spread_within_rounding_counts_as_none(impl: str) -> None:
 def test_totals_that_cancel_are_compared_within_the_rounding_of_what_was_added_up(
     impl: str,
 ) -> None:
-    # (0.7 + 0.3 + 0.3 - 3) / 2 + 0.85 = 0 but for rounding, which has no size of its own.
+    # (0.7 + 0.3 + 0.3 - 3) / 2 + 0.85 = 0 except rounding, which has no size of its own.
     orders = [(0.7, 0.3, 0.3), (0.3, 0.7, 0.3), (0.3, 0.3, 0.7), (0.7, 0.3, 0.3)]
     rollouts = [Rollout(0, (1, 1, 1), reward, 0.85) for reward in orders]
     credit = CreditConfig.preset("grpo_process", process_weight=0.5, process_baseline=1)

@@ -13,7 +13,7 @@ from support.databases import written
 
 
 def questions(folder: Path, names: str) -> list[Question]:
-    """One question per letter, on the database of that letter."""
+    """Return one question per letter, on the database of that letter."""
     return [Question("0", "?", "SELECT 1", name, database_file(folder, name)) for name in names]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,12 +21,6 @@ from support.databases import written
 GOLD = "SELECT name FROM customer WHERE city = 'London' ORDER BY name"
 ENDLESS = "WITH c(x) AS (SELECT 1 UNION ALL SELECT x FROM c) SELECT max(x) FROM c"
 Answered = Callable[..., Episode]
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
 
 
 @pytest.fixture

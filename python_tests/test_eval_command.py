@@ -16,7 +16,8 @@ import pytest
 
 from finestep_fast.eval.__main__ import main
 from finestep_fast.sql import Engine
-from support.evaluation import ENDLESS, PREDICTED, Evaluation, found, records
+from support.evaluation import ENDLESS, PREDICTED, Evaluation, found
+from support.json_lines import json_lines
 
 
 def test_numbers_for_programs(evaluation: Evaluation, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,7 +49,7 @@ def test_a_line_per_question_is_kept(
 ) -> None:
     output = evaluation.folder / "out.jsonl"
     found(capsys, evaluation.words("--semantics", "bird,strict", "--output", output))
-    kept = records(output)
+    kept = json_lines(output)
     assert [entry["question_id"] for entry in kept] == [str(i) for i in range(6)]
     assert [entry["equal"] for entry in kept] == [True, True, False, False, False, False]
     assert [entry["others"]["strict"]["equal"] for entry in kept][:2] == [True, False]
@@ -83,7 +84,7 @@ def test_right_queries_are_timed_on_request(
 ) -> None:
     output = evaluation.folder / "out.jsonl"
     printed = found(capsys, evaluation.words("--efficiency", "3", "--output", output))
-    timed = [entry["efficiency"] for entry in records(output) if "efficiency" in entry]
+    timed = [entry["efficiency"] for entry in json_lines(output) if "efficiency" in entry]
     assert len(timed) == 2
     assert all(entry["gold_ms"] > 0 and entry["time_ratio"] > 0 for entry in timed)
     expected = sum(entry["reward"] ** 0.5 for entry in timed) / 6
@@ -112,7 +113,7 @@ def test_a_query_out_of_time_or_of_bounds_is_wrong_and_runs_once(
     found(
         capsys, evaluation.words(*limits, "--semantics", "bird,strict,multiset", "--output", output)
     )
-    late, large, *_ = records(output)
+    late, large, *_ = json_lines(output)
     assert (late["status"], large["status"]) == ("predicted_timeout", "predicted_too_large")
     assert late["others"]["multiset"] == {key: late[key] for key in ("equal", "status", "message")}
     assert late["soft_f1"] == large["soft_f1"] == 0.0
@@ -158,7 +159,7 @@ def test_ctrl_c_keeps_what_was_evaluated(
     monkeypatch.setattr(Engine, "match", stopped_later)
     assert main(evaluation.words("--threads", "1", "--output", output)) == 130
     assert f"stopped after 2 of 6 questions, kept in {output}" in capsys.readouterr().err
-    assert len(records(output)) == 2
+    assert len(json_lines(output)) == 2
 
 
 def test_the_command_as_a_process(evaluation: Evaluation) -> None:
@@ -197,10 +198,7 @@ def test_verdicts_on_real_predictions_are_those_recorded(
     folder = shared_data / "spider_dev"
     system = "dail_gpt4"
     predicted, recorded = (
-        [
-            json.loads(line)[key][system][0]
-            for line in (folder / name).read_text("utf-8").splitlines()
-        ]
+        [line[key][system][0] for line in json_lines(folder / name)]
         for name, key in (("predictions.jsonl", "preds"), ("reference_verdicts.jsonl", "verdicts"))
     )
     predictions, output = tmp_path / "predictions.json", tmp_path / "out.jsonl"
@@ -211,7 +209,7 @@ def test_verdicts_on_real_predictions_are_those_recorded(
     three = "bird,multiset,test_suite"
     for digits, more in ((range(3), [three]), ((3,), ["test_suite", "--keep-distinct"])):
         printed = found(capsys, [*words, *more])
-        kept = records(output)
+        kept = json_lines(output)
         for digit, name in zip(digits, printed["semantics"], strict=True):
             expected = [verdict[digit] == "1" for verdict in recorded]
             assert printed["overall"]["ex"][name] == pytest.approx(sum(expected) / 544)

@@ -2,41 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 
 from finestep_fast.eval.__main__ import main
 from support.evaluation import Evaluation
+from support.programs import errors_of
 
 LOST = {
-    "nobody reads": ("| true", "standard output cannot be written: Broken pipe"),
+    "no reader": ("| true", "standard output cannot be written: Broken pipe"),
     "full": ("> /dev/full", "standard output cannot be written: No space left on device"),
     "closed": (">&-", "standard output is closed; send it to a file, or to /dev/null"),
 }
 
 
 @pytest.mark.parametrize(
-    ("case", "how"), [("nobody reads", ""), ("full", "--json"), ("closed", "")], ids=list(LOST)
+    ("case", "how"), [("no reader", ""), ("full", "--json"), ("closed", "")], ids=list(LOST)
 )
 def test_a_lost_standard_output_ends_with_one_sentence(
     evaluation: Evaluation, case: str, how: str
 ) -> None:
     redirection, message = LOST[case]
-    words = " ".join(["-m", "finestep_fast.eval", *evaluation.words(), how])
-    done = subprocess.run(
-        ["bash", "-c", f"(sleep 0.2; {sys.executable} {words}; echo $? >&2) {redirection}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-    *said, status = done.stderr.splitlines()
+    words = ("-m", "finestep_fast.eval", *evaluation.words(), how)
+    errors = errors_of(*words, redirection=redirection)
+    *said, status = errors.splitlines()
     assert said[-1] == f"error: {message}"
     assert status == "2"
-    assert "Traceback" not in done.stderr
-    assert "Exception ignored" not in done.stderr
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
 
 
 def test_an_output_that_is_full_is_named(

@@ -11,13 +11,14 @@ import pytest
 from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
 from finestep_fast.eval.predictions import BIRD_MARK, SQL_KEYS, load_predictions
+from support.json_lines import json_lines
 
 QUERIES = ["SELECT 1", "SELECT 'ä'\n  -- two lines", "SELECT 3"]
 DB_IDS = ("shop", "shop", "zoo")
 
 
 def questions(*ids: str) -> list[Question]:
-    """Three questions."""
+    """Return three questions."""
     return [
         Question(name, "?", "SELECT 1", db_id, Path(db_id))
         for name, db_id in zip(ids or ("0", "1", "2"), DB_IDS, strict=True)
@@ -25,7 +26,7 @@ def questions(*ids: str) -> list[Question]:
 
 
 def saved(path: Path, content: Any) -> Path:
-    """A file of text, or of JSON."""
+    """Return a file of text, or of JSON."""
     text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
     path.write_text(text, encoding="utf-8")
     return path
@@ -39,7 +40,7 @@ def queries(path: Path, asked: list[Question]) -> list[str | None]:
     return [prediction.sql for prediction in load_predictions(path, asked)]
 
 
-def json_lines(entries: list[Any]) -> str:
+def as_json_lines(entries: list[Any]) -> str:
     return "\n".join(json.dumps(entry) for entry in entries) + "\n"
 
 
@@ -65,14 +66,14 @@ def objects(key: str, **others: Any) -> list[dict[str, Any]]:
         pytest.param({str(i): QUERIES[i] for i in (2, 0, 1)}, id="bird in another order"),
         pytest.param(QUERIES, id="list"),
         pytest.param([with_mark(query, "") for query in QUERIES], id="list with empty marks"),
-        pytest.param(json_lines(QUERIES), id="lines of texts"),
+        pytest.param(as_json_lines(QUERIES), id="lines of texts"),
         *(pytest.param(objects(key), id=f"objects with {key}") for key in SQL_KEYS),
         pytest.param(
             [{"question_id": i, "SQL": QUERIES[i], "db_id": DB_IDS[i]} for i in (2, 1, 0)],
             id="objects in another order",
         ),
         pytest.param(
-            json_lines([{"qid": str(i), "pred": QUERIES[i]} for i in (1, 2, 0)]),
+            as_json_lines([{"qid": str(i), "pred": QUERIES[i]} for i in (1, 2, 0)]),
             id="lines of objects",
         ),
         pytest.param(
@@ -188,13 +189,11 @@ def test_birds_mini_dev_with_a_repeated_id_is_refused_or_read_right(
     shared_data: Path, tmp_path: Path
 ) -> None:
     folder = shared_data / "bird_minidev_text_only"
-    lines = (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines()
-    entries = [json.loads(line) for line in lines]
+    entries = json_lines(folder / "questions.jsonl")
     entries[100]["qid"] = entries[50]["qid"]
     (tmp_path / "q.jsonl").write_text("\n".join(map(json.dumps, entries)), encoding="utf-8")
     asked = load_questions(tmp_path / "q.jsonl", tmp_path)
-    text = (folder / "predictions.jsonl").read_text(encoding="utf-8")
-    rows = [json.loads(line) for line in text.splitlines()]
+    rows = json_lines(folder / "predictions.jsonl")
     system = next(iter(rows[0]["preds"]))
     predicted = [row["preds"][system] for row in rows]
     named = [

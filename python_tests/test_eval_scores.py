@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from finestep_fast.eval.evaluation import Record, Verdict, checked_semantics
 from finestep_fast.eval.summary import remarks, summary
 from finestep_fast.sql import Engine, Row, score_f1
 from support.databases import written
+from support.json_lines import json_lines
 
 Rows = list[Row]
 
@@ -28,7 +28,7 @@ Rows = list[Row]
         ([], [(1,)], 0.0),
         ([(1,)], [], 0.0),
         ([(1, "a")], [(1, "a")], 1.0),
-        ([("a", 1)], [(1, "a")], 1.0),  # cells are looked for anywhere in the row
+        ([("a", 1)], [(1, "a")], 1.0),  # cells are searched for anywhere in the row
         ([(2, "b"), (1, "a")], [(1, "a"), (2, "b")], 0.0),  # rows are paired by position
         ([(1,), (1,), (2,)], [(1,), (2,), (2,)], 1.0),  # after duplicates are dropped
         # tp 3/2, fp 1/2, fn 1/2: precision and recall 3/4
@@ -55,15 +55,14 @@ def test_soft_f1_by_hand(predicted: Rows, gold: Rows, expected: float) -> None:
 
 
 def value(written: Any) -> Any:
-    """A value of the recorded cases."""
+    """Return a value of the recorded cases."""
     if isinstance(written, dict):
         return float(written["float"]) if "float" in written else bytes.fromhex(written["blob"])
     return written
 
 
 def test_soft_f1_agrees_with_what_was_recorded_of_the_published_one(shared_data: Path) -> None:
-    lines = (shared_data / "adversarial" / "semantics_cases.jsonl").read_text(encoding="utf-8")
-    cases = [json.loads(line) for line in lines.splitlines()]
+    cases = json_lines(shared_data / "adversarial" / "semantics_cases.jsonl")
     assert len(cases) >= 28
     for case in cases:
         predicted, gold = (
@@ -159,7 +158,7 @@ def record(
     )
 
 
-def test_averages_are_taken_over_all_questions_and_over_those_whose_gold_ran() -> None:
+def test_averages_are_taken_over_all_questions_and_over_those_with_a_gold_that_ran() -> None:
     found = summary(
         [
             record(),
@@ -208,7 +207,7 @@ def test_r_ves_is_the_mean_root_of_rewards_over_all_questions() -> None:
     assert "r_ves" not in summary([record(ratio=4.0)], timed=False)["overall"]
 
 
-def test_undecided_verdicts_are_told() -> None:
+def test_undecided_verdicts_are_reported() -> None:
     found = summary([record(False, status="undecided"), record()], timed=False)
     assert "bird: 1 verdict undecided: counted as wrong" in remarks(found, 0)
 

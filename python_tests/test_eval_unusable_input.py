@@ -7,7 +7,8 @@ import json
 import pytest
 
 from finestep_fast.eval.__main__ import main
-from support.evaluation import PREDICTED, Evaluation, found, records
+from support.evaluation import PREDICTED, Evaluation, found
+from support.json_lines import json_lines
 
 
 def test_a_missing_database_is_a_status(
@@ -85,8 +86,8 @@ def test_an_entry_that_is_no_query_fails_its_question_and_says_so(
     output = evaluation.folder / "out.jsonl"
     printed = found(capsys, evaluation.words("--output", output))
     assert printed["overall"]["ex"] == {"bird": pytest.approx(2 / 6)}
-    assert records(output)[2]["status"] == "no_prediction"
-    assert records(output)[2]["message"] == "is int 0, no query"
+    assert json_lines(output)[2]["status"] == "no_prediction"
+    assert json_lines(output)[2]["message"] == "is int 0, no query"
     remark = (
         "2 predictions are no query and counted as wrong; the first, key '2': is int 0, no query"
     )
@@ -104,7 +105,7 @@ def test_results_that_python_cannot_decode_fail_where_they_fail_birds_evaluators
     printed = found(capsys, evaluation.words("--semantics", "bird,strict", "--output", output))
     assert printed["overall"]["ex"] == {"bird": None, "strict": 1.0}
     assert printed["overall"]["gold_failed"] == 1
-    assert records(output)[0]["soft_f1"] == 0.0
+    assert json_lines(output)[0]["soft_f1"] == 0.0
 
 
 def test_texts_that_are_no_utf8_leave_valid_json(
@@ -113,8 +114,8 @@ def test_texts_that_are_no_utf8_leave_valid_json(
     (evaluation.folder / "predictions.json").write_text(json.dumps({"0": "SELECT '\ud800'"}))
     output = evaluation.folder / "out.jsonl"
     found(capsys, evaluation.words("--output", output))
-    assert records(output)[0]["predicted_sql"] == "SELECT '\ud800'"
-    assert records(output)[0]["status"] == "predicted_error"
+    assert json_lines(output)[0]["predicted_sql"] == "SELECT '\ud800'"
+    assert json_lines(output)[0]["status"] == "predicted_error"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, linear_policy_loss, logits_policy_loss
 from finestep_fast.arguments import COUNT_OF_AGGREGATION
-from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
+from support.batches import SHAPES, Rollout, packed, padded, parts, rollout_lists
 from support.head_losses import LOSS_CONFIGS, as_logits, evaluated, inputs, leaves_of
 from support.heads import NAN, outside, temperatures
 from support.impls import ROW_IMPLS
@@ -44,7 +43,7 @@ def tensors_of(source: str, batch: StepBatch, loss: LossConfig, seed: int = 0) -
 def results(
     source: str, tensors: dict[str, Any], batch: StepBatch, impl: str, **more: Any
 ) -> dict[str, Tensor]:
-    """What comes back, with an entropy bonus, at a temperature for each token."""
+    """Return what comes back, with an entropy bonus, at a temperature for each token."""
     if source == "logits":
         more.pop("chunk_bytes", None)
     return evaluated(
@@ -57,7 +56,7 @@ def results(
 
 @few
 @given(rollouts=rollout_lists(max_size=5), loss=CONFIGS, seed=st.integers(0, 99), chunk=CHUNKS)
-def test_the_loss_equals_a_second_telling_in_loops(
+def test_the_loss_equals_a_second_computation_in_loops(
     rollouts: list[Rollout], loss: LossConfig, seed: int, chunk: int, source: str, impl: str
 ) -> None:
     batch = packed(rollouts)
@@ -100,21 +99,21 @@ def test_what_stands_outside_steps_is_never_read(
     rollouts: list[Rollout], loss: LossConfig, planted: float, word: int, source: str, impl: str
 ) -> None:
     batch = packed(rollouts)
-    tensors, nobody = tensors_of(source, batch, loss), outside(batch)
+    tensors, observed = tensors_of(source, batch, loss), outside(batch)
     own = tensors.keys() - {"weight", "bias", "step_advantage"}
     heat = temperatures(batch)
     found = []
     for other in (0.0, planted):
         for name in own:
             tensors[name] = tensors[name].clone()
-            tensors[name][nobody] = word if name == "target" and other else other
-        heat[nobody] = other
+            tensors[name][observed] = word if name == "target" and other else other
+        heat[observed] = other
         found.append(results(source, tensors, batch, impl, loss=loss, temperature=heat))
     for name, value in found[1].items():
         assert value.equal(found[0][name]), name
         assert value.isfinite().all(), name
     of_rows = found[0]["gradient of hidden" if source == "hidden" else "gradient of logits"]
-    assert of_rows[nobody].eq(0).all()
+    assert of_rows[observed].eq(0).all()
 
 
 @few
@@ -149,22 +148,16 @@ def test_micro_batches_with_global_counts_add_up_to_the_whole(
     expected = results(source, tensors, whole, impl, loss=loss)
     count = COUNT_OF_AGGREGATION[loss.aggregation]
     leaves = leaves_of(tensors)
-    door = linear_policy_loss if source == "hidden" else logits_policy_loss
+    entry_point = linear_policy_loss if source == "hidden" else logits_policy_loss
     tensors |= leaves
     total = torch.zeros(()).double()
-    edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
-    token = step = 0
-    for start, end in pairwise(edges):
-        part = packed(rollouts[start:end])
-        tokens = slice(token, token + part.num_tokens)
-        steps = slice(step, step + part.num_steps)
-        token, step = tokens.stop, steps.stop
+    for part, tokens, steps in parts(rollouts, cuts):
         places = {"step_advantage": steps, "weight": slice(None), "bias": slice(None)}
         some: dict[str, Any] = {
             name: value[places.get(name, tokens)] for name, value in tensors.items()
         }
         more = {"loss": loss, "entropy_weight": 0.2, count: getattr(whole, count)}
-        out = door(**some, batch=part, temperature=heat[tokens], impl=impl, **more)
+        out = entry_point(**some, batch=part, temperature=heat[tokens], impl=impl, **more)
         out.loss.backward()
         total += out.loss.detach()
     torch.testing.assert_close(total, expected["loss"])
@@ -240,8 +233,8 @@ def test_only_the_policys_logits_get_a_gradient(source: str, impl: str) -> None:
         if value.is_floating_point():
             value.requires_grad_()
     heat = temperatures(batch).requires_grad_()
-    door = linear_policy_loss if source == "hidden" else logits_policy_loss
-    out = door(**tensors, batch=batch, loss=loss, temperature=heat, impl=impl)
+    entry_point = linear_policy_loss if source == "hidden" else logits_policy_loss
+    out = entry_point(**tensors, batch=batch, loss=loss, temperature=heat, impl=impl)
     out.loss.backward()
     wanted = {"hidden", "weight", "bias"} if source == "hidden" else {"logits"}
     assert {name for name, value in tensors.items() if value.grad is not None} == wanted

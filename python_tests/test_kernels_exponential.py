@@ -9,18 +9,18 @@ import triton.language as tl
 from torch import Tensor
 
 from finestep_fast.kernels.exponential import exponentials
-from support.doors import device_of
+from support.entry_points import device_of
 
 DEVICE = device_of("triton")
 SIZE = 8192
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _exponentials(x_ptr, ratio_ptr, less_one_ptr, excess_ptr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _exponentials(x_ptr, ratio_ptr, minus_one_ptr, excess_ptr, SIZE: tl.constexpr):  # type: ignore[no-untyped-def]
     offset = tl.arange(0, SIZE)
-    ratio, less_one, excess = exponentials(tl.load(x_ptr + offset))
+    ratio, minus_one, excess = exponentials(tl.load(x_ptr + offset))
     tl.store(ratio_ptr + offset, ratio)
-    tl.store(less_one_ptr + offset, less_one)
+    tl.store(minus_one_ptr + offset, minus_one)
     tl.store(excess_ptr + offset, excess)
 
 
@@ -39,8 +39,8 @@ def arguments(dtype: torch.dtype) -> Tensor:
 @pytest.mark.parametrize(("dtype", "units"), [(torch.float32, 1.0), (torch.float64, 2.0)])
 def test_ratios_are_exact_to_the_last_place(dtype: torch.dtype, units: float) -> None:
     x = arguments(dtype)
-    ratio, less_one, _ = by_kernel(x)
-    for value, truth in ((ratio, x.double().exp()), (less_one, x.double().expm1())):
+    ratio, minus_one, _ = by_kernel(x)
+    for value, truth in ((ratio, x.double().exp()), (minus_one, x.double().expm1())):
         error = (value.double() - truth).abs() / truth.abs()
         assert error.max() <= units * torch.finfo(dtype).eps
 
@@ -57,6 +57,6 @@ def test_what_a_ratio_exceeds_its_tangent_by_does_not_cancel() -> None:
 def test_zero_is_exact_and_a_nan_stays_one() -> None:
     x = torch.zeros(SIZE)
     x[1] = float("nan")
-    ratio, less_one, excess = by_kernel(x)
-    assert [part[0].item() for part in (ratio, less_one, excess)] == [1, 0, 0]
-    assert all(part[1].isnan() for part in (ratio, less_one, excess))
+    ratio, minus_one, excess = by_kernel(x)
+    assert [part[0].item() for part in (ratio, minus_one, excess)] == [1, 0, 0]
+    assert all(part[1].isnan() for part in (ratio, minus_one, excess))

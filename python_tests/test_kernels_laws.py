@@ -1,4 +1,4 @@
-"""The kernels run the tests of the doors: the same test objects, with impl="triton".
+"""The kernels run the tests of the entry points: the same test objects, with impl="triton".
 
 `support.impls` leaves Triton out of those tests: interpreted, an example takes a thousand times as
 long. Here every parity row is run and every law, with fewer examples where there is no GPU.
@@ -21,7 +21,7 @@ from hypothesis import settings
 from finestep_fast.config.credit import PRESETS, Scope
 from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES
-from support.doors import device_of
+from support.entry_points import device_of
 
 INTERPRETED = device_of("triton").type == "cpu"
 FEWER_EXAMPLES = settings(max_examples=4) if INTERPRETED else settings()
@@ -47,7 +47,7 @@ ABOUT_THE_REFERENCE_ALONE = {
     "test_choices_of_the_config_are_those_of_the_reference",
     "test_inserting_a_flawless_step_never_raises_the_first_return",
     "test_pushing_flaws_back_by_a_flawless_step_gains_at_most_their_discount",
-    "test_returns_equal_a_second_telling_in_loops",
+    "test_returns_equal_a_second_computation_in_loops",
     "test_scopes_and_channels_of_the_config_are_those_of_the_reference",
 }
 # The interpreter cuts float32 off to bfloat16, where a GPU rounds.

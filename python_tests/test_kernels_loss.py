@@ -17,9 +17,9 @@ from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels, referenc
 from finestep_fast.arguments import SCALAR_METRICS, Rewards, TokenConstants
 from finestep_fast.config.loss import Ratio
 from finestep_fast.kernels import launch, reduction
-from support import doors
+from support import entry_points
 from support.batches import SHAPES, Rollout, packed, placed, policy_values
-from support.doors import device_of, poisoned
+from support.entry_points import device_of, poisoned
 from support.launches import launched
 from support.tolerance import assert_as_exact
 
@@ -39,17 +39,19 @@ def token_values(batch: StepBatch, dtype: torch.dtype = torch.float32) -> dict[s
 def evaluated(
     batch: StepBatch, impl: str, **given: Any
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Loss, gradient and metrics by a door, from advantages or from rewards."""
+    """Return loss, gradient and metrics of an entry point, from advantages or from rewards."""
     given = {**token_values(batch), **given}
     token_logp = given.pop("token_logp").requires_grad_()
-    door = doors.policy_loss if "step_advantage" in given else doors.step_policy_loss
-    out = door(token_logp, batch=batch, **given, impl=impl)
+    entry_point = (
+        entry_points.policy_loss if "step_advantage" in given else entry_points.step_policy_loss
+    )
+    out = entry_point(token_logp, batch=batch, **given, impl=impl)
     (gradient,) = torch.autograd.grad(out.loss, token_logp)
     return out.loss.detach(), gradient, out.metrics
 
 
 def assert_agree(batch: StepBatch, **given: Any) -> None:
-    """Triton is as exact as the reference, both in float32, the truth in float64."""
+    """Assert that Triton is as exact as the reference, both float32, the truth in float64."""
     candidate, reference = (evaluated(batch, impl, **given) for impl in ("triton", "reference"))
     tensors = {**token_values(batch), **given}
     exact = {
@@ -115,7 +117,9 @@ def test_groups_of_more_rollouts_than_a_tile_are_put_together(scope: Any) -> Non
     outcome = 50 + torch.rand(19, generator=generator)
     credit = CreditConfig(scope=scope, leave_one_out=True, std_floor=0)
     candidate, reference, truth = (
-        doors.step_advantage(batch, reward.to(dtype), outcome.to(dtype), credit=credit, impl=impl)
+        entry_points.step_advantage(
+            batch, reward.to(dtype), outcome.to(dtype), credit=credit, impl=impl
+        )
         for impl, dtype in (
             ("triton", torch.float32),
             ("reference", torch.float32),
@@ -126,7 +130,7 @@ def test_groups_of_more_rollouts_than_a_tile_are_put_together(scope: Any) -> Non
 
 
 def test_a_rollouts_group_is_found_among_many() -> None:
-    # 600 groups, all but three of them empty: more than the kernel looks at together.
+    # 600 groups, all but three of them empty: more than the kernel reads together.
     sizes = torch.zeros(600, dtype=torch.int64)
     sizes[[3, 255, 599]] = torch.tensor([2, 1, 2])
     group_offsets = torch.cat([torch.zeros(1, dtype=torch.int64), sizes.cumsum(0)])
@@ -143,7 +147,7 @@ def test_a_rollouts_group_is_found_among_many() -> None:
 
 
 def test_steps_of_a_row_beyond_65536_tokens_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch, "WIDE_BLOCK", 8192)  # fewer looks for the interpreter
+    monkeypatch.setattr(launch, "WIDE_BLOCK", 8192)  # fewer passes for the interpreter
     spans = [[(3, 5), (70_000, 70_003)], [(69_990, 70_010)]]
     batch = StepBatch.from_spans(spans, [0, 0], num_tokens=2 * 70_016, row_length=70_016)
     reward, outcome = torch.tensor([1, 0.5, 0]), torch.tensor([1.0, 0])
@@ -154,7 +158,7 @@ def test_tokens_beyond_2_to_the_31_are_found(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(launch, "PROGRAMS_WANTED", 1)
     num_tokens = 2**31 + 64
     batch = StepBatch.from_spans([[(5, 7), (2**31 + 3, 2**31 + 9)]], [0], num_tokens=num_tokens)
-    try:  # never filled: only the pages that are looked at come into being
+    try:  # never filled: only the pages that are read come into being
         logp, old = (torch.empty(num_tokens, dtype=torch.bfloat16, device=DEVICE) for _ in "12")
     except RuntimeError as error:
         pytest.skip(f"no 8 GB of addresses: {error}")
@@ -251,7 +255,9 @@ def test_small_gradients_of_float16_logps_survive_until_they_are_scaled() -> Non
     batch = StepBatch.from_spans([[(1, 3)]], [0], num_tokens=4)
     logp = torch.zeros(4, dtype=torch.float16, requires_grad=True)
     given = {"batch": batch, "step_advantage": torch.ones(1), "num_policy_tokens": 3e8}
-    out = doors.policy_loss(logp, torch.zeros(4, dtype=torch.float16), **given, impl="triton")
+    out = entry_points.policy_loss(
+        logp, torch.zeros(4, dtype=torch.float16), **given, impl="triton"
+    )
     (65536.0 * out.loss).backward()
     assert logp.grad is not None
     assert logp.grad.dtype == torch.float16
@@ -269,7 +275,7 @@ def test_two_runs_give_the_same_bits() -> None:
 def test_the_loss_without_a_gradient_is_the_same() -> None:
     batch = packed(RAGGED)
     tokens = token_values(batch)
-    without = doors.step_policy_loss(**tokens, **REWARD, batch=batch, impl="triton")
+    without = entry_points.step_policy_loss(**tokens, **REWARD, batch=batch, impl="triton")
     assert not without.loss.requires_grad
     assert without.loss.equal(evaluated(batch, "triton", **REWARD)[0])
 

@@ -1,9 +1,9 @@
-"""The kernels on rows of logits: numbers, ends of rows, rows of nobody, what is launched."""
+"""The kernels on rows of logits: numbers, ends of rows, observed rows, what is launched."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import pytest
@@ -18,10 +18,11 @@ from finestep_fast.arguments import LogitRows
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.kernels import rows as kernels
 from finestep_fast.ops.head.implementations import ROWS
-from support import doors
+from support import entry_points
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
-from support.doors import device_of, poisoned
+from support.entry_points import device_of, poisoned
+from support.head_losses import evaluated, logits_inputs, loss_of_row, narrow_and_exact
 from support.heads import converted, head_inputs, outside, temperatures, token_values
 from support.launches import launched
 from support.tolerance import assert_as_exact, assert_as_exact_overall
@@ -34,35 +35,6 @@ LATER = [
     LossConfig(ratio="rollout_averaged"),
 ]
 SENTINEL = 7.0
-
-
-def logits_inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int) -> dict[str, Any]:
-    """All tensors of a call, float64; NaN in the rows of nobody."""
-    head = head_inputs(batch, vocabulary=vocabulary)
-    values = token_values(batch, head)
-    if loss.kl is None:
-        del values["token_logp_ref"]
-    logits = head["hidden"] @ head["weight"].T + head["bias"]
-    return {"logits": logits, "target": head["target"], **values}
-
-
-def evaluated(
-    door: Callable[..., Any],
-    leaves: Sequence[str],
-    given: Mapping[str, Any],
-    impl: str,
-    **settings: Any,
-) -> dict[str, Tensor]:
-    """Loss, metrics, and the gradients of some inputs."""
-    scale = settings.pop("scale", 1.0)
-    kept = {name: given[name].detach().clone().requires_grad_() for name in leaves}
-    # A clone of a leaf may be overwritten, and hands its gradient on as it is.
-    copies = {name: leaf.clone() for name, leaf in kept.items()}
-    out = door(**{**given, **copies}, impl=impl, **settings)
-    (scale * out.loss).backward()
-    gradients = {f"gradient of {name}": leaf.grad for name, leaf in kept.items()}
-    assert all(gradient is not None for gradient in gradients.values())
-    return {"loss": out.loss.detach(), **out.metrics, **gradients}
 
 
 FACTORS: dict[str, Sequence[Any]] = {
@@ -87,16 +59,8 @@ FACTORS: dict[str, Sequence[Any]] = {
 def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -> None:
     rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
     batch = packed(rollouts) if row["layout"] == "packed" else padded(rollouts, extra=3)
-    loss = LossConfig(
-        kind=row["kind"],
-        dual_clip=row["dual_clip"] if row["kind"] == "ppo" else None,
-        ratio=row["ratio"],
-        aggregation=row["aggregation"],
-        constant_tokens=9 if row["aggregation"] == "constant" else None,
-        kl=row["kl"],
-        kl_weight=0.2 if row["kl"] else 0.0,
-    )
-    given = {**logits_inputs(batch, loss, vocabulary=row["vocabulary"]), "batch": batch}
+    loss = loss_of_row(row)
+    given = logits_inputs(batch, loss, vocabulary=row["vocabulary"])
     if not row["token_weight"]:
         del given["token_weight"]
     each = row["temperature"] == "each"
@@ -106,20 +70,13 @@ def test_the_loss_of_logits_is_as_exact_as_the_references(row: dict[str, Any]) -
         "temperature": temperatures(batch) if each else row["temperature"],
         "scale": row["scale"],
     }
-    narrow = {**given, "logits": given["logits"].to(dtype)}
-    if dtype != torch.float64:
-        rest = {name: value for name, value in given.items() if name != "logits"}
-        narrow |= converted(rest, torch.float32)
-    exact = converted(narrow, torch.float64)
-    door, leaves = doors.logits_policy_loss, ["logits"]
-    truth, plain = (
-        evaluated(door, leaves, one, "reference", **settings) for one in (exact, narrow)
-    )
-    found = evaluated(door, leaves, narrow, "triton", inplace=row["inplace"], **settings)
+    narrow, exact = narrow_and_exact(given, dtype)
+    truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
+    found = evaluated(narrow, batch, "triton", inplace=row["inplace"], **settings)
     assert found.keys() == truth.keys()
     if row["entropy_weight"]:  # the loss is a small difference: it is held to the size of its parts
         settings["entropy_weight"] = 0.0
-        bonus = evaluated(door, leaves, exact, "reference", **settings)["loss"] - truth["loss"]
+        bonus = evaluated(exact, batch, "reference", **settings)["loss"] - truth["loss"]
         for results in (found, plain, truth):
             results["loss"] = results["loss"] + bonus.to(results["loss"].dtype)
     for name, value in found.items():
@@ -140,16 +97,12 @@ def test_the_loss_of_hidden_states_is_as_exact_as_the_references(
     narrow = {
         **converted(head, dtype),
         **converted(values, torch.promote_types(dtype, torch.float32)),
-        "batch": batch,
     }
     exact = converted(narrow, torch.float64)
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1, "scale": 0.37}
-    door, leaves = doors.linear_policy_loss, ["hidden", "weight", "bias"]
-    truth, plain = (
-        evaluated(door, leaves, one, "reference", **settings) for one in (exact, narrow)
-    )
+    truth, plain = (evaluated(one, batch, "reference", **settings) for one in (exact, narrow))
     chunk_bytes = 4 * 131 * dtype.itemsize
-    found = evaluated(door, leaves, narrow, "triton", chunk_bytes=chunk_bytes, **settings)
+    found = evaluated(narrow, batch, "triton", chunk_bytes=chunk_bytes, **settings)
     for name, value in found.items():
         rule = assert_as_exact_overall if name.startswith("gradient") else assert_as_exact
         rule(value, plain[name], truth[name])
@@ -165,7 +118,9 @@ def test_logps_and_entropies_are_as_exact_as_the_references_and_so_are_their_gra
         ("reference", converted(narrow, torch.float64)),
     ):
         leaf = given["hidden"].clone().requires_grad_()
-        out = doors.token_logp(**{**given, "hidden": leaf}, batch=batch, temperature=0.7, impl=impl)
+        out = entry_points.token_logp(
+            **{**given, "hidden": leaf}, batch=batch, temperature=0.7, impl=impl
+        )
         (out.logp.sum() + 2 * out.entropy.sum()).backward()
         assert leaf.grad is not None
         results.append((out.logp.detach(), out.entropy.detach(), leaf.grad))
@@ -177,7 +132,7 @@ def test_logps_and_entropies_are_as_exact_as_the_references_and_so_are_their_gra
 # Rows as such
 
 
-def looked(
+def sums_and_gradient(
     logits: Tensor,
     row: Sequence[int],
     target: Sequence[int],
@@ -187,7 +142,7 @@ def looked(
     entropy_slope: float | None = 0.5,
     rows: str = "triton",
 ) -> tuple[Tensor, Tensor]:
-    """Sums [4, C], and a gradient in memory that held a sentinel."""
+    """Return sums [4, C], and a gradient in memory that held a sentinel."""
     each = torch.ones(len(row), dtype=torch.float64, device=DEVICE)
     named = LogitRows(
         logits.to(DEVICE),
@@ -210,7 +165,7 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
     row = list(range(0, 33, 2))
     logits[1::2] = math.nan
     target = [place % 17 for place in row]
-    sums, gradient = looked(logits, row, target, temperature=0.7)
+    sums, gradient = sums_and_gradient(logits, row, target, temperature=0.7)
     logp = (logits[row].double() / 0.7).log_softmax(-1)
     probability = logp.exp()
     entropy = -(probability * logp).sum(-1)
@@ -223,12 +178,12 @@ def test_rows_may_start_and_end_anywhere_and_nothing_beside_them_is_touched() ->
 
 
 @pytest.mark.parametrize("vocabulary", [8191, 8192, 8193, 50257, 128256, 151643, 151936, 262144])
-def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> None:
+def test_rows_of_any_vocabulary_are_read_to_their_ends(vocabulary: int) -> None:
     generator = torch.Generator().manual_seed(vocabulary)
     logits = (4 * torch.randn(3, vocabulary, generator=generator)).bfloat16()
     logits[1] = math.nan
     logits[0, 0] = logits[2, -1] = 18  # what matters most stands at the ends
-    sums, gradient = looked(logits, [0, 2], [0, vocabulary - 2])
+    sums, gradient = sums_and_gradient(logits, [0, 2], [0, vocabulary - 2])
     logp = logits[[0, 2]].double().log_softmax(-1)
     probability = logp.exp()
     entropy = -(probability * logp).sum(-1)
@@ -240,7 +195,7 @@ def test_rows_of_any_vocabulary_are_looked_at_to_their_ends(vocabulary: int) -> 
     assert (gradient[1] == SENTINEL).all()
 
 
-def test_a_slope_of_0_writes_zeros_without_looking() -> None:
+def test_a_slope_of_0_writes_zeros_without_reading() -> None:
     logits = torch.full((2, 600), math.nan, device=DEVICE)
     one = torch.ones(1, dtype=torch.float64, device=DEVICE)
     place = torch.zeros(1, dtype=torch.int64, device=DEVICE)
@@ -256,7 +211,7 @@ def test_a_slope_of_0_writes_zeros_without_looking() -> None:
 @pytest.mark.parametrize("rows", ["triton", "torch"])
 def test_a_token_that_a_clip_holds_still_has_its_share_of_the_entropy_bonus(rows: str) -> None:
     logits = torch.tensor([[0.0, 1.0, 3.0]])
-    _, gradient = looked(logits, [0], [1], logp_slope=0.0, rows=rows)
+    _, gradient = sums_and_gradient(logits, [0], [1], logp_slope=0.0, rows=rows)
     logp = logits[0].log_softmax(-1)
     expected = -0.5 * logp.exp() * (logp - (logp.exp() * logp).sum())
     torch.testing.assert_close(gradient[0], expected)
@@ -264,11 +219,11 @@ def test_a_token_that_a_clip_holds_still_has_its_share_of_the_entropy_bonus(rows
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # of the interpreter
-@pytest.mark.parametrize("sick", [math.nan, math.inf])
-def test_a_sick_row_is_sick_alone(sick: float) -> None:
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_row_that_is_not_finite_spoils_no_other(value: float) -> None:
     logits = torch.zeros(3, 20)
-    logits[1, 5] = sick
-    sums, gradient = looked(logits, [0, 1, 2], [0, 0, 0])
+    logits[1, 5] = value
+    sums, gradient = sums_and_gradient(logits, [0, 1, 2], [0, 0, 0])
     assert sums[:2, 1].isnan().all()
     assert gradient[1].isnan().any()
     assert sums[:, [0, 2]].isfinite().all()
@@ -277,7 +232,7 @@ def test_a_sick_row_is_sick_alone(sick: float) -> None:
 
 @pytest.mark.parametrize("all_of_them", [3e38, -3e38])
 def test_logits_may_lie_at_the_ends_of_their_range(all_of_them: float) -> None:
-    sums, gradient = looked(torch.full((1, 100), all_of_them), [0], [3])
+    sums, gradient = sums_and_gradient(torch.full((1, 100), all_of_them), [0], [3])
     assert sums[:2].flatten().tolist() == pytest.approx([-math.log(100), math.log(100)])
     assert gradient.sum().item() == pytest.approx(0, abs=1e-6)
     assert gradient[0, 3].item() == pytest.approx(0.99)
@@ -285,7 +240,7 @@ def test_logits_may_lie_at_the_ends_of_their_range(all_of_them: float) -> None:
 
 def test_tokens_that_cannot_be_drawn_have_no_share_in_anything() -> None:
     logits = torch.tensor([[0.0, -math.inf, 0.0, -math.inf]])
-    sums, gradient = looked(logits, [0], [2])
+    sums, gradient = sums_and_gradient(logits, [0], [2])
     assert sums[:2].flatten().tolist() == pytest.approx([-math.log(2), math.log(2)])
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 0, 0.5, 0])
 
@@ -294,7 +249,7 @@ def test_tokens_that_cannot_be_drawn_have_no_share_in_anything() -> None:
 def test_a_target_that_cannot_be_drawn_leaves_finite_gradients(rows: str) -> None:
     if rows == "cpp" and DEVICE.type != "cpu":
         pytest.skip("tensors are on a GPU")
-    sums, gradient = looked(torch.tensor([[0.0, -math.inf, 0.0]]), [0], [1], rows=rows)
+    sums, gradient = sums_and_gradient(torch.tensor([[0.0, -math.inf, 0.0]]), [0], [1], rows=rows)
     assert sums[0].item() == -math.inf
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 1, -0.5])
 
@@ -308,7 +263,9 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
     values: list[float], data: st.DataObject, temperature: float
 ) -> None:
     target = data.draw(st.integers(0, len(values) - 1))
-    sums, gradient = looked(torch.tensor([values]), [0], [target], temperature=temperature)
+    sums, gradient = sums_and_gradient(
+        torch.tensor([values]), [0], [target], temperature=temperature
+    )
     logp, entropy = sums[:2, 0].tolist()
     assert logp <= 0
     assert 0 <= entropy <= math.log(len(values)) + 1e-6
@@ -319,7 +276,7 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_where_ratios_are_a_tokens_own_rows_are_looked_at_in_one_launch(inplace: bool) -> None:
+def test_where_ratios_are_a_tokens_own_rows_are_read_in_one_launch(inplace: bool) -> None:
     batch = packed(SHAPES[SMALL[0]])
     loss_launches = ["policy_loss_forward", "policy_loss_reduction"]
     cleared = ["clear_logit_rows"] if inplace or DEVICE.type == "cuda" else []
@@ -336,7 +293,7 @@ def test_where_ratios_are_a_tokens_own_rows_are_looked_at_in_one_launch(inplace:
         given = logits_inputs(batch, loss, vocabulary=37)
         logits = given.pop("logits").float().to(DEVICE).requires_grad_()
         with launched() as names:
-            out = doors.logits_policy_loss(
+            out = entry_points.logits_policy_loss(
                 logits.clone(),
                 **converted(given, torch.float32),
                 batch=batch,
@@ -355,17 +312,17 @@ def test_without_a_gradient_rows_are_only_read() -> None:
     given = converted(logits_inputs(batch, LossConfig(), vocabulary=37), torch.float32)
     before = given["logits"].clone()
     with launched() as names:
-        doors.logits_policy_loss(**given, batch=batch, inplace=True, impl="triton")
+        entry_points.logits_policy_loss(**given, batch=batch, inplace=True, impl="triton")
     assert names == ["read_logit_rows", "policy_loss_forward", "policy_loss_reduction"]
     assert given["logits"].nan_to_num().equal(before.nan_to_num())
 
 
-def test_a_batch_without_steps_launches_nothing_that_looks() -> None:
+def test_a_batch_without_steps_launches_nothing_that_reads() -> None:
     batch = StepBatch.from_spans([[]], [0], num_tokens=3)
     logits = torch.full((3, 5), math.nan, requires_grad=True)
     zero = torch.zeros(3)
     with launched() as names:
-        out = doors.logits_policy_loss(
+        out = entry_points.logits_policy_loss(
             logits, torch.zeros(3, dtype=torch.int64), zero, batch, zero[:0], impl="triton"
         )
         out.loss.backward()
@@ -392,4 +349,4 @@ def test_a_device_that_has_no_kernels_is_named() -> None:
         for name, value in given.items()
     }
     with pytest.raises(InputError, match="impl is 'triton', which cannot be used: tensors are on"):
-        doors.logits_policy_loss(**meta, batch=batch.to("meta"), impl="triton")
+        entry_points.logits_policy_loss(**meta, batch=batch.to("meta"), impl="triton")

@@ -17,10 +17,11 @@ from finestep_fast import (
 )
 from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES, Rollout, packed
-from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of, named
+from support.head_losses import LOSS_CONFIGS, evaluated, inputs, leaves_of
 from support.heads import converted, outside, temperatures
 from support.impls import ROW_IMPLS
 from support.largest import Largest
+from support.policy_losses import named
 
 FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]
@@ -65,10 +66,10 @@ CHECKED = [loss for loss in LOSS_CONFIGS if loss.ratio in ("token", "rollout_ave
 def test_gradcheck(impl: str, loss: LossConfig) -> None:
     batch = packed(SMALL)
     given = inputs(batch, loss, vocabulary=5, size=2)
-    nobody = outside(batch)
+    observed = outside(batch)
     for name in ("hidden", "token_logp_old", "token_weight", "token_logp_ref"):
         if name in given:
-            given[name][nobody] = 0
+            given[name][observed] = 0
     leaves = tuple(given.pop(name).requires_grad_() for name in ("hidden", "weight", "bias"))
     settings: dict[str, Any] = {"temperature": temperatures(batch), "entropy_weight": 0.2}
     settings["chunk_bytes"] = 200
@@ -164,7 +165,7 @@ def test_gradients_accumulate_and_a_call_does_not_touch_those_of_another(impl: s
 
 @pytest.mark.parametrize("ratio", get_args(Ratio))
 @pytest.mark.parametrize("impl", FAST)
-def test_no_tensor_of_all_logits_is_made_whoever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
+def test_no_tensor_of_all_logits_is_made_whatever_shares_a_ratio(impl: str, ratio: Ratio) -> None:
     batch = packed((Rollout(step_length=(200, 100), outcome=1.0),))
     given, loss = inputs(batch, LossConfig(), vocabulary=331, size=3), LossConfig(ratio=ratio)
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": 0.1}
@@ -220,7 +221,7 @@ def test_a_second_derivative_is_refused() -> None:
         ({"impl": "fastest"}, "impl is 'fastest'; it must be one of 'auto', 'reference'"),
     ],
 )
-def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     batch = packed(RAGGED)
     given = {**inputs(batch, LossConfig()), "batch": batch}
     if "weight" in changes:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,11 +17,11 @@ from support.batches import SHAPES, packed
 from support.head_losses import evaluated, inputs
 from support.heads import converted
 from support.impls import ROW_IMPLS
+from support.programs import TORCHRUN, printed
 from support.two_heads import LOSSES, ROLLOUTS, Actor, gradients, loss_of
 
 FAST = ROW_IMPLS
 RAGGED = SHAPES["odd sizes, groups interleaved"]
-TESTS = Path(__file__).resolve().parent
 
 
 @pytest.mark.parametrize("impl", FAST)
@@ -76,7 +73,7 @@ def test_float16_gradients_survive_a_mean_over_many_tokens(impl: str) -> None:
         assert (one - two).norm() < 2e-2 * two.norm()
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_model_compiles_around_it() -> None:
     torch._dynamo.reset()
@@ -95,16 +92,7 @@ def test_a_model_compiles_around_it() -> None:
 @pytest.fixture(scope="module")
 def in_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("heads")
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    done = subprocess.run(
-        [sys.executable, *torchrun, "-m", "support.two_heads", str(out)],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    printed(*TORCHRUN, "-m", "support.two_heads", out)
     return out
 
 

@@ -19,10 +19,11 @@ from finestep_fast.arguments import COUNT_OF_AGGREGATION
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from support.batches import SHAPES, packed, padded, placed
 from support.covering import covering
-from support.head_losses import LOSS_CONFIGS, config, evaluated, inputs, named
+from support.head_losses import LOSS_CONFIGS, config, evaluated, inputs
 from support.head_roundings import rounding_units
 from support.heads import NAN, converted, outside, temperatures
 from support.impls import ROW_IMPLS
+from support.policy_losses import named
 from support.tolerance import assert_as_exact, assert_as_exact_overall, assert_rounded_alone
 
 FAST = ROW_IMPLS

@@ -78,12 +78,12 @@ def test_logp_is_at_most_0_entropy_within_its_bounds_and_the_gradient_finite(
             torch.testing.assert_close(entropy[:3], -uniform, rtol=1e-6, atol=1e-12)
             if target == size - 1:
                 assert logp[3:5].eq(0).all()
-            # The loss does not look at the logp of a token that cannot be drawn.
+            # The loss does not read the logp of a token that cannot be drawn.
             slope = logp.isfinite().double()
             gradient = torch.full_like(logits, torch.nan)
             ROWS[impl].write_gradient(rows, sums, slope, torch.full_like(slope, 0.5), gradient)
             assert gradient.isfinite().all()
-            # What is added to all logits changes nothing, but for roundings.
+            # What is added to all logits changes nothing except roundings.
             exact = gradient.double()
             allowed = info.eps * exact.abs().sum(-1) + 1e-5 / heat + size * info.tiny * info.eps
             assert (exact.sum(-1).abs() <= allowed).all()

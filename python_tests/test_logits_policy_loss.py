@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, get_args
 
 import pytest
@@ -16,39 +16,14 @@ from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from finestep_fast.ops.head.implementations import ROWS
 from support.batches import SHAPES, packed, padded
 from support.covering import covering
-from support.doors import poisoned
-from support.heads import NAN, converted, head_inputs, outside, temperatures, token_values
+from support.head_losses import evaluated, logits_inputs, loss_of_row, narrow_and_exact
+from support.heads import NAN, converted, outside, temperatures
 from support.impls import ROW_IMPLS
 from support.tolerance import assert_as_exact
 
 FAST = ROW_IMPLS
 IMPLS = ["reference", *FAST]
 RAGGED = SHAPES["odd sizes, groups interleaved"]
-
-
-def inputs(batch: StepBatch, loss: LossConfig, *, vocabulary: int = 37) -> dict[str, Any]:
-    """All tensors of a call, float64; NaN in the rows of nobody."""
-    head = head_inputs(batch, vocabulary=vocabulary)
-    values = token_values(batch, head)
-    if loss.kl is None:
-        del values["token_logp_ref"]
-    logits = head["hidden"] @ head["weight"].T + head["bias"]
-    return {"logits": logits, "target": head["target"], **values}
-
-
-def evaluated(
-    given: Mapping[str, Any], batch: StepBatch, impl: str, *, scale: float = 1.0, **settings: Any
-) -> dict[str, Tensor]:
-    """Loss, metrics, and the gradient of the logits."""
-    leaf = given["logits"].detach().clone().requires_grad_()
-    # A clone of a leaf may be overwritten, and hands its gradient on as it is.
-    with poisoned():
-        out = logits_policy_loss(
-            **{**given, "logits": leaf.clone()}, batch=batch, impl=impl, **settings
-        )
-        (scale * out.loss).backward()
-    assert leaf.grad is not None
-    return {"loss": out.loss.detach(), **out.metrics, "gradient": leaf.grad}
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -71,7 +46,7 @@ def test_loss_and_gradient_by_hand(impl: str) -> None:
 def test_gradcheck(impl: str, ratio: Ratio) -> None:
     batch = packed(SHAPES["a group of one beside a group of two"])
     loss = LossConfig(ratio=ratio, kl="k3", kl_weight=0.3, aggregation="step_mean")
-    given = inputs(batch, loss, vocabulary=5)
+    given = logits_inputs(batch, loss, vocabulary=5)
     logits = given.pop("logits")[batch.policy_token].requires_grad_()
     settings: dict[str, Any] = {"entropy_weight": 0.2, "temperature": temperatures(batch)}
 
@@ -107,15 +82,8 @@ DESIGN = covering(FACTORS)
 def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]) -> None:
     rollouts, dtype = SHAPES[row["shape"]], row["dtype"]
     batch = packed(rollouts) if row["layout"] == "packed" else padded(rollouts, extra=3)
-    loss = LossConfig(
-        kind=row["kind"],
-        ratio=row["ratio"],
-        aggregation=row["aggregation"],
-        constant_tokens=9 if row["aggregation"] == "constant" else None,
-        kl=row["kl"],
-        kl_weight=0.2 if row["kl"] else 0.0,
-    )
-    given = inputs(batch, loss, vocabulary=row["vocabulary"])
+    loss = loss_of_row(row)
+    given = logits_inputs(batch, loss, vocabulary=row["vocabulary"])
     if not row["token_weight"]:
         del given["token_weight"]
     settings: dict[str, Any] = {"loss": loss, "entropy_weight": row["entropy_weight"]}
@@ -124,11 +92,7 @@ def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]
     if row["count"] != "own":
         count = 20.5 if row["count"] == "number" else torch.tensor([20])
         settings[COUNT_OF_AGGREGATION[row["aggregation"]]] = count
-    narrow = {**given, "logits": given["logits"].to(dtype)}
-    if dtype != torch.float64:
-        rest = {name: value for name, value in given.items() if name != "logits"}
-        narrow |= converted(rest, torch.float32)
-    exact = converted(narrow, torch.float64)
+    narrow, exact = narrow_and_exact(given, dtype)
     if row["layout"] == "rows" and rollouts:
         for tensors in (narrow, exact):
             for name, value in tensors.items():
@@ -140,11 +104,11 @@ def test_everything_is_as_exact_as_the_references(impl: str, row: dict[str, Any]
     found = evaluated(narrow, batch, impl, inplace=row["inplace"], **settings)
     assert found.keys() == truth.keys()
     for name, value in found.items():
-        if name in ("loss", "gradient", "entropy"):
+        if name in ("loss", "gradient of logits", "entropy"):
             assert_as_exact(value, plain[name], truth[name])
         else:  # differences of like numbers: a rounded logp is many units of an estimate of KL
             torch.testing.assert_close(value, plain[name], rtol=1e-4, atol=1e-6)
-    gradient = found["gradient"].reshape(batch.num_tokens, row["vocabulary"])
+    gradient = found["gradient of logits"].reshape(batch.num_tokens, row["vocabulary"])
     assert gradient[outside(batch)].eq(0).all()
 
 
@@ -154,7 +118,7 @@ def test_chunks_of_any_size_give_the_same_bits(
     impl: str, ratio: Ratio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     batch, loss = packed(SHAPES["one more than a block of 64"]), LossConfig(ratio=ratio)
-    given = converted(inputs(batch, loss), torch.float32)
+    given = converted(logits_inputs(batch, loss), torch.float32)
     whole = evaluated(given, batch, impl, loss=loss, entropy_weight=0.1)
     assert batch.num_policy_tokens * 37 * 4 < (ROWS[impl].chunk_bytes or 0)
     for rows in (1, 7, 64):
@@ -169,12 +133,12 @@ def test_chunks_of_any_size_give_the_same_bits(
 @pytest.mark.parametrize("impl", FAST)
 def test_rows_outside_steps_change_nothing(impl: str, planted: float, inplace: bool) -> None:
     batch, loss = packed(RAGGED), LossConfig(kl="k3", kl_weight=0.1)
-    given = inputs(batch, loss)
+    given = logits_inputs(batch, loss)
     clean = evaluated(given, batch, impl, loss=loss)
-    nobody = outside(batch)
+    observed = outside(batch)
     for name in given.keys() - {"target", "step_advantage"}:
-        given[name][nobody] = planted
-    given["target"][nobody] = -1
+        given[name][observed] = planted
+    given["target"][observed] = -1
     for name, value in evaluated(given, batch, impl, loss=loss, inplace=inplace).items():
         assert value.isfinite().all()
         assert value.equal(clean[name]), name
@@ -183,7 +147,7 @@ def test_rows_outside_steps_change_nothing(impl: str, planted: float, inplace: b
 @pytest.mark.parametrize("impl", FAST)
 def test_without_a_place_in_the_logits_they_stay_as_they_are(impl: str) -> None:
     batch = packed(RAGGED)
-    given = inputs(batch, LossConfig())
+    given = logits_inputs(batch, LossConfig())
     before, version = given["logits"].clone(), given["logits"]._version
     evaluated(given, batch, impl)
     logits = given["logits"].requires_grad_()
@@ -196,7 +160,7 @@ def test_without_a_place_in_the_logits_they_stay_as_they_are(impl: str) -> None:
 @pytest.mark.parametrize("impl", FAST)
 def test_the_gradient_lies_where_the_logits_were(impl: str, ratio: Ratio) -> None:
     batch, loss = packed(RAGGED), LossConfig(ratio=ratio)
-    given = inputs(batch, loss)
+    given = logits_inputs(batch, loss)
     expected = evaluated(given, batch, impl, loss=loss)
     leaf = given["logits"].requires_grad_()
     logits = leaf.clone()
@@ -208,13 +172,13 @@ def test_the_gradient_lies_where_the_logits_were(impl: str, ratio: Ratio) -> Non
     assert logits._version > version
     (gradient,) = torch.autograd.grad(value, logits)
     assert gradient.data_ptr() == place
-    torch.testing.assert_close(gradient, expected["gradient"], rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(gradient, expected["gradient of logits"], rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("impl", FAST)
-def test_who_saved_logits_that_are_overwritten_is_told(impl: str) -> None:
+def test_saved_logits_that_are_overwritten_raise_in_the_backward_pass(impl: str) -> None:
     batch = packed(RAGGED)
-    given = inputs(batch, LossConfig())
+    given = logits_inputs(batch, LossConfig())
     leaf = given.pop("logits").nan_to_num().requires_grad_()
     capped = leaf.tanh()  # its backward pass needs its result
     value = logits_policy_loss(capped, batch=batch, **given, inplace=True, impl=impl).loss
@@ -225,7 +189,7 @@ def test_who_saved_logits_that_are_overwritten_is_told(impl: str) -> None:
 @pytest.mark.parametrize("impl", FAST)
 def test_a_retained_graph_gives_the_gradient_again_unless_it_was_in_place(impl: str) -> None:
     batch = packed(RAGGED)
-    given = inputs(batch, LossConfig())
+    given = logits_inputs(batch, LossConfig())
     leaf = given.pop("logits").requires_grad_()
     value = logits_policy_loss(leaf, batch=batch, **given, impl=impl).loss
     (first,) = torch.autograd.grad(value, leaf, retain_graph=True)
@@ -242,7 +206,7 @@ def test_a_retained_graph_gives_the_gradient_again_unless_it_was_in_place(impl: 
 @pytest.mark.parametrize("impl", FAST)
 def test_without_a_need_for_a_gradient_nothing_is_overwritten(impl: str) -> None:
     batch = packed(RAGGED)
-    given = inputs(batch, LossConfig())
+    given = logits_inputs(batch, LossConfig())
     before = given["logits"].clone()
     value = logits_policy_loss(**given, batch=batch, inplace=True, impl=impl).loss
     assert not value.requires_grad
@@ -264,9 +228,9 @@ def test_without_a_need_for_a_gradient_nothing_is_overwritten(impl: str) -> None
         ({"temperature": 0}, "temperature is 0; it must be > 0"),
     ],
 )
-def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     batch = packed(RAGGED)
-    given = {**inputs(batch, LossConfig()), "batch": batch}
+    given = {**logits_inputs(batch, LossConfig()), "batch": batch}
     given["logits"] = given["logits"].requires_grad_()
     with pytest.raises(InputError, match=message):
         logits_policy_loss(**{**given, **changes})
@@ -274,7 +238,7 @@ def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> 
 
 def test_logits_with_gaps_cannot_be_overwritten() -> None:
     batch = packed(RAGGED)
-    given = inputs(batch, LossConfig())
+    given = logits_inputs(batch, LossConfig())
     wide = torch.cat([given["logits"]] * 2, 1).requires_grad_().clone()
     given["logits"] = wide[:, :37]
     with pytest.raises(InputError, match="inplace is True for logits that are not contiguous"):

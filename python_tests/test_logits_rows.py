@@ -16,7 +16,7 @@ SENTINEL = 7.0
 def results(
     logits: Tensor, row: list[int], target: list[int], temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """Sums [4, C] and a gradient of the logits' shape for slopes 1 and 0.5."""
+    """Return sums [4, C] and a gradient of the logits' shape for slopes 1 and 0.5."""
     each = torch.ones(len(row), dtype=torch.float64)
     sums = torch.full((4, len(row)), torch.nan, dtype=torch.float64)
     rows = (logits, torch.tensor(row), torch.tensor(target), temperature * each)
@@ -52,7 +52,7 @@ def test_rows_that_are_named_get_torchs_numbers_and_the_others_nothing(
     assert (gradient[[0, 2]] == SENTINEL).all()
 
 
-def test_a_slope_of_0_writes_zeros_without_looking() -> None:
+def test_a_slope_of_0_writes_zeros_without_reading() -> None:
     logits = torch.full((1, 600), torch.nan)
     gradient = torch.full_like(logits, SENTINEL)
     zero = torch.zeros(1, dtype=torch.float64)

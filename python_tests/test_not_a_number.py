@@ -18,7 +18,7 @@ from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch, available_impls, policy_loss
 from finestep_fast.ops.head.implementations import ROWS
-from support.doors import device_of, linear_policy_loss, logits_policy_loss
+from support.entry_points import device_of, linear_policy_loss, logits_policy_loss
 
 BATCH = StepBatch.from_spans([[(1, 3), (4, 6)], [(7, 9)]], [0, 0], num_tokens=10)
 INSIDE, OUTSIDE, T, V = 4, 6, 10, 7
@@ -32,7 +32,7 @@ LOSSES = [
     LossConfig(kind=kind, ratio=ratio, kl=kl, kl_weight=0.1 if kl else 0.0)  # type: ignore[arg-type]
     for kind, ratio, kl in product(("ppo", "cispo"), SHARING, (None, "k1", "k2", "k3"))
 ]
-# The interpreter of kernels computes with numpy, which tells of each.
+# The interpreter of kernels computes with numpy, which warns of each.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
     pytest.mark.filterwarnings("ignore:All-NaN slice encountered:RuntimeWarning"),
@@ -67,7 +67,7 @@ def evaluated(impl: str, loss: LossConfig, given: dict[str, Tensor]) -> tuple[Te
 
 
 def some(losses: list[LossConfig], impl: str) -> Iterator[LossConfig]:
-    """All of them; of the kernels, whose launches are interpreted, every seventh."""
+    """Return all of them; of the kernels, if their launches are interpreted, every seventh."""
     return iter(losses[::7] if impl == "triton" and device_of(impl).type == "cpu" else losses)
 
 
@@ -103,7 +103,7 @@ def test_infinities_that_cancel_are_a_nan(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_an_infinite_log_probability_is_cut_like_any_that_lies_far_apart(impl: str) -> None:
+def test_an_infinite_log_probability_is_cut_like_a_distant_one(impl: str) -> None:
     for loss in some([loss for loss in LOSSES if loss.kind == "ppo"], impl):
         for name, sign in product(("token_logp", "token_logp_old"), (-1, 1)):
             infinite = evaluated(impl, loss, tokens(name, sign * math.inf))
@@ -123,17 +123,17 @@ def test_a_nan_outside_steps_changes_nothing(impl: str) -> None:
 
 
 def rows(impl: str, value: float, place: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Loss and gradient of logits, then of hidden states, of which one holds a value."""
+    """Return loss and gradient of logits, then of hidden states, of which one holds a value."""
     device, target = device_of(impl), torch.arange(T) % V
     generator = torch.Generator().manual_seed(0)
     hidden, weight = torch.randn(T, V, generator=generator), torch.eye(V)
     hidden[place, 2] = value
     given = (target, torch.full((T,), -1.1), BATCH, ADVANTAGE)
     found = []
-    for door in (logits_policy_loss, linear_policy_loss):
+    for entry_point in (logits_policy_loss, linear_policy_loss):
         leaf = hidden.clone().to(device).requires_grad_()
-        first = (leaf,) if door is logits_policy_loss else (leaf, weight)
-        out = door(*first, *given, entropy_weight=0.1, impl=impl)
+        first = (leaf,) if entry_point is logits_policy_loss else (leaf, weight)
+        out = entry_point(*first, *given, entropy_weight=0.1, impl=impl)
         out.loss.backward()
         assert leaf.grad is not None
         found += [out.loss.detach(), leaf.grad.cpu()]

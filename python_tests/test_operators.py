@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +34,7 @@ from finestep_fast.ops.operators import (
 )
 from finestep_fast.ops.schema import put_back, set_apart
 from support.batches import SHAPES, packed, padded, policy_values, rollout_outcome, step_reward
+from support.programs import printed
 
 STATE = available_impls()["cpp"]
 pytestmark = pytest.mark.skipif(STATE is not True, reason=f"cpp: {STATE}")
@@ -125,7 +124,7 @@ def test_tensors_that_were_set_apart_come_back_to_their_places() -> None:
 
 
 def trained(token_logp: Tensor, old: Tensor, batch: StepBatch, rewards: Any, loss: Any) -> Any:
-    """What a training step does with the loss: something before, something after, metrics."""
+    """Do what a training step does with the loss: something before, something after, metrics."""
     out = step_policy_loss(2 * token_logp, old, batch, *rewards, loss=loss, impl="cpp")
     return 3 * out.loss + out.metrics["approx_kl"], out.metrics
 
@@ -311,10 +310,7 @@ for impl in ("cpp", "auto"):
     except ff.BuildError as error:
         print(error)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=300
-    )
-    reason, loss, *errors = done.stdout.splitlines()
+    reason, loss, *errors = printed("-c", program, timeout_s=300).splitlines()
     assert reason.startswith("finestep_fast._core was not built: ")
     assert float(loss) == -1
     assert len(errors) == 2

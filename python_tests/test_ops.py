@@ -1,4 +1,4 @@
-"""The doors of the policy loss: what they refuse, how they choose, and that nothing waits."""
+"""The entry points of the policy loss: what they refuse and choose, and that nothing waits."""
 
 from __future__ import annotations
 
@@ -62,12 +62,14 @@ def call(impl: str, **changes: Any) -> Any:
     ],
 )
 @pytest.mark.parametrize("impl", IMPLS)
-def test_the_door_names_what_is_wrong(impl: str, changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(
+    impl: str, changes: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InputError, match=message):
         call(impl, **changes)
 
 
-def test_an_unknown_implementation_is_refused_by_every_door() -> None:
+def test_an_unknown_implementation_is_refused_by_every_entry_point() -> None:
     message = "impl is 'fastest'; it must be one of 'auto', 'reference'"
     with pytest.raises(InputError, match=message):
         call("fastest")

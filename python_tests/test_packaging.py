@@ -33,7 +33,7 @@ def readme(root: Path) -> str:
 
 
 def _run(*command: str | Path, cwd: Path) -> str:
-    """What a command prints; its error output is part of the failure."""
+    """Return what a command prints; its error output is part of the failure."""
     done = subprocess.run(
         command, cwd=cwd, check=False, capture_output=True, text=True, timeout=300
     )
@@ -42,12 +42,12 @@ def _run(*command: str | Path, cwd: Path) -> str:
 
 
 def _blocks(text: str, language: str) -> list[str]:
-    """The fenced blocks of one language in a Markdown text."""
+    """Return the code blocks of one language in a Markdown text."""
     return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
 
 
 def _requirements(pyproject: dict[str, Any]) -> Iterator[Requirement]:
-    """Every requirement of the project, its extras and its build, but for the project itself."""
+    """Yield every requirement of the project, its extras and its build, except the project."""
     project = pyproject["project"]
     groups = [
         project["dependencies"],

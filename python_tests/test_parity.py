@@ -1,8 +1,8 @@
 """Every implementation against the reference, forward and backward, by the tolerance rule.
 
 The truth is the reference in float64 on the very numbers the candidate is given. Settings come from
-covering designs (`support.covering`): every pair of choices occurs, with each shape, too. Tokens of
-nobody hold NaN in every case.
+covering designs (`support.covering`): every pair of choices occurs, with each shape, too. Observed
+tokens hold NaN in every case.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from support.batches import (
     step_reward,
 )
 from support.covering import covering, pairs
-from support.doors import policy_loss, step_advantage, step_policy_loss
+from support.entry_points import policy_loss, step_advantage, step_policy_loss
 from support.impls import IMPLS
 from support.tolerance import assert_as_exact
 
@@ -49,7 +49,7 @@ FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def backwards(rollouts: Sequence[Rollout]) -> StepBatch:
-    """Packed with the last rollout first: the steps do not ascend on the token axis."""
+    """Pack with the last rollout first: the steps do not ascend on the token axis."""
     start, spans = 0, []
     for rollout in reversed(rollouts):
         spans.append(rollout.spans(start))
@@ -153,7 +153,7 @@ def loss_config(row: Mapping[str, Any]) -> LossConfig:
 
 
 def token_inputs(batch: StepBatch, row: Mapping[str, Any], loss: LossConfig) -> dict[str, Tensor]:
-    """The tensors of a row: the policy's logp in `dtype`, the others in `other_dtype`."""
+    """Return the tensors of a row: the policy's logp in `dtype`, the others in `other_dtype`."""
     values = policy_values(len(row["shape"]), batch)
     if row["values"] == "extreme":  # beyond the limit of 20, exactly on policy, worth nothing
         apart = values["token_logp"] - values["token_logp_old"]

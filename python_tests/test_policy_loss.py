@@ -20,7 +20,7 @@ from finestep_fast.reference.loss import (
     LossCounts,
 )
 from support.batches import SHAPES, Rollout, packed, padded, policy_values, rollout_lists
-from support.doors import policy_loss, step_advantage, step_policy_loss
+from support.entry_points import policy_loss, step_advantage, step_policy_loss
 from support.impls import IMPLS
 from support.loops import loop_policy_loss
 from support.policy_losses import CONFIGS, RAGGED, inputs, loss_and_gradient, named

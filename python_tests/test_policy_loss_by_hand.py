@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finestep_fast import LossConfig, StepBatch
 from finestep_fast.config.loss import KL, Aggregation, Ratio
-from support.doors import policy_loss
+from support.entry_points import policy_loss
 from support.impls import IMPLS
 from support.policy_losses import NAN
 
@@ -126,7 +126,7 @@ def test_step_advantages_that_cancel_over_a_rollout_still_teach(impl: str) -> No
 
 
 def test_a_shared_ratio_is_clipped_for_each_token_by_its_own_advantage(impl: str) -> None:
-    # All share 1.5: A = 1 is held at 1.28; A = -2 is not, but for a dual clip of 1.4.
+    # All share 1.5: A = 1 is held at 1.28; A = -2 is not, unless the dual clip is 1.4.
     above: dict[str, Any] = {"token_logp_old": OLD + (RATIO / 1.5).log(), "impl": impl}
     loss, gradient, metrics = hand(LossConfig(ratio="rollout"), **above)
     assert loss == pytest.approx(-(2 * 1.28 - 4 * 1.5 + 0.5 * 1.28) / 5)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from finestep_fast import LossConfig, StepBatch
 from finestep_fast.config.loss import Ratio
-from support.batches import Rollout, packed, padded, rollout_lists
+from support.batches import Rollout, packed, padded, parts, rollout_lists
 from support.impls import IMPLS
 from support.policy_losses import CONFIGS, NAN, RAGGED, inputs, loss_and_gradient
 
@@ -67,13 +66,13 @@ def test_with_one_advantage_for_a_rollout_the_mean_moves_each_token_as_its_own_r
     weighted=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_of_a_steps_ratio_only_token_weights_tell_the_mean_from_each_tokens_own(
+def test_of_a_steps_ratio_the_mean_differs_from_each_tokens_own_only_by_token_weights(
     rollouts: list[Rollout], loss: LossConfig, weighted: bool, seed: int, impl: str
 ) -> None:
     assume(loss.aggregation in ("token_mean", "step_mean"))
     own = replace(loss, ratio="step", kl=None, kl_weight=0)
     averaged = replace(own, ratio="rollout_averaged")
-    # What is averaged over a rollout of one step is averaged over the step.
+    # Where a rollout has one step, what is averaged over the rollout is averaged over the step.
     batch = packed(rollouts)
     spans = list(zip(batch.step_start.tolist(), batch.step_end.tolist(), strict=True))
     alone = StepBatch.from_spans(
@@ -139,13 +138,7 @@ def test_micro_batches_with_global_counts_add_up_to_the_whole(
         "num_steps": whole.num_steps,
     }
     part_value, part_gradient = torch.zeros_like(value), []
-    edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
-    token = step = 0
-    for start, end in pairwise(edges):
-        part = packed(rollouts[start:end])
-        tokens = slice(token, token + part.num_tokens)
-        steps = slice(step, step + part.num_steps)
-        token, step = tokens.stop, steps.stop
+    for part, tokens, steps in parts(rollouts, cuts):
         some = {
             name: tensor[steps if name == "step_advantage" else tokens]
             for name, tensor in tensors.items()

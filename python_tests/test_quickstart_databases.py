@@ -71,7 +71,7 @@ def test_databases_of_a_theme_differ_in_tables_and_columns(world: World) -> None
 
 
 @pytest.mark.parametrize("theme_index", range(len(THEMES)))
-def test_neither_question_nor_table_names_tell_the_style(theme_index: int) -> None:
+def test_neither_question_nor_table_names_show_the_style(theme_index: int) -> None:
     databases = [small_database(theme_index, style, seed=11) for style in STYLES]
     assert len({(d.main_table, d.child_table) for d in databases}) == 1
     for kind in KINDS:
@@ -88,7 +88,7 @@ def test_neither_question_nor_table_names_tell_the_style(theme_index: int) -> No
         assert len(golds) == len(STYLES)
 
 
-def test_the_name_of_a_database_does_not_tell_its_style(world: World, tmp_path: Path) -> None:
+def test_the_name_of_a_database_does_not_show_its_style(world: World, tmp_path: Path) -> None:
     write_world(tmp_path / "other", WorldConfig(**{**vars(SMALL), "seed": 4}))
     changed = 0
     for path in tmp_path.glob("other/databases/*/*.sqlite"):

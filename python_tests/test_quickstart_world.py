@@ -37,7 +37,9 @@ def test_dev_databases_are_never_seen_in_training(world: World) -> None:
     assert len(set(dumps.values())) == len(train) + len(dev)
 
 
-def test_questions_have_birds_keys_unique_ids_and_no_twin_in_their_database(world: World) -> None:
+def test_questions_have_birds_keys_unique_ids_and_no_duplicate_in_their_database(
+    world: World,
+) -> None:
     questions = world.train + world.dev
     keys = {"question_id", "db_id", "question", "evidence", "SQL", "difficulty", "kind"}
     assert all(q.keys() == keys for q in questions)

@@ -63,12 +63,12 @@ def submit(sql: str) -> tuple[str, dict[str, str]]:
 
 
 def look(table: str) -> tuple[str, dict[str, str]]:
-    """Return a turn that looks at a table."""
+    """Return a turn that describes a table."""
     return "describe_table", {"table": table}
 
 
 def column(score: RolloutScore, name: str) -> list[float]:
-    """One validator of every step."""
+    """Return one validator of every step."""
     return [values[name] for values in score.validators]
 
 
@@ -101,12 +101,12 @@ def test_a_call_that_only_looks_different_is_not_novel(played: Played, variant: 
     failing = "SELECT nam{} FROM customer"
     score = played(run(GOLD), run(variant), submit(GOLD))
     assert column(score, "novel") == [1, 0, 1]
-    # Without a result to compare, the normal form alone must tell.
+    # Without a result to compare, the normal form alone must decide.
     score = played(run(failing.format("")), run("select  NAM from customer c"), submit(GOLD))
     assert column(score, "novel") == [1, 0, 1]
 
 
-def test_a_repeated_look_in_other_letters_is_not_novel(played: Played) -> None:
+def test_a_repeated_call_in_other_letters_is_not_novel(played: Played) -> None:
     score = played(
         look("Order Item"),
         look(' "order item" '),

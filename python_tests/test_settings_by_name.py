@@ -84,7 +84,7 @@ def test_every_field_of_a_config_reaches_the_field_of_its_name(
         settings = made[type(config)](config)
     given = held(config)
     assert shown(settings) == {n: v for n, v in given.items() if n not in not_computed}
-    assert len(set(given.values())) > 4  # a value that lands elsewhere is seen
+    assert len(set(given.values())) > 4  # a value that goes elsewhere is seen
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ def test_queries_that_ask_for_something_else_have_another_normal_form(
     assert analyse(other, schema).normal_form != analyse(BASE, schema).normal_form
 
 
-def test_swapped_aliases_are_told_apart(schema: DatabaseSchema) -> None:
+def test_swapped_aliases_differ(schema: DatabaseSchema) -> None:
     one = "SELECT a.name FROM customer a JOIN customer b ON a.id < b.id"
     two = "SELECT b.name FROM customer a JOIN customer b ON a.id < b.id"
     three = "SELECT b.name FROM customer b JOIN customer a ON b.id < a.id"
@@ -234,7 +234,7 @@ def test_what_sqlglot_has_to_say_reaches_no_log(
     assert facts.parsed == (" FROM " in sql)
     assert not caplog.records
     assert capfd.readouterr() == ("", "")
-    # Whoever uses sqlglot for themselves still hears of it.
+    # Other callers of sqlglot still get its warnings.
     sqlglot.parse("ALTER TABLE customer SET x", dialect="sqlite")
     assert "unsupported syntax" in caplog.text
 

@@ -1,4 +1,4 @@
-"""One entry of a batch that is no good costs that entry and nothing else."""
+"""A bad entry of a batch fails alone."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_a_gold_query_that_is_no_text_is_one_gold_error(
     shop: Path, engine: Engine, semantics: Semantics
 ) -> None:
     triples = [(shop, GOOD, query) for query, _ in NO_QUERY]
-    # The gold's failure is told before the prediction's.
+    # The gold's failure is reported before the prediction's.
     triples += [(shop, NO_QUERY[0][0], query) for query, _ in NO_QUERY]
     triples.append((shop, GOOD, GOOD))
     matches = engine.match(triples, semantics=semantics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 
 from finestep_fast import rewards, sql
 from finestep_fast.errors import InputError
+from support.json_lines import json_lines
 
 ROWS = st.lists(st.tuples(st.integers(-2, 2), st.sampled_from(["a", "b", None])), max_size=5)
 
@@ -97,7 +97,7 @@ def test_a_tolerance_never_makes_integers_equal() -> None:
     assert sql.compare([(1_000_000,)], [(1_000_000.5,)], semantics="strict", float_tolerance=0.1)
 
 
-def test_misuse_is_an_input_error_that_names_what_would_do() -> None:
+def test_misuse_is_an_input_error_that_names_what_is_accepted() -> None:
     with pytest.raises(InputError, match="semantics is 'brid'; expected one of bird, strict"):
         sql.compare([], [], semantics="brid")  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"float_tolerance is 0\.1 with semantics 'bird'"):
@@ -122,7 +122,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 
 
 def as_value(recorded: Any) -> sql.Value:
-    """A value as the recorder wrote it: blobs in hexadecimal, infinities by name."""
+    """Return a value as the recorder wrote it: blobs in hexadecimal, infinities by name."""
     if isinstance(recorded, dict):
         kind, text = next(iter(recorded.items()))
         return bytes.fromhex(text) if kind == "blob" else float(text)
@@ -130,8 +130,8 @@ def as_value(recorded: Any) -> sql.Value:
 
 
 def test_every_recorded_case_gets_the_evaluators_verdict(shared_data: Path) -> None:
-    lines = (shared_data / "adversarial" / "semantics_cases.jsonl").read_text().splitlines()
-    for case in map(json.loads, lines):
+    cases = json_lines(shared_data / "adversarial" / "semantics_cases.jsonl")
+    for case in cases:
         predicted, gold = (
             [tuple(map(as_value, row)) for row in case[side]] for side in ("pred", "gold")
         )
@@ -143,4 +143,4 @@ def test_every_recorded_case_gets_the_evaluators_verdict(shared_data: Path) -> N
             else:
                 verdict = sql.compare(predicted, gold, **settings)
                 assert verdict is (recorded == "1"), (case["case"], evaluator)
-    assert len(lines) >= 28
+    assert len(cases) >= 28

@@ -29,7 +29,7 @@ Table = list[tuple[sql.Value, ...]]
 
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Table, Table]:
-    """A gold result of a few different values, and one made of it by small changes."""
+    """Draw a gold result of a few different values, and one made of it by small changes."""
     random: Random = draw(st.randoms(use_true_random=False))
     values = random.sample(VALUES, random.randint(1, 8))
     width = random.randint(0, 5)

@@ -2,36 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from finestep_fast import sql
+from support.json_lines import json_lines
+from support.real_questions import database_of
 
 EVERY = 8
 MAX_INSTRUCTIONS = 100_000_000
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8").splitlines()[::EVERY]:
-        yield json.loads(line)
-
-
 def _without_distinct(query: str) -> str:
-    """The query without the word DISTINCT, except within quotes."""
+    """Return the query without the word DISTINCT, except within quotes."""
     quoted = r"'[^']*'|\"[^\"]*\""
     return re.sub(rf"({quoted})|\bdistinct\b", lambda m: m[1] or "", query, flags=re.IGNORECASE)
 
 
 def _spaced(query: str) -> str:
-    """The query with the comparison operators joined that the evaluator joins."""
+    """Return the query with the comparison operators joined that the evaluator joins."""
     return query.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
 
 
@@ -54,7 +48,7 @@ class Database:
 
 
 def _verdicts(database: Database, predicted: str, gold: str) -> str:
-    """Four digits: set, bag, test-suite by default, test-suite with DISTINCT kept."""
+    """Return four digits: set, bag, test-suite by default, test-suite with DISTINCT kept."""
     rows, gold_rows = database.rows(predicted), database.rows(gold)
     assert gold_rows is not None
     if rows is None:
@@ -75,17 +69,17 @@ def _verdicts(database: Database, predicted: str, gold: str) -> str:
 @pytest.mark.slow
 def test_spider_predictions_get_the_recorded_verdicts(shared_data: Path) -> None:
     spider = shared_data / "spider_dev"
-    questions = {line["qid"]: line for line in _lines(spider / "questions.jsonl")}
+    questions = {line["qid"]: line for line in json_lines(spider / "questions.jsonl")}
     recorded = {
-        line["qid"]: line["verdicts"] for line in _lines(spider / "reference_verdicts.jsonl")
+        line["qid"]: line["verdicts"] for line in json_lines(spider / "reference_verdicts.jsonl")
     }
     databases: dict[str, Database] = {}
     checked: Counter[str] = Counter()
     wrong = []
-    for line in _lines(spider / "predictions.jsonl"):
+    for line in json_lines(spider / "predictions.jsonl")[::EVERY]:
         name, qid = line["db_id"], line["qid"]
         if name not in databases:
-            databases[name] = Database(spider / "databases" / name / f"{name}.sqlite")
+            databases[name] = Database(database_of(spider, line))
         known: dict[str, str] = {}
         for system, predictions in line["preds"].items():
             for predicted, expected in zip(predictions, recorded[qid][system], strict=True):

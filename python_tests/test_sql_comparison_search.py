@@ -1,4 +1,4 @@
-"""Permutations of columns, pairings within a tolerance: found fast, or honestly given up."""
+"""Permutations of columns, pairings within a tolerance: found fast, or given up as undecided."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_columns_are_found_however_many_and_however_alike(width: int, num_values
     assert sql.compare(wrong, gold, semantics="test_suite") is False
 
 
-def test_columns_alike_in_all_but_their_rows_are_told_apart() -> None:
-    # Each column holds 0 and 1 twice; only together do rows tell which is which.
+def test_columns_that_differ_only_in_the_order_of_rows_are_distinguished() -> None:
+    # Each column holds 0 and 1 twice; only together do rows show which is which.
     gold = [(0, 0, 1), (0, 1, 1), (1, 0, 0), (1, 1, 0)]
     assert sql.compare([row[::-1] for row in gold], gold, semantics="test_suite")
     other = [(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)]
@@ -38,7 +38,7 @@ def test_columns_alike_in_all_but_their_rows_are_told_apart() -> None:
 
 
 def edges_of_cycles(*lengths: int) -> list[tuple[int, ...]]:
-    """One row per edge, one column per vertex: 1 where the edge ends."""
+    """Return one row per edge, one column per vertex: 1 where the edge ends."""
     edges, first = [], 0
     for length in lengths:
         edges += [(first + i, first + (i + 1) % length) for i in range(length)]

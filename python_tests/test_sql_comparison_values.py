@@ -1,4 +1,4 @@
-"""Which rows and values the comparator takes, and what it says to others."""
+"""Which rows and values the comparator takes, and how it refuses others."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_the_side_of_a_faulty_row_is_named() -> None:
     assert verdicts == [True, True, None]
 
 
-def test_rows_of_different_widths_are_refused_where_columns_are_looked_at() -> None:
+def test_rows_of_different_widths_are_refused_where_columns_are_compared() -> None:
     ragged: list[tuple[int, ...]] = [(1,), (1, 2)]
     for semantics in ("bird", "multiset", "ordered", "strict"):
         assert sql.compare(ragged, ragged, semantics=semantics)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,6 @@ from support.databases import written
 from support.queries import ENDLESS, NUMBERS
 
 pytestmark = pytest.mark.native
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
 
 
 def test_a_result_has_columns_rows_and_a_digest_of_the_rows(shop: Path, engine: Engine) -> None:
@@ -123,7 +111,7 @@ def test_a_value_beyond_sqlites_limit_is_too_large(shop: Path, engine: Engine) -
     assert result.status is Status.TOO_LARGE
 
 
-def test_text_in_any_bytes_is_returned_and_told_apart(tmp_path: Path, engine: Engine) -> None:
+def test_text_in_any_bytes_is_returned_and_distinguished(tmp_path: Path, engine: Engine) -> None:
     script = (
         "CREATE TABLE t(a); INSERT INTO t VALUES (CAST(x'41ff' AS TEXT)), (CAST(x'41fe' AS TEXT))"
     )

@@ -1,9 +1,8 @@
-"""Matching queries: whose failure it was, meanings of equal, what is remembered and shared."""
+"""Matching queries: which side failed, meanings of equal, what is remembered and shared."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -15,17 +14,6 @@ from support.databases import written
 from support.queries import ENDLESS, NUMBERS
 
 pytestmark = pytest.mark.native
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
-
-
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
 
 
 def test_a_prediction_is_stopped_once_it_cannot_be_equal(shop: Path, engine: Engine) -> None:
@@ -89,7 +77,7 @@ def test_a_replaced_file_is_another_database(tmp_path: Path, engine: Engine) -> 
     assert not engine.match([triple])[0].equal
 
 
-def test_match_says_whose_failure_it_was(shop: Path, engine: Engine) -> None:
+def test_match_says_which_query_failed(shop: Path, engine: Engine) -> None:
     good, bad = "SELECT name FROM customer", "SELECT nam FROM customer"
     long = NUMBERS.format(n=10)
     matches = engine.match(
@@ -178,7 +166,7 @@ def test_a_failed_prediction_never_equals_an_empty_gold(shop: Path, engine: Engi
 
 
 def num_run(engine: Engine, triples: list[tuple[Path, str, str]]) -> int:
-    """How many queries one call of match really runs."""
+    """Return how many queries one call of match really runs."""
     before = engine.counters.queries_run
     engine.match(triples)
     return engine.counters.queries_run - before

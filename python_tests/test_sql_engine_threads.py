@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,15 +13,10 @@ import pytest
 
 from finestep_fast import sql
 from finestep_fast.sql import Engine, Semantics, Status
-from support.databases import written
+from support.programs import printed
 from support.queries import ENDLESS, NUMBERS
 
 pytestmark = pytest.mark.native
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
 
 
 FORKED = """
@@ -41,14 +34,7 @@ with Engine(threads=2) as engine:
 
 
 def test_an_engine_works_on_in_a_forked_process(shop: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", FORKED, str(shop)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout == "7\n"
+    assert printed("-P", "-c", FORKED, shop, timeout_s=60) == "7\n"
 
 
 def test_a_gold_query_runs_once_however_many_threads_ask_for_it(shop: Path) -> None:

@@ -25,7 +25,7 @@ except FinestepError as error:
 
 
 def said(*arguments: str, **variables: str) -> str:
-    """What a new process says about its library."""
+    """Return what a new process says about its library."""
     done = subprocess.run(
         [sys.executable, "-c", SAY, *arguments],
         check=True,

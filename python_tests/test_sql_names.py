@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,31 +11,21 @@ import pytest
 
 from finestep_fast.sql import Engine, Status, database_schema
 from finestep_fast.sql.analysis import analyse
-
-COLLECTIONS = ("spider_dev", "spider_train", "spider_dk", "spider_german", "defog")
-
-
-def golds(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Every gold query of a collection with its database."""
-    for line in (folder / "questions.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        database = folder / "databases" / entry["db_id"] / f"{entry['db_id']}.sqlite"
-        for query in entry.get("gold_alternatives") or [entry["gold"]]:
-            yield database, query
+from support.json_lines import json_lines
+from support.real_questions import COLLECTIONS, database_of, golds
 
 
 def predictions(folder: Path) -> set[tuple[Path, str]]:
-    """The different predicted queries for every fourth question, with their databases."""
+    """Return the different predicted queries for every fourth question, with their databases."""
     found = set()
-    for line in (folder / "predictions.jsonl").read_text(encoding="utf-8").splitlines()[::4]:
-        entry = json.loads(line)
-        database = folder / "databases" / entry["db_id"] / f"{entry['db_id']}.sqlite"
+    for entry in json_lines(folder / "predictions.jsonl")[::4]:
+        database = database_of(folder, entry)
         found |= {(database, query) for queries in entry["preds"].values() for query in queries}
     return found
 
 
 def names_read(database: Path, query: str) -> set[tuple[str, str]]:
-    """The (table, column) pairs that SQLite says a query reads; column is empty for a count.
+    """Return the (table, column) pairs that SQLite says a query reads; no column for a count.
 
     Raises:
         sqlite3.Error: SQLite refuses the query.

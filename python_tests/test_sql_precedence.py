@@ -75,14 +75,14 @@ VALUES = """
 
 
 def pairs(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The ways to read any two binary operators."""
+    """Return the ways to read any two binary operators."""
     for x in operators:
         for y in operators:
             yield f"a {x} b {y} c", f"(a {x} b) {y} c", f"a {x} (b {y} c)"
 
 
 def pairs_with_others(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The ways to read a binary operator beside one with one operand, and two of the latter."""
+    """Return the ways to read a binary operator beside a unary one, and two unary ones."""
     for x in operators:
         for f in BEFORE:
             yield f"{f}a {x} b", f"({f}a) {x} b", f"{f}(a {x} b)"
@@ -103,7 +103,7 @@ def pairs_with_others(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def pairs_with_signs_inside(operators: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """The ways to read two operators of which the second operand has one of its own before it."""
+    """Return the ways to read two operators if the second operand has an operator before it."""
     for x in operators:
         for f in BEFORE:
             for y in operators:
@@ -126,7 +126,7 @@ def schema(database: Path) -> DatabaseSchema:
 def differences(
     rows: Iterator[tuple[str, ...]], database: Path, schema: DatabaseSchema
 ) -> tuple[list[str], float]:
-    """Texts with one normal form and other values, and the share of texts that were parsed."""
+    """Return texts with one normal form and other values, and the share that was parsed."""
     connection = sqlite3.connect(database)
     rowids = [rowid for (rowid,) in connection.execute("SELECT rowid FROM v")]
 

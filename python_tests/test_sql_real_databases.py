@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -18,8 +16,10 @@ from finestep_fast.env.scoring import score_episodes
 from finestep_fast.rewards import RewardConfig
 from finestep_fast.sql import Engine, Semantics, Status, database_schema
 from finestep_fast.sql.analysis import analyse
+from support.json_lines import json_lines
+from support.real_questions import COLLECTIONS, database_of, golds
 
-# Which digit of a recorded verdict is whose.
+# The definition of each digit of a recorded verdict.
 EVALUATORS: tuple[tuple[Semantics, bool], ...] = (
     ("bird", False),
     ("multiset", False),
@@ -29,7 +29,6 @@ EVALUATORS: tuple[tuple[Semantics, bool], ...] = (
 # A query that fails as it is written was recorded as an error under every evaluator; as the
 # test-suite evaluator rewrites it, some run.
 MENDED = re.compile(r"[<>!] =|distinct|;.*\S", re.IGNORECASE | re.DOTALL)
-COLLECTIONS = ("spider_dev", "spider_train", "spider_dk", "spider_german", "defog")
 
 
 @pytest.fixture(scope="module")
@@ -38,27 +37,12 @@ def engine() -> Iterator[Engine]:
         yield engine
 
 
-def lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of a file of JSON lines."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def golds(folder: Path) -> list[tuple[Path, str]]:
-    """Every gold query of a collection with its database."""
-    found: list[tuple[Path, str]] = []
-    for entry in lines(folder / "questions.jsonl"):
-        database = folder / "databases" / entry["db_id"] / f"{entry['db_id']}.sqlite"
-        queries = entry["gold_alternatives"] if "gold_alternatives" in entry else [entry["gold"]]
-        found.extend((database, query) for query in queries)
-    return found
-
-
 @pytest.mark.parametrize("semantics", ["bird", "strict"])
 @pytest.mark.parametrize("collection", COLLECTIONS)
 def test_every_gold_query_equals_itself(
     shared_data: Path, engine: Engine, collection: str, semantics: Semantics
 ) -> None:
-    queries = golds(shared_data / collection)
+    queries = list(golds(shared_data / collection))
     matches = engine.match([(db, query, query) for db, query in queries], semantics=semantics)
     failed = [(q, m) for (_, q), m in zip(queries, matches, strict=True) if not m.equal]
     assert failed == []
@@ -70,13 +54,13 @@ def test_real_predictions_get_the_verdicts_of_the_reference_evaluators(
     folder = shared_data / "spider_dev"
     triples, recorded = [], []
     entries = zip(
-        lines(folder / "questions.jsonl"),
-        lines(folder / "predictions.jsonl"),
-        lines(folder / "reference_verdicts.jsonl"),
+        json_lines(folder / "questions.jsonl"),
+        json_lines(folder / "predictions.jsonl"),
+        json_lines(folder / "reference_verdicts.jsonl"),
         strict=True,
     )
     for question, predictions, verdicts in list(entries)[::8]:
-        database = folder / "databases" / question["db_id"] / f"{question['db_id']}.sqlite"
+        database = database_of(folder, question)
         for system, queries in predictions["preds"].items():
             for query, verdict in zip(queries, verdicts["verdicts"][system], strict=True):
                 triples.append((database, query, question["gold"]))
@@ -102,9 +86,9 @@ def test_gold_queries_parse_and_name_only_what_exists(shared_data: Path, collect
 
 
 def test_queries_for_databases_that_are_not_here_can_be_analysed(shared_data: Path) -> None:
-    schema = database_schema(golds(shared_data / "spider_dev")[0][0])
+    schema = database_schema(next(golds(shared_data / "spider_dev"))[0])
     folder = shared_data / "bird_minidev_text_only"
-    queries = [entry["gold"] for entry in lines(folder / "questions.jsonl")]
+    queries = [entry["gold"] for entry in json_lines(folder / "questions.jsonl")]
     facts = [analyse(query, schema) for query in queries]
     assert all(fact.parsed and fact.missing for fact in facts)
 

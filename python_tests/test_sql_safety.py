@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -16,6 +14,7 @@ import pytest
 from finestep_fast._core import expanded_ctes, formats_are_literal
 from finestep_fast.sql import Engine, Semantics, Status
 from support.databases import written
+from support.json_lines import json_lines
 
 pytestmark = pytest.mark.native
 
@@ -96,12 +95,6 @@ def database(tmp_path: Path) -> Path:
     return written(tmp_path / "t.sqlite", script)
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
-        yield engine
-
-
 def assert_unharmed(engine: Engine, database: Path) -> None:
     """Fail unless every honest query still gets its answer."""
     results = engine.run([(database, query) for query in HONEST])
@@ -148,8 +141,8 @@ def test_attacks_harm_neither_files_nor_neighbours(
     connection.close()
     written(tmp_path / "secret.sqlite", "CREATE TABLE secret(a)")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    lines = (shared_data / "adversarial" / "attacks.jsonl").read_text().splitlines()
-    attacks = [json.loads(line)["sql"].replace("{dir}", str(tmp_path)) for line in lines]
+    entries = json_lines(shared_data / "adversarial" / "attacks.jsonl")
+    attacks = [entry["sql"].replace("{dir}", str(tmp_path)) for entry in entries]
     attacks += [attack.format(dir=tmp_path) for attack in WRITING]
     attacks += [chained(24, 2), chained(4, 50)]
     honest = "SELECT count(*), 'A' LIKE 'a', length(group_concat(b)) FROM t"
@@ -170,7 +163,7 @@ def test_attacks_harm_neither_files_nor_neighbours(
 
 
 def chained(length: int, reads: int) -> str:
-    """Common table expressions of which each reads the one before it several times."""
+    """Return common table expressions of which each reads the one before it several times."""
     parts = ["t0 AS (SELECT 1 x)"]
     for i in range(1, length):
         union = " UNION ALL ".join([f"SELECT * FROM t{i - 1}"] * reads)

@@ -1,11 +1,9 @@
-"""What a database holds, as it is told."""
+"""What a database holds, as the schema describes it."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from finestep_fast.sql import database_schema
 from finestep_fast.sql.names import quoted_name, quoted_text
 from finestep_fast.sql.schema import ForeignKey
 from support.databases import written
+from support.programs import printed
 
 NAMES = st.one_of(
     st.text(
@@ -25,11 +24,6 @@ NAMES = st.one_of(
     ),
     st.sampled_from(["order", "Group", "a b", 'say "x"', "[x]", "1st", "ä", "x$", "left", "rowid"]),
 )
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
 
 
 def test_tables_and_views_come_in_the_order_of_their_creation(shop: Path) -> None:
@@ -153,4 +147,4 @@ def test_names_are_quoted_only_where_they_must_be() -> None:
 def test_importing_sql_does_not_import_sqlglot() -> None:
     code = "import sys, finestep_fast.sql, finestep_fast.rewards, finestep_fast.env.config; "
     code += "assert not {'sqlglot', 'pydantic', 'transformers'} & sys.modules.keys()"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    printed("-c", code)

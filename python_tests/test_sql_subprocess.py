@@ -16,15 +16,10 @@ import pytest
 
 from finestep_fast.sql import Engine, Status, subprocess_worker
 from finestep_fast.sql.subprocess_engine import SubprocessEngine
-from support.databases import written
+from support.programs import printed
 
 # One instruction that compares millions of bytes at millions of places: hours, not interruptible.
 WEDGE = "SELECT instr(hex(zeroblob(6000000)), hex(zeroblob(3000000)) || '1')"
-
-
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "shop.sqlite")
 
 
 @pytest.fixture
@@ -171,14 +166,7 @@ except KeyboardInterrupt:
 
 def test_closing_and_interrupting_do_not_wait_for_what_hangs(shop: Path) -> None:
     # In processes of their own: a thread that hangs ends with its process only.
-    done = subprocess.run(
-        [sys.executable, "-c", IN_PROCESS, str(shop)],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.stdout.split() == ["False", "True"]
+    assert printed("-c", IN_PROCESS, shop, timeout_s=60).split() == ["False", "True"]
     process = subprocess.Popen(
         [sys.executable, "-c", INTERRUPTED, str(shop)], stdout=subprocess.PIPE, text=True
     )

@@ -173,7 +173,7 @@ def test_functions_with_side_effects_are_refused_inside_views_too(
         assert "not allowed" in result.message or "unsafe" in result.message
 
 
-def test_a_table_whose_module_is_missing_is_an_error_and_costs_no_other(
+def test_a_table_with_a_missing_module_is_an_error_and_costs_no_other(
     engine: Engine, tmp_path: Path
 ) -> None:
     database = written(

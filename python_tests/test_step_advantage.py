@@ -1,4 +1,4 @@
-"""Credit: the worked example to six decimals, and the method told twice."""
+"""Credit: the worked example to six decimals, and the method written twice."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from finestep_fast.config.credit import PRESETS, Channels, Scope
 from finestep_fast.reference import step_return
 from finestep_fast.reference.credit import CHANNELS, SCOPES
 from support.batches import SHAPES, Rollout, packed, rollout_lists, rollout_outcome, step_reward
-from support.doors import step_advantage
+from support.entry_points import step_advantage
 from support.impls import IMPLS
 from support.loops import loop_returns, loop_step_advantage
 from support.tolerance import assert_as_exact
@@ -105,10 +105,10 @@ def test_the_worked_example_to_six_decimals(name: str, impl: str) -> None:
     assert_six_decimals(advantages(EXAMPLE, credit, impl), expected)
 
 
-def test_the_worked_example_where_nobody_is_right_shows_the_floor(impl: str) -> None:
-    nobody = [replace(rollout, outcome=0) for rollout in EXAMPLE]
+def test_the_worked_example_with_no_right_rollout_shows_the_floor(impl: str) -> None:
+    all_wrong = [replace(rollout, outcome=0) for rollout in EXAMPLE]
     assert_six_decimals(
-        advantages(nobody, CreditConfig.preset("finestep"), impl),
+        advantages(all_wrong, CreditConfig.preset("finestep"), impl),
         "0.131518 0.131518 -0.168481 -0.191814 0.034518 -0.201814 0.031518 0.101518 0.131518",
     )
 
@@ -168,7 +168,7 @@ def credit_configs() -> st.SearchStrategy[CreditConfig]:
 
 
 @given(rollouts=rollout_lists(), credit=credit_configs())
-def test_advantages_equal_a_second_telling_in_loops(
+def test_advantages_equal_a_second_computation_in_loops(
     rollouts: list[Rollout], credit: CreditConfig, impl: str
 ) -> None:
     expected = torch.tensor(loop_step_advantage(rollouts, credit), dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_advantages_equal_a_second_telling_in_loops(
 
 
 @given(rollouts=rollout_lists(), credit=credit_configs())
-def test_returns_equal_a_second_telling_in_loops(
+def test_returns_equal_a_second_computation_in_loops(
     rollouts: list[Rollout], credit: CreditConfig, impl: str
 ) -> None:
     value = step_return(
@@ -211,7 +211,7 @@ def test_weight_on_the_rollout_alone_is_the_trajectory_scope_in_every_channel(im
         )
 
 
-def test_a_rollout_without_steps_is_compared_with_nobody(impl: str) -> None:
+def test_a_rollout_without_steps_is_compared_with_no_other(impl: str) -> None:
     failed = Rollout(0, (), (), 1)
     for preset in PRESETS:
         credit = CreditConfig.preset(preset)
@@ -248,7 +248,7 @@ def test_scopes_and_channels_of_the_config_are_those_of_the_reference(impl: str)
         (torch.zeros(9, device="meta"), torch.zeros(4), "step_reward is on meta; expected cpu"),
     ],
 )
-def test_the_door_names_the_wrong_reward(
+def test_the_entry_point_names_the_wrong_reward(
     reward: Tensor, outcome: Tensor, message: str, impl: str
 ) -> None:
     with pytest.raises(InputError, match=message):

@@ -18,7 +18,7 @@ from torch import Tensor
 from finestep_fast import CreditConfig, StepBatch
 from finestep_fast.config.credit import Scope
 from finestep_fast.reference.credit import group_relative, process_return
-from support.doors import step_advantage
+from support.entry_points import step_advantage
 from support.impls import IMPLS
 
 EXACT = 0.1 * sum(k * 0.5 ** (k + 1) for k in range(1, 6))

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from finestep_fast import StepBatch, reference, token_advantage
 from support.batches import Rollout, packed, padded, rollout_lists
-from support.doors import device_of, poisoned
+from support.entry_points import device_of, poisoned
 from support.impls import IMPLS
 
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -65,7 +65,7 @@ def test_the_number_of_threads_changes_nothing() -> None:
     assert torch.equal(by_token != 0, mask.flatten())
 
 
-def test_whoever_wants_a_gradient_gets_the_sum_over_the_tokens_of_a_step() -> None:
+def test_the_gradient_of_a_step_is_the_sum_over_its_tokens() -> None:
     batch = StepBatch.from_spans([[(1, 3), (4, 5)], [(7, 8)]], [0, 0], num_tokens=9)
     value = torch.tensor([2.0, -1.0, 3.0], requires_grad=True)
     (token_advantage(batch, value) * torch.arange(9.0)).sum().backward()

@@ -1,4 +1,4 @@
-"""Logp and entropy under a linear head: by hand, gradcheck, parity, laws, doors."""
+"""Logp and entropy under a linear head: by hand, gradcheck, parity, laws, refusals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from finestep_fast import InputError, StepBatch, token_logp
 from support.batches import SHAPES, Rollout, packed, padded, rollout_lists
-from support.doors import poisoned
+from support.entry_points import poisoned
 from support.heads import NAN, converted, head_inputs, outside, temperatures
 from support.impls import ROW_IMPLS
 from support.largest import Largest
@@ -90,7 +90,7 @@ def test_gradcheck(impl: str, rows: int, each: bool) -> None:
 def evaluated(
     given: dict[str, Any], batch: StepBatch | None, impl: str, **settings: Any
 ) -> list[Tensor]:
-    """Logp, entropy and the gradients of hidden, weight and bias of a mixture of both."""
+    """Return logp, entropy and the gradients of hidden, weight and bias of a mixture of both."""
     leaves: dict[str, Any] = {
         name: given[name].clone().requires_grad_()
         for name in ("hidden", "weight", "bias")
@@ -158,14 +158,14 @@ def test_logp_is_never_above_0_and_entropy_within_its_bounds(
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-def test_tokens_outside_steps_are_0_and_never_looked_at(impl: str) -> None:
+def test_tokens_outside_steps_are_0_and_never_read(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
     values = evaluated(given, batch, impl, temperature=temperatures(batch))
-    nobody = outside(batch)
-    assert values[0][nobody].eq(0).all()
-    assert values[1][nobody].eq(0).all()
-    assert values[2][nobody].eq(0).all()
+    observed = outside(batch)
+    assert values[0][observed].eq(0).all()
+    assert values[1][observed].eq(0).all()
+    assert values[2][observed].eq(0).all()
     assert all(value.isfinite().all() for value in values)
 
 
@@ -199,7 +199,7 @@ def test_no_tensor_of_all_logits_is_made(impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", FAST)
-def test_without_a_batch_all_tokens_are_looked_at(impl: str) -> None:
+def test_without_a_batch_all_tokens_are_read(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
     tokens = batch.policy_token
@@ -244,11 +244,11 @@ def test_a_logit_of_minus_infinity_is_a_token_that_cannot_be_drawn(impl: str) ->
 def test_a_nan_inside_a_step_is_not_hidden(impl: str) -> None:
     batch = packed(RAGGED)
     given = head_inputs(batch)
-    sick = int(batch.policy_token[3])
-    given["hidden"][sick, 0] = NAN
+    place = int(batch.policy_token[3])
+    given["hidden"][place, 0] = NAN
     out = token_logp(**given, batch=batch, impl=impl)
-    assert out.logp[sick].isnan()
-    assert out.entropy[sick].isnan()
+    assert out.logp[place].isnan()
+    assert out.entropy[place].isnan()
     assert out.logp.isnan().sum() == 1
 
 
@@ -273,7 +273,7 @@ def test_a_nan_inside_a_step_is_not_hidden(impl: str) -> None:
         ({"impl": "fastest"}, "impl is 'fastest'; it must be one of 'auto', 'reference', 'cpp'"),
     ],
 )
-def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
+def test_the_entry_point_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {
         "hidden": torch.zeros(2, 4),
         "weight": torch.zeros(3, 4),
@@ -283,7 +283,7 @@ def test_the_door_names_what_is_wrong(changes: dict[str, Any], message: str) -> 
         token_logp(**{**given, **changes})
 
 
-# The compiler itself looks at `.grad` of what flows from one graph to the next.
+# The compiler itself reads `.grad` of what flows from one graph to the next.
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 def test_a_model_compiles_around_it() -> None:
     torch._dynamo.reset()

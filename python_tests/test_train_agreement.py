@@ -30,13 +30,13 @@ REFUSED = {
 """Families that cannot be sampled as they learn, and what a refusal says."""
 
 OTHER_HEADS = {"gemma2", "granite", "cohere", "opt"}
-"""Families whose logits are more than a linear layer makes."""
+"""Families with logits that are more than a linear layer makes."""
 
 FAMILIAR = "qwen3"
 
 
 def played(model: PreTrainedModel, tiny: Tiny) -> list[Rollout]:
-    """Rollouts whose prompts have different lengths and whose rows end at different times."""
+    """Return rollouts with prompts of different lengths and rows that end at different times."""
     env = dataclasses.replace(ENV, max_observation_chars=80, max_malformed=2)
     wordy = dataclasses.replace(env, schema_in_prompt="full", max_prompt_chars=250)
     episodes = tiny.episodes(tiny.data.train[:2], 2, env)
@@ -87,7 +87,7 @@ def weights(model: nn.Module) -> dict[str, Tensor]:
 
 
 def refused(model: nn.Module, rollouts: list[Rollout], **settings: Any) -> str:
-    """What the learner says; it must not have changed a weight."""
+    """Return what the learner says; it must not have changed a weight."""
     before = weights(model)
     with pytest.raises(InputError) as caught:
         learner_of(model, on_policy=True, learning_rate=1.0, **settings).learn(rollouts, seed=0)
@@ -178,7 +178,7 @@ def test_positions_scaled_by_the_length_of_the_text_are_named(
         ("keeps rows", "cannot be cut to the rollouts that go on"),
     ],
 )
-def test_what_a_cache_lacks_is_told_before_a_run(fault: str, missing: str) -> None:
+def test_what_a_cache_lacks_is_reported_before_a_run(fault: str, missing: str) -> None:
     model = family_model(FAMILIAR, 300)
     forward = model.forward
     held: dict[str, Tensor] = {}
@@ -212,7 +212,7 @@ def test_what_a_cache_lacks_is_told_before_a_run(fault: str, missing: str) -> No
         check_sampling(model)
 
 
-def test_a_model_without_a_mask_or_whose_cached_pass_fails_is_refused_by_name() -> None:
+def test_a_model_without_a_mask_or_with_a_failing_cached_pass_is_refused_by_name() -> None:
     model = family_model(FAMILIAR, 300)
     forward = model.forward
 

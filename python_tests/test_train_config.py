@@ -100,7 +100,7 @@ def test_a_wrong_setting_is_refused_by_key_value_and_rule(
 
 
 def all_keys(cls: type, above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Every key of the settings, sections too."""
+    """Return every key of the settings, sections too."""
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
         path = (*above, field.name)
@@ -113,7 +113,7 @@ def all_keys(cls: type, above: tuple[str, ...] = ()) -> Iterator[str]:
 MUST = ("it must be", "expected", "which must stay below", "set kl or drop it")
 FAULTY: dict[
     str, tuple[str, str | tuple[str, ...]]
-] = {  # what nobody can mean, for any key: the value, and a part of the rule that is told
+] = {  # values that no key can mean, and a part of the rule in the message
     "nested deeply": ("[" * 250, "is nested too deeply; it must have at most"),
     "nested mappings": ("{a: " * 200, "is nested too deeply; it must have at most"),
     "5000 digits": ("9" * 5000, "it must be a number of at most 300 digits"),
@@ -147,17 +147,19 @@ BOUNDLESS = {"300 digits"}
 
 
 @pytest.mark.parametrize("fault", FAULTY)
-def test_no_key_takes_what_nobody_can_mean(fault: str) -> None:
+def test_no_key_takes_a_value_that_no_key_can_mean(fault: str) -> None:
     text, rule = FAULTY[fault]
     for key in all_keys(TrainConfig):
         word = f"{key}={text}"
         try:
             build(TrainConfig, apply_overrides({}, [word]))
         except InputError as error:
-            told = str(error)
-            assert key.rpartition(".")[2] in told, word
-            assert any(part in told for part in ([rule] if isinstance(rule, str) else rule)), word
-            assert len(told) < 400, word
+            message = str(error)
+            assert key.rpartition(".")[2] in message, word
+            assert any(part in message for part in ([rule] if isinstance(rule, str) else rule)), (
+                word
+            )
+            assert len(message) < 400, word
         else:
             number = fault in BOUNDLESS and isinstance(get_value(TrainConfig(), key), float | None)
             assert number, f"{word[:80]} is accepted"
@@ -228,7 +230,7 @@ def test_an_output_that_can_be_no_folder_is_refused_before_anything_is_made(
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_an_imbalance_that_is_asked_for_is_allowed() -> None:
+def test_an_imbalance_that_is_set_is_allowed() -> None:
     words = ["credit.process_weight=0.5", "credit.allow_reward_imbalance=true"]
     assert load_config(None, words).credit.process_weight == 0.5
 
@@ -242,7 +244,7 @@ def test_a_file_or_a_name_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
-    """The folder of a run of which only the settings are looked at."""
+    """Return the folder of a run; only its settings are read."""
     from finestep_fast.config import write_yaml
 
     folder = tmp_path / "run"

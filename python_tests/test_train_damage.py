@@ -1,4 +1,4 @@
-"""What a run keeps is told from what has been damaged since, by the file's name."""
+"""Files that a run keeps: what has been damaged since is named by its file."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Saved:
 
 @pytest.fixture(scope="module")
 def two_saved(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two checkpoints, nobody may change them."""
+    """Return two checkpoints; tests must not change them."""
     saved = Saved(tiny, tmp_path_factory.mktemp("saved"), keep=2)
     for step in (8, 16):
         saved.state.warm_steps = step
@@ -100,7 +100,7 @@ def test_a_damaged_checkpoint_is_passed_over_by_the_name_of_its_file(
     assert name in problem or name == "checksums.json"
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(
+def test_a_run_with_only_damaged_checkpoints_is_refused_and_not_begun_anew(
     checkpoints: Checkpoints,
 ) -> None:
     (checkpoints.folder / "checkpoint-000001" / "model.safetensors").unlink()
@@ -126,7 +126,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_refused_and_not_begun_anew(
         ("unknown", 1, "unknown key 'unknown'"),
     ],
 )
-def test_a_state_in_which_no_run_can_stand_is_damage_too(
+def test_a_state_that_no_run_can_have_is_damage_too(
     checkpoints: Checkpoints, key: str, value: object, rule: str
 ) -> None:
     """As a program with a fault would write it: its checksum is right."""
@@ -159,7 +159,7 @@ def test_a_checkpoint_is_not_replaced_by_one_that_is_not_finite(tiny: Tiny, tmp_
     assert damage(first) is None
 
 
-def test_the_last_good_checkpoint_stays_beside_one_whose_last_step_was_skipped(
+def test_the_last_good_checkpoint_stays_beside_one_after_a_skipped_step(
     tiny: Tiny, tmp_path: Path
 ) -> None:
     saved = Saved(tiny, tmp_path, keep=1)
@@ -186,7 +186,7 @@ def test_what_was_passed_over_takes_the_place_of_no_good_checkpoint(
     assert damage(tmp_path / "checkpoint-000001") is None
 
 
-def test_a_kill_while_an_old_checkpoint_goes_leaves_no_half_of_it(
+def test_a_kill_while_an_old_checkpoint_is_removed_leaves_no_half_of_it(
     checkpoints: Checkpoints, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def killed(path: Path, **settings: object) -> None:
@@ -204,7 +204,7 @@ RECORDS = [{"update": number, "text": "ü\u2028" * number} for number in range(5
 
 
 def marked(folder: Path) -> tuple[Logs, dict[str, LogMark]]:
-    """Logs of five lines that were marked, and one line beyond."""
+    """Return logs of five lines that were marked, and one line beyond."""
     logs = Logs(folder, active=True)
     logs.write("metrics", RECORDS[:3])
     logs.write("rollouts", RECORDS)
@@ -240,16 +240,16 @@ def test_a_log_that_was_cut_short_is_cut_back_to_whole_lines(
     lines = path.read_bytes().splitlines(keepends=True)
     kept = b"".join(lines[:whole_lines])
     path.write_bytes(kept + lines[whole_lines][:-1])
-    (told,) = logs.cut_back(marks)
+    (warning,) = logs.cut_back(marks)
     gone = marks["metrics"].num_bytes - len(kept)
-    assert told == f"{path}: the last {gone} bytes are lost"
+    assert warning == f"{path}: the last {gone} bytes are lost"
     assert path.read_bytes() == kept
     logs.write("metrics", [{"update": 7}])
     assert logs.read("metrics") == [*RECORDS[:whole_lines], {"update": 7}]
     assert logs.read("rollouts") == RECORDS
 
 
-def test_a_log_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_log_that_is_gone_is_reported(tmp_path: Path) -> None:
     logs, marks = marked(tmp_path)
     (tmp_path / "metrics.jsonl").unlink()
     assert logs.cut_back(marks) == [

@@ -119,7 +119,7 @@ def test_a_supervised_step_that_is_not_finite_changes_nothing(tiny: Tiny, by: fl
         assert bool(optimizer.state) is taken
 
 
-def test_weights_that_are_not_finite_are_told_and_not_blamed_on_the_head(tiny: Tiny) -> None:
+def test_weights_that_are_not_finite_are_named_and_not_blamed_on_the_head(tiny: Tiny) -> None:
     model = tiny.trainable()
     with torch.no_grad():
         model.lm_head.weight.fill_(NAN)
@@ -150,23 +150,23 @@ def test_a_given_model_with_a_weight_that_is_not_finite_is_refused(
         f"output={tmp_path / 'run'}",
     ]
     assert main(given) == 2
-    told = "its model.layers.1.mlp.up_proj.weight is not finite"
-    assert f"model is '{tmp_path / 'model'}'; {told}" in capsys.readouterr().err
+    message = "its model.layers.1.mlp.up_proj.weight is not finite"
+    assert f"model is '{tmp_path / 'model'}'; {message}" in capsys.readouterr().err
 
 
-def test_a_warm_start_whose_loss_rises_is_told() -> None:
+def test_a_rising_loss_of_the_warm_start_is_reported() -> None:
     falling: list[float | None] = [5.0 - step / 10 for step in range(40)]
     assert divergence_alarm(falling) is None
     assert divergence_alarm([]) is None
     assert divergence_alarm([3.0]) is None
     assert divergence_alarm([3.0, 3.5]) is None
     assert divergence_alarm([None] * 3 + falling + [None] * 3) is None
-    told = divergence_alarm([*falling, None, *[9.0] * 20])
-    assert told is not None
-    assert "its loss rose from 4.75 to 9" in told
+    message = divergence_alarm([*falling, None, *[9.0] * 20])
+    assert message is not None
+    assert "its loss rose from 4.75 to 9" in message
 
 
-def test_only_the_processes_with_a_loss_that_is_not_finite_are_told_of() -> None:
+def test_only_the_processes_with_a_loss_that_is_not_finite_are_named() -> None:
     steps = [(0, "1.5"), (1, "nan"), (2, "0.0"), (0, "-inf"), (1, "2.0"), (2, "1.0")]
     kept = culprits([{"step": step, "loss": loss} for step, loss in steps])
     assert [(item["step"], item["loss"]) for item in kept] == [
@@ -178,7 +178,7 @@ def test_only_the_processes_with_a_loss_that_is_not_finite_are_told_of() -> None
 
 
 class Spoiled(TrainingRun):
-    """A run into whose warm start and updates gradients that are NaN are thrown."""
+    """A run with NaN gradients put into its warm start and updates."""
 
     warm: Container[int] = ()
     updates: Container[int] = ()
@@ -239,7 +239,7 @@ def test_a_run_with_a_nan_gradient_ends_with_the_same_kind_of_result(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_run_whose_gradients_stay_nan_stops_and_keeps_its_last_good_checkpoint(
+def test_a_run_with_gradients_that_stay_nan_stops_and_keeps_its_last_good_checkpoint(
     tmp_path: Path,
 ) -> None:
     run = tmp_path / "run"
@@ -247,9 +247,11 @@ def test_a_run_whose_gradients_stay_nan_stops_and_keeps_its_last_good_checkpoint
     words = [*SMALL, *few, f"output={run}"]
     spoiled = Spoiled(load_config(None, words), StopRequest())
     spoiled.updates = range(3, 99)
-    with pytest.raises(DivergedError) as told:
+    with pytest.raises(DivergedError) as caught:
         spoiled.train()
-    assert "updates: the loss or gradient of 4 optimiser steps in a row was not" in str(told.value)
+    assert "updates: the loss or gradient of 4 optimiser steps in a row was not" in str(
+        caught.value
+    )
     assert [record["skipped_steps"] for record in records(run, "metrics")] == [0, 1, 2, 1]
     assert len(records(run, "skipped")) == 4
     assert not (run / "model").exists()
@@ -267,6 +269,6 @@ def test_a_warm_start_that_diverges_says_so(
 ) -> None:
     run = tmp_path / "run"
     assert main([*SMALL, "warm_start.optim.learning_rate=1e20", f"output={run}"]) == 2
-    told = "warm start: the loss or gradient of 6 optimiser steps in a row was not finite"
-    assert told in capsys.readouterr().err
+    message = "warm start: the loss or gradient of 6 optimiser steps in a row was not finite"
+    assert message in capsys.readouterr().err
     assert not list((run / "checkpoints").glob("*"))

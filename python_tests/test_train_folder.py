@@ -1,4 +1,4 @@
-"""One living process to a run's folder; what a run that never began has left is in nobody's way."""
+"""One living process per run folder; what a run that never began leaves hinders no other run."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def enter(folder: Path, *, resumed: bool = False) -> None:
 def test_a_second_run_in_a_folder_is_refused_while_the_first_lives(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    told = f"output is '{tmp_path}'; process {os.getpid()} on "
+    message = f"output is '{tmp_path}'; process {os.getpid()} on "
     with held(tmp_path, Accelerator(cpu=True), resumed=False):
         write_config(load_config(None, [f"output={tmp_path}"]))
         before = sorted(tmp_path.rglob("*"))
         for words in ([f"resume={tmp_path}"], [*SMALL, f"output={tmp_path}"]):
             assert main(words) == 2
             shown = capsys.readouterr().err
-            assert told in shown
+            assert message in shown
             assert "is running there: stop it or wait for its end, or choose another" in shown
         assert sorted(tmp_path.rglob("*")) == before
     enter(tmp_path, resumed=True)
@@ -155,7 +155,7 @@ def test_a_hang_up_that_is_ignored_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_every_lock_is_let_go(tmp_path: Path) -> None:
+def test_every_lock_is_released(tmp_path: Path) -> None:
     for _ in range(3):
         with pytest.raises(KeyError), held(tmp_path, Accelerator(cpu=True), resumed=False):
             raise KeyError

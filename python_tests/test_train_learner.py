@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +14,7 @@ from transformers import Qwen3ForCausalLM
 
 from finestep_fast import InputError, LossConfig
 from finestep_fast.train.rollout.record import Rollout
+from support.programs import printed
 from support.rollouts import learner_of, learning_from, learnt, sampled, with_advantages
 from support.tiny import LIMITS, Tiny
 
@@ -32,7 +29,7 @@ def rollouts(tiny: Tiny) -> list[Rollout]:
 
 
 def change(before: nn.Module, after: nn.Module) -> dict[str, torch.Tensor]:
-    """What a plain step took off every parameter: the gradient times the learning rate."""
+    """Return what a plain step took off every parameter: the gradient times the learning rate."""
     new = dict(after.named_parameters())
     return {name: (old - new[name]).detach() for name, old in before.named_parameters()}
 
@@ -219,7 +216,7 @@ def test_a_step_from_hidden_states_is_the_step_from_logits(
 
 
 class Capped(Qwen3ForCausalLM):
-    """A head that caps its logits, under a name that nobody knows."""
+    """A head that caps its logits, under a name that no list knows."""
 
     def forward(self, *args: Any, logits_to_keep: Any = 0, **kwargs: Any) -> Any:
         output = super().forward(*args, logits_to_keep=logits_to_keep, **kwargs)
@@ -262,16 +259,8 @@ def test_no_logits_are_made_by_a_pass(tiny: Tiny, rollouts: list[Rollout]) -> No
 def test_a_step_from_hidden_states_never_takes_the_memory_of_all_logits() -> None:
     taken = {}
     for head in ("linear", "logits"):
-        done = subprocess.run(
-            [sys.executable, "-m", "support.learning_peak", head],
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=600,
-        )
-        assert done.returncode == 0, done.stderr
-        taken[head], all_logits = map(float, done.stdout.split())
+        peak = printed("-m", "support.learning_peak", head)
+        taken[head], all_logits = map(float, peak.split())
     assert taken["linear"] < all_logits / 2
     assert taken["logits"] > all_logits
 

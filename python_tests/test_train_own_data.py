@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from finestep_fast.train.run import TrainingRun
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import evaluations, records, weights, without_seconds
 from support.own_data import SMALL, words
+from support.programs import errors_of
 from support.tiny import Tiny
 
 pytestmark = pytest.mark.slow
@@ -153,29 +152,23 @@ def test_databases_of_another_extension_are_trained_on(own: Path, tiny: Tiny) ->
     assert [record["rollouts"] for record in records(own / "run", "metrics")] == [12.0]
 
 
-def test_a_run_whose_output_is_lost_stops_with_its_state_saved(own: Path, tiny: Tiny) -> None:
-    program = " ".join([sys.executable, "-m", "finestep_fast.train", *words(own, tiny)])
+def test_a_run_that_loses_its_output_stops_with_its_state_saved(own: Path, tiny: Tiny) -> None:
+    program = ("-m", "finestep_fast.train", *words(own, tiny))
     for redirection, reason, run in (
         ("| true", "Broken pipe", own / "piped"),
         ("> /dev/full", "No space left on device", own / "full"),
     ):
-        done = subprocess.run(
-            ["bash", "-c", f"(sleep 0.2; {program} output={run}; echo $? >&2) {redirection}"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=300,
-        )
-        *said, stopped, status = done.stderr.splitlines()
+        errors = errors_of(*program, f"output={run}", redirection=redirection)
+        *said, stopped, status = errors.splitlines()
         assert said.count(f"standard output cannot be written: {reason}") == 1
         resume = f"python -m finestep_fast.train resume={run}"
         assert stopped == f"stopped by SIGPIPE; the state is saved, go on with: {resume}"
         assert status == str(128 + signal.SIGPIPE)
-        assert "Traceback" not in done.stderr
+        assert "Traceback" not in errors
         assert list((run / "checkpoints").glob("checkpoint-*"))
 
 
-def test_questions_and_databases_that_nobody_here_made_go_through(
+def test_questions_and_databases_from_elsewhere_go_through(
     shared_data: Path, tiny: Tiny, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"

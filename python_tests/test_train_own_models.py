@@ -33,7 +33,7 @@ def test_a_model_without_a_tool_role_is_refused(
 
 
 def own_model(own: Path, tiny: Tiny, family: str, **changes: Any) -> list[str]:
-    """Words for a run of a random-weight model of a family, with the tiny agent's tokenizer."""
+    """Return words for a run of a random-weight model of a family, with the tiny tokenizer."""
     folder = own / family
     family_model(family, len(tiny.tokenizer), **changes).save_pretrained(folder)
     tiny.tokenizer.save_pretrained(folder)
@@ -125,7 +125,7 @@ def test_every_end_of_text_of_the_generation_settings_ends_a_reply(own: Path, ti
     assert any(step[-1] == common for step in steps)
 
 
-def test_tools_that_the_template_leaves_out_are_described_and_it_is_said(
+def test_tools_that_the_template_leaves_out_are_described_and_reported(
     own: Path, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
     given = [word for word in words(own, tiny) if not word.startswith("env.describe_tools")]

@@ -3,38 +3,24 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from support.commands import SMALL, evaluations, records, started, weights
+from support.programs import TORCHRUN, printed
 from support.rollouts import learner_of, plain_rollouts
 from support.tiny import Tiny
 from support.two_learners import MICRO_BATCH_TOKENS, NUM_ROLLOUTS, SHARES, SPOILED
 
 pytestmark = pytest.mark.slow
 
-TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-TESTS = Path(__file__).resolve().parent
-
 
 @pytest.fixture(scope="module")
 def learnt_in_two(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("two")
-    program = ("-m", "support.two_learners", str(tiny.model_folder), str(out))
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, *program],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
+    printed(*TORCHRUN, "-m", "support.two_learners", tiny.model_folder, out)
     return out
 
 
@@ -55,10 +41,10 @@ def test_two_processes_take_the_step_of_one_with_all_rollouts(
         )
     assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
     for rank in (0, 1):
-        told = json.loads((learnt_in_two / f"{share}-{rank}.json").read_text())
-        assert told.keys() == measured.keys()
-        for key in told.keys() - {"effective_sample_size"}:  # a mean over passes
-            assert told[key] == pytest.approx(measured[key], rel=1e-3, abs=1e-5), key
+        found = json.loads((learnt_in_two / f"{share}-{rank}.json").read_text())
+        assert found.keys() == measured.keys()
+        for key in found.keys() - {"effective_sample_size"}:  # a mean over passes
+            assert found[key] == pytest.approx(measured[key], rel=1e-3, abs=1e-5), key
 
 
 def test_two_processes_refuse_together_what_one_of_them_sees(learnt_in_two: Path) -> None:
@@ -68,16 +54,16 @@ def test_two_processes_refuse_together_what_one_of_them_sees(learnt_in_two: Path
 
 
 def test_a_step_that_is_not_finite_on_one_process_is_taken_by_none(learnt_in_two: Path) -> None:
-    told = [json.loads((learnt_in_two / f"not-finite-{rank}.json").read_text()) for rank in (0, 1)]
-    assert [item["changed"] for item in told] == [[], []]
-    assert [item["losses_are_finite"] for item in told] == [[True], [False]]
-    assert told[1]["skipped"] == [[SPOILED]]
+    found = [json.loads((learnt_in_two / f"not-finite-{rank}.json").read_text()) for rank in (0, 1)]
+    assert [item["changed"] for item in found] == [[], []]
+    assert [item["losses_are_finite"] for item in found] == [[True], [False]]
+    assert found[1]["skipped"] == [[SPOILED]]
 
 
 def test_what_the_main_process_finds_or_raises_comes_to_every_process(learnt_in_two: Path) -> None:
     for rank in (0, 1):
-        told = json.loads((learnt_in_two / f"asked-{rank}.json").read_text())
-        assert told == ["said by 0", "refused by 0"]
+        found = json.loads((learnt_in_two / f"asked-{rank}.json").read_text())
+        assert found == ["said by 0", "refused by 0"]
 
 
 def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
@@ -102,8 +88,8 @@ def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
     first = [r for r in rollouts if r["update"] == 0]
     assert [r["rank"] for r in first] == [0] * 8 + [1] * 4
     assert len({r["question_id"] for r in first}) == 3
-    told = records(run, "evaluations")
-    asked = [r["question_id"] for r in told if r["name"] == "final"]
+    answers = records(run, "evaluations")
+    asked = [r["question_id"] for r in answers if r["name"] == "final"]
     assert len(asked) == len(set(asked)) == 6
     assert evaluations(run)["final"]["rollouts"] == 6.0
     (checkpoint,) = (run / "checkpoints").iterdir()

@@ -25,7 +25,7 @@ from support.tiny import Tiny
 
 @pytest.fixture(scope="module")
 def questions(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> list[Question]:
-    """Sound ones, one whose database is missing, one whose gold query fails."""
+    """Return sound ones, one with no database, one with a gold query that fails."""
     good = list(tiny.data.train[:3])
     missing = tmp_path_factory.mktemp("none") / "none.sqlite"
     return [
@@ -76,7 +76,7 @@ def test_failures_outside_the_policy_are_recorded_and_left_out(rollouts: list[Ro
         assert all("advantage" not in step for step in record["steps"])
 
 
-def test_a_record_tells_every_step_with_validators_return_and_advantage(
+def test_a_record_holds_every_step_with_validators_return_and_advantage(
     rollouts: list[Rollout],
 ) -> None:
     records = [rollout.record(7) for rollout in rollouts]
@@ -159,7 +159,7 @@ def test_no_rollouts_are_credited_to_nothing() -> None:
 def score_of(
     outcome: float, *steps: tuple[float, float, float, float], counted: bool = True
 ) -> RolloutScore:
-    """A score whose steps have the validators (format, executes, novel, grounded)."""
+    """Return a score with these validators for each step (format, executes, novel, grounded)."""
     values = tuple(dict(zip(VALIDATORS, step, strict=True)) for step in steps)
     process = tuple(sum(step) / 4 for step in steps)
     return RolloutScore(outcome, process, values, counted, "ok", "")

@@ -63,7 +63,7 @@ HARMED = [
 
 @pytest.fixture(scope="module")
 def left_alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed; it keeps every checkpoint."""
+    """Return a run that was never stopped; it keeps every checkpoint."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     assert main([*SMALL, f"output={folder}", "checkpoint.keep=99"]) == 0
     return folder
@@ -174,7 +174,7 @@ def test_a_run_killed_again_and_again_ends_as_if_left_alone(
 
 
 def seen(run: Path, pattern: str) -> set[tuple[Path, int]]:
-    """The files of a pattern and when they were last written."""
+    """Return the files of a pattern and when they were last written."""
     found = set()
     for path in run.glob(pattern):
         with suppress(FileNotFoundError):
@@ -206,7 +206,7 @@ def test_a_run_with_a_damaged_checkpoint_goes_on_from_the_one_before_and_says_so
 @pytest.mark.parametrize(
     "name", ["metrics.jsonl", "config.yaml", "world/dev.json", "tokenizer/tokenizer.json"]
 )
-def test_a_run_whose_folder_was_changed_is_refused_by_the_name_of_the_file(
+def test_a_run_with_a_changed_folder_is_refused_by_the_name_of_the_file(
     left_alone: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -220,7 +220,7 @@ def test_a_run_whose_folder_was_changed_is_refused_by_the_name_of_the_file(
     assert (run / "rollouts.jsonl").read_bytes() == before
 
 
-def test_a_run_whose_logs_were_cut_short_goes_on_and_says_what_is_lost(
+def test_a_run_with_logs_cut_short_goes_on_and_says_what_is_lost(
     left_alone: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
@@ -316,12 +316,12 @@ def test_the_settings_of_a_run_are_kept_whole(left_alone: Path) -> None:
     assert kept == given
 
 
-def test_every_update_tells_the_peak_of_its_memory(left_alone: Path) -> None:
+def test_every_update_records_the_peak_of_its_memory(left_alone: Path) -> None:
     peaks = [record["learn_peak_mib"] for record in records(left_alone, "metrics")]
     assert all(50 < peak < 10_000 for peak in peaks)
 
 
-def test_the_report_tells_the_seconds_of_every_phase(left_alone: Path) -> None:
+def test_the_report_gives_the_seconds_of_every_phase(left_alone: Path) -> None:
     report = json.loads((left_alone / "report.json").read_text())
     assert report["seconds"].keys() == {"warm start", "updates"}
     assert all(seconds > 0 for seconds in report["seconds"].values())

@@ -18,7 +18,7 @@ from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.stop import Stopped
 from support.tiny import ENV, LIMITS, MODEL, Tiny
 
-# Prompts of different lengths: some tell the columns, and questions differ.
+# Prompts of different lengths: some give the columns, and questions differ.
 WORDY = dataclasses.replace(ENV, schema_in_prompt="full")
 
 
@@ -28,7 +28,7 @@ def mixed_episodes(tiny: Tiny, each: int = 3) -> list[Episode]:
 
 
 def plain_logits(model: PreTrainedModel, ids: Sequence[int]) -> Tensor:
-    """[L, V] of one unpadded row, without a cache."""
+    """Return [L, V] of one unpadded row, without a cache."""
     with torch.no_grad():
         logits: Tensor = model(input_ids=torch.tensor([list(ids)]), use_cache=False).logits[0]
     return logits.float()

@@ -14,13 +14,13 @@ from support.tiny import Tiny
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """A clock that only a test moves."""
+    """Return a clock that only a test moves."""
     now = [0.0]
     monkeypatch.setattr("finestep_fast.train.screen.time.monotonic", lambda: now[0])
     return now
 
 
-def test_a_long_phase_tells_tokens_and_seconds_though_no_rollout_has_ended(
+def test_a_long_phase_shows_tokens_and_seconds_though_no_rollout_has_ended(
     capsys: pytest.CaptureFixture[str], clock: list[float]
 ) -> None:
     with Screen(live=True).bar("update 0", 128, timed_lines_only=True) as bar:
@@ -49,7 +49,7 @@ def test_a_quick_phase_has_a_line_per_tenth_and_a_part_of_another_none(
     assert lines == [f"updates: {n}/20 EX 0.50" for n in range(2, 21, 2)]
 
 
-def test_the_sampler_tells_every_pass_and_how_many_tokens_it_adds(tiny: Tiny) -> None:
+def test_the_sampler_reports_every_pass_and_how_many_tokens_it_adds(tiny: Tiny) -> None:
     limits = RolloutConfig(max_step_tokens=48, max_rollout_tokens=500, batch_rows=3)
     added: list[int] = []
     ended: list[int] = []
@@ -88,7 +88,7 @@ def test_a_rate_over_nothing_is_a_dash_in_the_table(capsys: pytest.CaptureFixtur
     assert ["redundant", "calls", "0.0%", "\N{EN DASH}"] in rows
 
 
-def test_an_output_that_cannot_be_written_is_told_once_and_the_screen_goes_dark(
+def test_an_output_that_cannot_be_written_is_reported_once_and_the_screen_goes_dark(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for error in (BrokenPipeError(32, "Broken pipe"), OSError(28, "No space left on device")):
@@ -98,9 +98,9 @@ def test_an_output_that_cannot_be_written_is_told_once_and_the_screen_goes_dark(
                 raise error
 
         monkeypatch.setattr("sys.stdout", Lost())
-        told: list[str] = []
-        screen = Screen(live=True, on_lost=told.append)
+        messages: list[str] = []
+        screen = Screen(live=True, on_lost=messages.append)
         screen.say("one")
         screen.say("two")
         screen.table("three", {})
-        assert told == [f"standard output cannot be written: {error.strerror}"]
+        assert messages == [f"standard output cannot be written: {error.strerror}"]

@@ -63,21 +63,23 @@ def test_unusable_questions_refuse_the_run_before_anything_is_trained(
         assert_nothing_is_kept(own / "run")
         return capsys.readouterr().err
 
-    told = refusal("data.max_unusable_share=0.1")
-    assert "No such file or directory: 'nowhere'; expected <db_id>/<db_id>.sqlite, .db or" in told
-    assert "1 of 6 questions cannot be used, and data.max_unusable_share is 0.1" in told
-    told = refusal(f"data.databases={own / 'empty'}", "data.max_unusable_share=1")
-    assert "'nowhere'" in told
-    assert "6 of 6 questions cannot be used: none is left" in told
-    told = refusal(f"data.dev_databases={own / 'empty'}")
-    assert f"error: data.dev_databases '{own / 'empty'}': " in told
-    assert "questions cannot be used: none is left" in told
-    told = refusal("rollout.max_rollout_tokens=50")
-    assert "rollout.max_rollout_tokens is 50; it must be more than the training prompts" in told
-    assert "5 of 5 questions cannot be used: none is left" in told
+    message = refusal("data.max_unusable_share=0.1")
+    assert (
+        "No such file or directory: 'nowhere'; expected <db_id>/<db_id>.sqlite, .db or" in message
+    )
+    assert "1 of 6 questions cannot be used, and data.max_unusable_share is 0.1" in message
+    message = refusal(f"data.databases={own / 'empty'}", "data.max_unusable_share=1")
+    assert "'nowhere'" in message
+    assert "6 of 6 questions cannot be used: none is left" in message
+    message = refusal(f"data.dev_databases={own / 'empty'}")
+    assert f"error: data.dev_databases '{own / 'empty'}': " in message
+    assert "questions cannot be used: none is left" in message
+    message = refusal("rollout.max_rollout_tokens=50")
+    assert "rollout.max_rollout_tokens is 50; it must be more than the training prompts" in message
+    assert "5 of 5 questions cannot be used: none is left" in message
 
 
-def test_a_few_unusable_questions_are_told(
+def test_a_few_unusable_questions_are_reported(
     own: Path, tiny: Tiny, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     entries = json.loads((own / "questions.json").read_text())
@@ -109,7 +111,7 @@ class DatabasesGone(StopRequest):
 
 
 @pytest.mark.parametrize(("updates", "where"), [(0, "dev, before"), (1, "update 1")])
-def test_a_run_whose_databases_go_away_stops_and_goes_on_when_they_are_back(
+def test_a_run_stops_when_its_databases_go_away_and_goes_on_when_they_are_back(
     own: Path, tiny: Tiny, updates: int, where: str
 ) -> None:
     given = [
@@ -126,11 +128,11 @@ def test_a_run_whose_databases_go_away_stops_and_goes_on_when_they_are_back(
     stop.run = TrainingRun(load_config(None, [*given, f"output={parted}"]), stop)
     with pytest.raises(NothingCounts) as caught:
         stop.run.train()
-    told = str(caught.value)
-    assert told.startswith(f"{where}: no rollout counts: ")
-    assert "No such file or directory" in told
+    message = str(caught.value)
+    assert message.startswith(f"{where}: no rollout counts: ")
+    assert "No such file or directory" in message
     goes_on = f"python -m finestep_fast.train resume={parted}"
-    assert f"the state is saved, go on when that is mended with: {goes_on}" in told
+    assert f"the state is saved, go on when that is mended with: {goes_on}" in message
     assert main([f"resume={parted}"]) == 2, "the databases are still away"
     (own / "gone").rename(own / "databases")
     assert main([f"resume={parted}"]) == 0

@@ -90,11 +90,11 @@ def test_the_number_of_steps_spends_the_tokens(tiny: Tiny) -> None:
 
 def test_the_steps_of_a_transcript_are_the_calls_of_the_demonstration(tiny: Tiny) -> None:
     for item, transcript in zip(tiny.data.demonstrations, tiny.demonstrations, strict=True):
-        told = [
+        calls = [
             parse_call(str(tiny.tokenizer.decode(transcript.token_ids[start:end])))
             for start, end in transcript.step_spans
         ]
-        assert told == list(item.calls)
+        assert calls == list(item.calls)
         assert transcript.episode.question is item.question
         assert not any(transcript.token_logp)
 

@@ -79,7 +79,7 @@ def compiled_impls(name: str) -> list[str]:
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
 @pytest.mark.parametrize("name", [*DIFFERENTIABLE, *OTHERS])
-def test_transforms_are_refused_by_name_but_for_the_reference(name: str, transform: str) -> None:
+def test_transforms_are_refused_by_name_except_by_the_reference(name: str, transform: str) -> None:
     make, value = (DIFFERENTIABLE | OTHERS)[name]
     for impl in compiled_impls(name):
         with pytest.raises(InputError, match=f"{name.split()[0]} is wrapped by torch.func"):
@@ -114,7 +114,7 @@ def test_token_advantage_is_right_under_transforms() -> None:
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)
-def test_a_tangent_is_refused_but_for_the_reference(name: str) -> None:
+def test_a_tangent_is_refused_except_by_the_reference(name: str) -> None:
     make, value = DIFFERENTIABLE[name]
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(value, torch.ones_like(value))
@@ -125,7 +125,7 @@ def test_a_tangent_is_refused_but_for_the_reference(name: str) -> None:
 
 
 def with_sign_to_apply(value: Tensor) -> Tensor:
-    """The same numbers, in memory that holds them with the other sign."""
+    """Return the same numbers, in memory that holds them with the other sign."""
     lazy = torch.complex(torch.zeros_like(value), -value).conj().imag
     lazy = torch._neg_view(-value) if not lazy.is_contiguous() else lazy
     assert lazy.is_neg()

@@ -269,7 +269,7 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
 
 
 def silently_wrong(tried: Tried) -> list[str]:
-    """What is neither refused by name nor on the list, and what is on the list and refused."""
+    """Return what is neither refused by name nor listed, and what is listed and refused."""
     tried.call(**tried.right)
     found = []
     for name, right in tried.right.items():

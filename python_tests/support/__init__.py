@@ -1,1 +1,1 @@
-"""What several test files share: ragged batches, slow second tellings, the tolerance rule."""
+"""What several test files share: ragged batches, slow second versions, the tolerance rule."""

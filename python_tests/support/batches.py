@@ -7,8 +7,9 @@ layouts can be given the same values.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from hypothesis import strategies as st
@@ -26,7 +27,7 @@ class Rollout:
     reward: tuple[float, ...] = ()
     outcome: float = 0.0
     gap: tuple[int, ...] = (1,)
-    """Tokens of nobody before each step and after the last one, repeated as needed."""
+    """Numbers of observed tokens before each step and after the last one, repeated as needed."""
 
     def gap_before(self, step: int) -> int:
         return self.gap[step % len(self.gap)]
@@ -161,3 +162,17 @@ def rollout_lists(
             )
         )
     return rollouts
+
+
+def parts(
+    rollouts: Sequence[Rollout], cuts: Sequence[int]
+) -> Iterator[tuple[StepBatch, slice, slice]]:
+    """Yield the rollouts between cuts, packed, and their tokens and steps in the whole."""
+    token = step = 0
+    edges = sorted({0, *(min(cut, len(rollouts)) for cut in cuts), len(rollouts)})
+    for start, end in pairwise(edges):
+        part = packed(rollouts[start:end])
+        tokens = slice(token, token + part.num_tokens)
+        steps = slice(step, step + part.num_steps)
+        token, step = tokens.stop, steps.stop
+        yield part, tokens, steps

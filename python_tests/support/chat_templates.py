@@ -52,10 +52,10 @@ def made_tokenizer(
     """Return a byte-level BPE fitted to `texts`.
 
     Args:
-        texts: what it is fitted to; few merges are found in few texts.
-        template: its chat template.
-        whole_tags: whether the tags of a tool call are tokens of their own, as in Qwen's.
-        vocab_size: tokens, added ones not counted.
+        texts: What it is fitted to; few merges are found in few texts.
+        template: Its chat template.
+        whole_tags: Whether the tags of a tool call are tokens of their own, as in Qwen's.
+        vocab_size: Tokens, added ones not counted.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -92,11 +92,11 @@ def shaped(
     """Return a chat template of a chosen shape, as other models bring it.
 
     Args:
-        tools: whether the tools stand in the prompt.
-        call: how a call is written; NAME, ARGUMENTS and VALUE stand for its parts. Empty if calls
+        tools: Whether the tools stand in the prompt.
+        call: How a call is written; NAME, ARGUMENTS and VALUE stand for its parts. Empty if calls
             are left out.
-        observation: the expression that writes an observation.
-        header: what follows the header of a reply that is to be written.
+        observation: The expression that writes an observation.
+        header: What follows the header of a reply that is to be written.
     """
     parts = {
         "NAME": "{{ call.function.name }}",

@@ -14,6 +14,8 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
+from support.json_lines import json_lines
+
 SMALL = (
     "precision=float32",
     "small_model.vocab_size=480",
@@ -49,7 +51,7 @@ SMALL = (
 def started(
     words: Sequence[str], log: Path, launcher: Sequence[str] = ("-m",)
 ) -> subprocess.Popen[str]:
-    """The command in a process of its own; what it prints goes to `log`."""
+    """Start the command in a process of its own; what it prints goes to `log`."""
     with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(
             [sys.executable, *launcher, "finestep_fast.train", *words],
@@ -70,24 +72,23 @@ def wait_for_lines(process: subprocess.Popen[str], path: Path, num_lines: int) -
 
 
 def records(run: Path, name: str) -> list[dict[str, Any]]:
-    """The records of a log."""
-    text = (run / f"{name}.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines()]
+    """Return the records of a log."""
+    return json_lines(run / f"{name}.jsonl")
 
 
 def without_seconds(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without what a clock said, or the machine of its memory."""
+    """Return a record without what a clock said, or the machine of its memory."""
     return {
         key: value for key, value in record.items() if not key.endswith(("seconds", "peak_mib"))
     }
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors of a saved model."""
+    """Return the tensors of a saved model."""
     return load_file(folder / "model.safetensors")
 
 
 def evaluations(run: Path) -> dict[str, Any]:
-    """What the report says of every evaluation, times left out."""
+    """Return what the report says of every evaluation, times left out."""
     report = json.loads((run / "report.json").read_text(encoding="utf-8"))
     return {name: without_seconds(values) for name, values in report["evaluations"].items()}

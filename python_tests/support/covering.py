@@ -15,7 +15,7 @@ Pair = tuple[tuple[str, int], tuple[str, int]]
 
 
 def pairs(factors: Mapping[str, Sequence[Any]]) -> set[Pair]:
-    """Every pair of choices of two factors, by name and index."""
+    """Return every pair of choices of two factors, by name and index."""
     return {
         ((one, i), (two, j))
         for one, two in combinations(factors, 2)

@@ -25,7 +25,7 @@ SHOP = """
 
 
 def written(path: Path, script: str = SHOP) -> Path:
-    """A database file made by a script."""
+    """Write a database file with a script."""
     path.parent.mkdir(parents=True, exist_ok=True)
     connection = sqlite3.connect(path)
     try:

@@ -79,7 +79,3 @@ def found(capsys: pytest.CaptureFixture[str], words: Sequence[str]) -> dict[str,
     assert main([*words, "--json"]) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     return printed
-
-
-def records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

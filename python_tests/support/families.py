@@ -85,7 +85,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def family_model(
     model_type: str, vocab_size: int, *, seed: int = 0, **changes: Any
 ) -> PreTrainedModel:
-    """A model of a family, its weights large enough for its layers to matter."""
+    """Return a model of a family, with weights that are large enough for its layers to matter."""
     config = AutoConfig.for_model(
         model_type,
         vocab_size=vocab_size,

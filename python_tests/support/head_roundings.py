@@ -34,14 +34,14 @@ def rounding_units(
     """Return, for each gradient of `linear_policy_loss`, how much one eps may amount to.
 
     Args:
-        given: all tensors of the call in float64, with the values of the narrower type.
-        batch: whose tokens are whose.
-        dtype: the narrower type.
-        loss: settings of the call, and so what follows.
-        temperature: of the logits.
-        entropy_weight: of the bonus.
-        scale: what the loss was multiplied by.
-        **count: what means divide by.
+        given: All tensors of the call in float64, with the values of the narrower type.
+        batch: Which tokens belong to which step, rollout and group.
+        dtype: The narrower type.
+        loss: Settings of the call; the rest are settings, too.
+        temperature: That of the logits.
+        entropy_weight: That of the bonus.
+        scale: What the loss was multiplied by.
+        **count: The count that means are divided by.
     """
     some = batch.policy_token
     hidden, weight = given["hidden"][some], given["weight"]
@@ -70,7 +70,7 @@ def rounding_units(
 def _slopes(
     given: dict[str, Any], batch: StepBatch, loss: LossConfig, count: Any, heat: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Size of d loss / d logp, and the weight of each token's entropy, [T]."""
+    """Return size of d loss / d logp, and the weight of each token's entropy, [T]."""
     tokens = {
         name: value
         for name, value in given.items()

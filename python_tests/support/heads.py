@@ -1,6 +1,6 @@
 """Hidden states, a linear head and token values for a batch of rollouts.
 
-Rows of nobody hold NaN and a target that no vocabulary has: looking at one shows.
+Observed rows hold NaN and a target that no vocabulary has, so reading one shows.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ def head_inputs(
     """Return hidden [T, D], weight [V, D], bias [V], target [T], float64.
 
     Args:
-        batch: whose tokens are whose.
+        batch: Which tokens belong to which step, rollout and group.
         vocabulary: V.
         size: D.
-        seed: of the numbers.
-        whole: whether they are small whole numbers, of which every product and sum is exact.
+        seed: The seed of the numbers.
+        whole: Whether they are small whole numbers, of which every product and sum is exact.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -61,14 +61,14 @@ def token_values(
 
 
 def temperatures(batch: StepBatch, seed: int = 0) -> Tensor:
-    """One temperature for each token, [T]; NaN for those of nobody."""
+    """Return one temperature for each token, [T]; NaN for observed tokens."""
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.rand(batch.num_policy_tokens, generator=generator, dtype=torch.float64) + 0.5
     return placed(batch, drawn, fill=NAN)
 
 
 def converted(tensors: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The same with other floating point numbers."""
+    """Return the same with other floating point numbers."""
     return {
         name: value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
         for name, value in tensors.items()
@@ -76,7 +76,7 @@ def converted(tensors: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
 
 
 def outside(batch: StepBatch) -> Tensor:
-    """[T] bool: tokens of nobody."""
+    """Return [T] bool: which tokens are observed."""
     mask = torch.ones(batch.num_tokens, dtype=torch.bool)
     mask[batch.policy_token] = False
     return mask

@@ -1,4 +1,4 @@
-"""Which kernels are launched while somebody watches."""
+"""The names of the kernels that are launched inside a `with` block."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The method told a second time, in plain Python loops over lists: slow, and independent of torch.
+"""The method written a second time, in plain Python loops over lists: slow, independent of torch.
 
-Written from the formulas, not from `finestep_fast.reference`, which it is there to contradict.
+Written from the formulas, not from `finestep_fast.reference`, which it checks.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def loop_step_advantage(rollouts: Sequence[Rollout], credit: CreditConfig) -> li
 
 
 def loop_grpo(rollouts: Sequence[Rollout], epsilon: float = 1e-6) -> list[float]:
-    """GRPO in a few lines: z-scores of outcomes by group, one for each step of a rollout."""
+    """Compute GRPO: z-scores of outcomes by group, one for each step of a rollout."""
     advantages = []
     for rollout in rollouts:
         others = [other.outcome for other in rollouts if other.group == rollout.group]
@@ -129,7 +129,7 @@ def loop_policy_loss(
     token_bonus: Sequence[float] | None = None,
     held_logp: Sequence[float] | None = None,
 ) -> float:
-    """The loss of the policy tokens of all rollouts, one after the other.
+    """Return the loss of the policy tokens of all rollouts, one after the other.
 
     Where `held_logp` is given, what carries no gradient is made of it, so that the derivative in
     `token_logp` at `held_logp` is the gradient of the loss.
@@ -190,7 +190,7 @@ def loop_logits(
 def loop_token_logp(
     logits: Sequence[Sequence[float]], target: Sequence[int], temperature: Sequence[float]
 ) -> tuple[list[float], list[float]]:
-    """Log-probability of each row's target, and the entropy of each row."""
+    """Return log-probability of each row's target, and the entropy of each row."""
     logps, entropies = [], []
     for row, word, heat in zip(logits, target, temperature, strict=True):
         total = math.fsum(math.exp((logit - max(row)) / heat) for logit in row)

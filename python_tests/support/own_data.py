@@ -27,7 +27,7 @@ SMALL = (
 
 
 def assert_nothing_is_kept(run: Path) -> None:
-    """Nothing but the lock, which stays so that no two runs ever hold two files of its name."""
+    """Allow only the lock, which stays so that no two runs ever hold two files of its name."""
     assert {path.name for path in run.iterdir()} <= {".lock"}
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from finestep_fast import LossConfig, StepBatch
 from finestep_fast.config.loss import KL, Aggregation, Kind, Ratio
 from support.batches import SHAPES, placed, policy_values
-from support.doors import policy_loss
+from support.entry_points import policy_loss
 
 NAN = float("nan")
 CONFIGS = [

@@ -15,6 +15,7 @@ from typing import Any
 from finestep_fast.train.quickstart import DemonstrationConfig, WorldConfig, write_world
 from finestep_fast.train.quickstart.databases import Database, Style, make_database
 from finestep_fast.train.quickstart.themes import THEMES
+from support.json_lines import json_lines
 
 SMALL = WorldConfig(
     seed=3,
@@ -71,7 +72,6 @@ class World:
 def written_world(root: Path) -> Iterator[World]:
     """Write a small world and read it back."""
     write_world(root, SMALL)
-    lines = (root / "demonstrations.jsonl").read_text().splitlines()
     paths = sorted(root.glob("databases/*/*.sqlite"))
     with ExitStack() as stack:
         connections = {
@@ -84,7 +84,7 @@ def written_world(root: Path) -> Iterator[World]:
             root=root,
             train=json.loads((root / "train.json").read_text()),
             dev=json.loads((root / "dev.json").read_text()),
-            demonstrations=[json.loads(line) for line in lines],
+            demonstrations=json_lines(root / "demonstrations.jsonl"),
             connections=connections,
         )
 

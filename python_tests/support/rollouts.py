@@ -35,7 +35,7 @@ def sampled(
     limits: RolloutConfig = LIMITS,
     drop_uniform_groups: bool = False,
 ) -> list[Rollout]:
-    """Rollouts that the tiny model played, scored and credited."""
+    """Return rollouts that the tiny model played, scored and credited."""
     engine = InProcessEngine(tiny.sampler(limits), tiny.engine, ENV, RewardConfig())
     played = engine.play(questions, each, seed=seed)
     return credited(played, credit, drop_uniform_groups=drop_uniform_groups)
@@ -84,7 +84,7 @@ def learner_of(
     dtype: torch.dtype = torch.float32,
     on_policy: bool = False,
 ) -> Learner:
-    """A learner that steps by plain gradient descent, so that a step shows its gradient."""
+    """Return a learner that steps by plain gradient descent, so that a step shows its gradient."""
     accelerator = accelerator or Accelerator(cpu=True)
     optimizer: torch.optim.Optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
@@ -111,7 +111,7 @@ def learner_of(
 
 
 def plain_rollouts(num_rollouts: int, *, seed: int = 0, vocab_size: int = 480) -> list[Rollout]:
-    """Rollouts of made-up tokens, lengths and advantages, to learn from without an environment.
+    """Return rollouts of made-up tokens, lengths and advantages, made without an environment.
 
     They hold what a learner reads; scores are left out.
     """

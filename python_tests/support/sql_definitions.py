@@ -1,6 +1,6 @@
 """When two results are the same, in plain Python: what the compiled comparator is held against.
 
-Each definition stands as its source has it, but for its n^n search: here all n! permutations are
+Each definition stands as its source has it, except its n^n search: here all n! permutations are
 tried. Rows are tuples. Slow and recursion-free; for results of a few rows and columns.
 """
 
@@ -22,7 +22,7 @@ def equal(
     ordered: bool = False,
     float_tolerance: float = 0.0,
 ) -> bool:
-    """The verdict of a semantics."""
+    """Return the verdict of a semantics."""
     if semantics == "bird":
         return set(predicted) == set(gold)
     if semantics == "multiset":
@@ -39,12 +39,12 @@ def equal(
 
 
 def unordered(row: Row) -> Row:
-    """The values of a row, sorted as the test-suite evaluator sorts them."""
+    """Return the values of a row, sorted as the test-suite evaluator sorts them."""
     return tuple(sorted(row, key=lambda value: str(value) + str(type(value))))
 
 
 def test_suite_equal(gold: Sequence[Row], predicted: Sequence[Row], *, order_matters: bool) -> bool:
-    """The test-suite evaluator's result_eq, with all permutations tried."""
+    """Return the test-suite evaluator's result_eq, with all permutations tried."""
     if not gold and not predicted:
         return True
     if len(gold) != len(predicted) or len(gold[0]) != len(predicted[0]):
@@ -66,7 +66,7 @@ def test_suite_equal(gold: Sequence[Row], predicted: Sequence[Row], *, order_mat
 
 
 def soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
-    """BIRD mini-dev's Soft-F1; sums term by term, as sum() did before Python 3.12."""
+    """Return BIRD mini-dev's Soft-F1; sum term by term, as sum() did before Python 3.12."""
     if not predicted and not gold:
         return 1.0
     predicted, gold = list(dict.fromkeys(predicted)), list(dict.fromkeys(gold))
@@ -88,7 +88,7 @@ def soft_f1(predicted: Sequence[Row], gold: Sequence[Row]) -> float:
 
 
 def close_values(a: Value, b: Value, tolerance: float) -> bool:
-    """Whether two values are equal, or numbers within the tolerance and not both integers."""
+    """Return whether values are equal, or numbers within the tolerance and not both integers."""
     if a == b:
         return True
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
@@ -98,14 +98,14 @@ def close_values(a: Value, b: Value, tolerance: float) -> bool:
 
 
 def close_rows(a: Row, b: Row, tolerance: float) -> bool:
-    """Whether two rows are of one length and close in every value."""
+    """Return whether two rows are of one length and close in every value."""
     return len(a) == len(b) and all(
         close_values(x, y, tolerance) for x, y in zip(a, b, strict=True)
     )
 
 
 def close(predicted: Sequence[Row], gold: Sequence[Row], ordered: bool, tolerance: float) -> bool:
-    """Whether rows are close one by one, or can be paired so that all pairs are close."""
+    """Return whether rows are close one by one, or can be paired so that all pairs are close."""
     if len(predicted) != len(gold):
         return False
     fits = [[close_rows(a, b, tolerance) for b in gold] for a in predicted]

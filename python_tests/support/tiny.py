@@ -54,7 +54,7 @@ WARM_STEPS = 45
 
 @dataclass(frozen=True)
 class Tiny:
-    """The agent and its world; nobody may change it, so take a copy of the model to train it."""
+    """The agent and its world; tests must not change it: take a copy of the model to train it."""
 
     root: Path
     data: RunData
@@ -67,21 +67,21 @@ class Tiny:
 
     @property
     def model_folder(self) -> Path:
-        """Where model and tokenizer lie in the form that `transformers` reads."""
+        """Return where model and tokenizer lie in the form that `transformers` reads."""
         return self.root / "model"
 
     def trainable(self) -> Qwen3ForCausalLM:
-        """A copy of the model."""
+        """Return a copy of the model."""
         return copy.deepcopy(self.model)
 
     def sampler(self, limits: RolloutConfig = LIMITS) -> Sampler:
-        """A sampler of the model."""
+        """Return a sampler of the model."""
         return Sampler(self.model, self.chat, limits)
 
     def episodes(
         self, questions: Sequence[Question], each: int = 1, env: EnvConfig = ENV
     ) -> list[Episode]:
-        """Fresh episodes, those of one question side by side."""
+        """Return fresh episodes, those of one question side by side."""
         return [Episode(question, self.engine, env) for question in questions for _ in range(each)]
 
 

@@ -39,7 +39,7 @@ def assert_rounded_alone(candidate: Tensor, truth: Tensor, units: Tensor) -> Non
 def assert_as_exact_overall(candidate: Tensor, same_dtype_reference: Tensor, truth: Tensor) -> None:
     """Check `|candidate - truth| <= |reference - truth| + eps(dtype) |truth|` in the 2-norm.
 
-    The rule of `assert_as_exact` for products of matrices whose sums are not taken in the
+    The rule of `assert_as_exact` for products of matrices with sums that are not taken in the
     reference's order: there the error of one element says nothing of the other's error of that
     element, only the errors of all of them together can be compared.
     """

@@ -48,7 +48,7 @@ class Actor(nn.Module):
 
 
 def share(first: int, last: int) -> tuple[StepBatch, dict[str, Tensor]]:
-    """Some of the rollouts, and their tokens; what belongs to all of them is drawn for all."""
+    """Return some of the rollouts, and their tokens; all values are drawn for all rollouts."""
     whole, part = packed(ROLLOUTS), packed(ROLLOUTS[first:last])
     before = packed(ROLLOUTS[:first])
     values = policy_values(0, whole)
@@ -66,7 +66,7 @@ def share(first: int, last: int) -> tuple[StepBatch, dict[str, Tensor]]:
 
 
 def loss_of(actor: Callable[..., Tensor], first: int, last: int, loss: LossConfig) -> Tensor:
-    """The part of the whole's loss that some rollouts make."""
+    """Return the part of the whole's loss that some rollouts make."""
     batch, given = share(first, last)
     whole = packed(ROLLOUTS)
     counts = {"num_policy_tokens": whole.num_policy_tokens, "num_steps": whole.num_steps}
@@ -82,7 +82,7 @@ def loss_of(actor: Callable[..., Tensor], first: int, last: int, loss: LossConfi
 
 
 def gradients(actor: nn.Module) -> list[Tensor]:
-    """Whole gradients of all parameters."""
+    """Return whole gradients of all parameters."""
     grads: list[Any] = [parameter.grad for parameter in actor.parameters()]
     return [grad.full_tensor() if hasattr(grad, "full_tensor") else grad for grad in grads]
 

@@ -1,7 +1,7 @@
 """A program for torchrun: one learner's step, each process with its share of fixed rollouts.
 
 Started as `-m support.two_learners MODEL OUT`. Writes every process's weights and metrics, for
-every way of sharing in `SHARES`, and what a learner says to rollouts that nobody has sampled.
+every way of sharing in `SHARES`, and the learner's error for rollouts that were never sampled.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(model_folder: str, out: str) -> None:
         path = Path(out) / f"{name}-{rank}"
         torch.save(model.state_dict(), path.with_suffix(".pt"))
         path.with_suffix(".json").write_text(json.dumps(measured))
-    # One process has nothing to compare, the other what nobody sampled: both must refuse.
+    # One process has nothing to compare, the other what was never sampled: both must refuse.
     learner = learner_of(
         AutoModelForCausalLM.from_pretrained(model_folder), accelerator, on_policy=True
     )
@@ -67,7 +67,7 @@ def main(model_folder: str, out: str) -> None:
 
 
 def _learn_what_is_not_finite(accelerator: Accelerator, model_folder: str, out: Path) -> None:
-    """The last process alone has a rollout whose loss is NaN; who skips the step, and why?"""
+    """Learn from a rollout of the last process with a NaN loss: who skips the step, and why?"""
     rank = accelerator.process_index
     rollouts = plain_rollouts(NUM_ROLLOUTS)
     item = rollouts[SPOILED].transcript
@@ -77,26 +77,26 @@ def _learn_what_is_not_finite(accelerator: Accelerator, model_folder: str, out: 
     learner = learner_of(model, accelerator, micro_batch_tokens=1)
     mine = [n for n in range(NUM_ROLLOUTS) if n % 2 == rank]
     learner.learn(learning_from(rollouts, mine), seed=0)
-    told = {
+    found = {
         "skipped": [item.rollouts for item in learner.skipped],
         "losses_are_finite": [math.isfinite(item.loss) for item in learner.skipped],
         "changed": [n for n, v in model.state_dict().items() if not torch.equal(v, before[n])],
     }
-    (out / f"not-finite-{rank}.json").write_text(json.dumps(told))
+    (out / f"not-finite-{rank}.json").write_text(json.dumps(found))
 
 
 def _ask_the_main_process(accelerator: Accelerator, out: Path) -> None:
-    """What it says, and what it raises, comes to every process."""
+    """Ask for what it says, then for what it raises; both come to every process."""
 
     def refuse() -> None:
         raise InputError(f"refused by {accelerator.process_index}")
 
-    told = [from_main(accelerator, lambda: f"said by {accelerator.process_index}")]
+    found = [from_main(accelerator, lambda: f"said by {accelerator.process_index}")]
     try:
         from_main(accelerator, refuse)
     except InputError as error:
-        told.append(str(error))
-    (out / f"asked-{accelerator.process_index}.json").write_text(json.dumps(told))
+        found.append(str(error))
+    (out / f"asked-{accelerator.process_index}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

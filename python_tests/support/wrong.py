@@ -16,7 +16,7 @@ class Opaque:
 
 
 def plain_values() -> dict[str, Any]:
-    """Values that are no tensors."""
+    """Return values that are no tensors."""
     return {
         "None": None,
         "True": True,
@@ -44,7 +44,7 @@ def plain_values() -> dict[str, Any]:
 
 
 def tensors_like(right: Tensor) -> dict[str, Any]:
-    """Tensors that differ from a right one in one respect, and the same as a list."""
+    """Return tensors that differ from a right one in one respect, and the same as a list."""
     real = right.float()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a prototype, and what is to be removed
@@ -73,7 +73,7 @@ def tensors_like(right: Tensor) -> dict[str, Any]:
 
 
 def values_for(right: Any) -> dict[str, Any]:
-    """Everything to be tried for an argument of which one right value is known."""
+    """Return everything to be tried for an argument of which one right value is known."""
     values = plain_values()
     values["a tensor"] = torch.zeros(3, 5)
     values["one number as a tensor"] = torch.tensor(2.0)

@@ -1,6 +1,6 @@
-"""The doors as tests call them: on the device of the implementation, with results on the CPU.
+"""The entry points as tests call them: on the implementation's device, with results on the CPU.
 
-So the same tests run for an implementation that needs a GPU. What an implementation leaves
+The same tests then run for an implementation that needs a GPU. What an implementation leaves
 unwritten is NaN.
 """
 
@@ -31,7 +31,7 @@ def _moved(value: Any, impl: str) -> Any:
 
 @contextmanager
 def poisoned() -> Iterator[None]:
-    """Let fresh memory hold NaN: what deterministic algorithms do for the sake of tests."""
+    """Let fresh memory hold NaN, as torch's deterministic algorithms do."""
     before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
     try:
@@ -40,12 +40,12 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(before)
 
 
-def _called(door: Any, args: Any, kwargs: Any) -> Any:
+def _called(entry_point: Any, args: Any, kwargs: Any) -> Any:
     impl = kwargs["impl"]
     args = [_moved(arg, impl) for arg in args]
     kwargs = {name: _moved(value, impl) for name, value in kwargs.items()}
     with poisoned():
-        return door(*args, **kwargs)
+        return entry_point(*args, **kwargs)
 
 
 def _on_cpu(out: LossOutput) -> LossOutput:
