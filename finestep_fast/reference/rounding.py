@@ -1,6 +1,6 @@
-"""How far roundings may take returns apart that are equal: what is no difference in credit.
+"""How far apart rounding can move returns that are equal, so that no credit comes of it.
 
-Not a tolerance of the tests: a comparison set of values that lie closer together gets 0.
+Not a tolerance of the tests: a comparison set whose values are closer together than this gets 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The outcomes of queries and comparisons: values with a sentence each, never exceptions.
 
-Not the verdict on a rollout: the scoring decides which status counts as whose failure.
+Not the verdict on a rollout: the scoring decides which statuses count as failures of the policy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Signs that a run goes wrong, from the metrics it logs: a warning each, and no change of it."""
+"""Warnings that a run goes wrong, from the metrics it logs. They change nothing in the run."""
 
 from __future__ import annotations
 

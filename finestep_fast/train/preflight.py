@@ -37,14 +37,14 @@ def check_databases(data: RunData, sources: DataConfig) -> Iterator[str]:
         ("data.dev_databases", sources.dev_databases or sources.databases, data.dev),
     ):
         if questions:
-            told = checked_databases(
+            report = checked_databases(
                 questions,
                 what=f"{key} {str(folder)!r}",
                 max_share=sources.max_unusable_share,
                 setting=_SETTING,
             )
-            if told:
-                yield told
+            if report:
+                yield report
     if not data.dev and sources.dev_share:
         yield (
             f"data.dev_share is {sources.dev_share:g}, but all questions are on one database: "
@@ -73,9 +73,9 @@ def check_prompts(
         ("training", train),
         ("dev", data.dev[: config.eval.questions][:MOST_MEASURED]),
     ):
-        told = _checked_prompts(kind, questions, config, chat, engine)
-        if told:
-            yield told
+        report = _checked_prompts(kind, questions, config, chat, engine)
+        if report:
+            yield report
 
 
 def _checked_prompts(
@@ -89,11 +89,11 @@ def _checked_prompts(
     if not num_long:
         return ""
     longest = max(range(len(tokens)), key=tokens.__getitem__)
-    told = (
+    report = (
         f"rollout.max_rollout_tokens is {limit}; it must be more than the {kind} prompts have, "
         f"up to {tokens[longest]} tokens (database {playable[longest].question.db_id!r}): "
         "raise it, or shorten the prompts by env.max_prompt_chars or env.schema_in_prompt"
     )
     return checked_share(
-        told, num_long, len(tokens), max_share=config.data.max_unusable_share, setting=_SETTING
+        report, num_long, len(tokens), max_share=config.data.max_unusable_share, setting=_SETTING
     )

@@ -301,9 +301,9 @@ class TrainingRun:
 
     def _stop_uncounted(self, what: str, rollouts: Sequence[Rollout]) -> NoReturn:
         """End the run: whatever the policy writes, nothing is learnt from it."""
-        told = failures(gather_object([rollout.score for rollout in rollouts]))
+        reasons = failures(gather_object([rollout.score for rollout in rollouts]))
         raise NothingCounts(
-            f"{what}: no rollout counts: {told}; the state is saved, go on when that is mended "
+            f"{what}: no rollout counts: {reasons}; the state is saved, go on when that is mended "
             f"with: python -m finestep_fast.train resume={self.folder}"
         )
 

@@ -1,4 +1,4 @@
-"""What the ops from hidden states or logits refuse, and what they make of what they accept."""
+"""What the ops from hidden states or logits refuse, and how targets are gathered into rows."""
 
 from __future__ import annotations
 

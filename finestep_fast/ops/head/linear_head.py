@@ -1,7 +1,7 @@
-"""A linear head taken a chunk of rows at a time: logits are made, used up and made anew.
+"""A linear head, one chunk of rows at a time: the logits of a chunk replace those of the last.
 
-Matrix products are torch's own, in the dtype of the weights or of autocast; what becomes of logits
-is the business of `finestep_fast.ops.head.chunks`. The gradient of the head's weight is added up
+Matrix products are torch's own, in the dtype of the weights or of autocast. Rows of logits are read
+and differentiated in `finestep_fast.ops.head.chunks`. The gradient of the head's weight is added up
 over chunks in float32 at least.
 """
 

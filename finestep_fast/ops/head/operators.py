@@ -1,8 +1,8 @@
 """The ops from hidden states and logits as operators of torch, for compilers and modes.
 
-An operator is what its op does, in one piece that is not traced any further: it returns a loss with
-the gradients of its first arguments, and the backward pass scales them. A call that is not traced
-does not come here, and its gradients have no second place.
+An operator does what its op does, in one piece that is not traced any further. It returns a loss
+with the gradients of its first arguments, and the backward pass scales them. Only traced calls use
+these operators; other calls keep their gradients inside autograd, without a copy.
 """
 
 from __future__ import annotations

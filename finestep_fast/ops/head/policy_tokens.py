@@ -1,4 +1,4 @@
-"""The policy loss as seen from the policy tokens alone: what an op needs that makes their logps.
+"""The policy loss of the policy tokens alone, for ops that compute log-probabilities themselves.
 
 The N tokens inside steps stand side by side, so logps of a few of them can be made at a time. The
 loss itself is one of `finestep_fast.ops.implementations`; only the entropy bonus is added here.

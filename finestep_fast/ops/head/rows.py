@@ -1,7 +1,7 @@
 """From rows of logits to log-probability and entropy, and back: what an implementation offers.
 
-A row is read once for both and once more for its gradient, which may take its place. Rows that are
-not named are not read.
+A row is read once for both and once more for its gradient, which may take its place. Other rows
+are not read.
 """
 
 from __future__ import annotations

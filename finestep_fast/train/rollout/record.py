@@ -1,6 +1,6 @@
-"""A rollout of an update: what was played, what it earned, what each step is credited with.
+"""A rollout of an update: its tokens, its rewards, and the credit of each step.
 
-Everything that learns, measures or logs takes these records; a place is one in their list.
+Everything that learns, measures or logs takes these records; a place is an index in their list.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ class Checkpoints:
                     problem = str(error)
             self.passed_over[folder] = problem
         if self.passed_over:
-            told = "; ".join(f"{folder.name}: {why}" for folder, why in self.passed_over.items())
-            raise InputError(f"{self.folder}: no checkpoint is whole: {told}")
+            reasons = "; ".join(f"{folder.name}: {why}" for folder, why in self.passed_over.items())
+            raise InputError(f"{self.folder}: no checkpoint is whole: {reasons}")
         return None
 
     def _found(self) -> dict[int, Path]:

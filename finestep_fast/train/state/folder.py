@@ -1,4 +1,4 @@
-"""The folder of a run: held by one living process, and free for a run if it holds none."""
+"""The folder of a run: one living process holds it, and a new run needs one without a run."""
 
 from __future__ import annotations
 
