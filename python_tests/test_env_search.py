@@ -1,4 +1,4 @@
-"""The tool that searches a database for a value: what it finds, in which columns, and its bounds."""
+"""The tool that searches a database for a value: what it finds, where, and its bounds."""
 
 from __future__ import annotations
 
