@@ -289,7 +289,7 @@ def _kernels() -> ModuleType:
 
 
 def _widened(value: Tensor) -> Tensor:
-    """As float64 where it is that, else as float32."""
+    """Return float64 values as they are, others as float32."""
     return dense(value.to(torch.promote_types(value.dtype, torch.float32)))
 
 

@@ -101,9 +101,9 @@ class PolicyTokens:
     def own_slopes(self, part: slice, logp: Tensor) -> Slopes:
         """Return the slopes of some tokens from their logps [C] alone; not where ratios are shared.
 
-        A token's slope is made of its own logp, its step's advantage and its weight in the
-        aggregation. So a loss of these tokens is differentiated that gives each the same weight,
-        to the bit: the mean over tokens with what that weight divides by as their count.
+        The slope of a token depends on its own logp, the advantage of its step and its weight in
+        the aggregation. So it is enough to differentiate a mean over these tokens alone, whose
+        count is chosen so that each token has the same weight as before, to the bit.
         """
         if logp.shape[0] == self.batch.num_tokens:
             return self.slopes(logp)
