@@ -73,6 +73,11 @@ class Rewards(NamedTuple):
     """[S] process rewards."""
     rollout_outcome: Tensor
     """[R] outcomes; for compiled implementations of the dtype of the rewards."""
+    step_state: Tensor | None = None
+    """[S] int64 keys of the states; given for scope `state`."""
+    step_value: Tensor | None = None
+    """[S] values of the states; given for scope `value`, for compiled implementations of the dtype
+    of the rewards."""
 
 
 class LogitRows(NamedTuple):

@@ -16,7 +16,7 @@ from finestep_fast.config.load import field_values
 from finestep_fast.config.rules import Share, above, at_least, at_most, check_fields
 from finestep_fast.errors import InputError, shown
 
-Scope = Literal["pooled", "per_index", "trajectory"]
+Scope = Literal["pooled", "per_index", "trajectory", "state", "value"]
 Std = Literal["sample", "population", "none"]
 Channels = Literal["joint", "decoupled"]
 
@@ -40,7 +40,14 @@ class CreditConfig:
     smoothing: Annotated[float, above(0), at_most(1)] = 0.7
     """alpha of the causal moving average over a rollout's returns; 1 is off, bit for bit."""
     scope: Scope = "pooled"
-    """Who is compared inside a group: all steps, the steps at one position, or whole rollouts."""
+    """What a step is held against. Inside its group: where all rollouts stood at its position,
+    the steps at its position, whole rollouts, or what others got from the same `step_state`. Or
+    the estimate `step_value`, whose rises and falls are the credit."""
+    state_shrinkage: Annotated[float, at_least(0)] = 2.0
+    """k_0 of scope `state`: how many visitors of the state the rest of the group counts for."""
+    gae_lambda: Share = 0.5
+    """lambda of scope `value`: what a rise of the value counts for the step before; 1 trusts only
+    the outcome, 0 only the value."""
     channels: Channels = "joint"
     """Compare the mixed return, or the outcome and the process return apart."""
     std: Std = "sample"
@@ -111,6 +118,19 @@ PRESETS: dict[str, dict[str, Any]] = {
     "finestep": {},
     "finestep_index": {"scope": "per_index"},
     "finestep_decoupled": {"process_weight": 0.3, "channels": "decoupled"},
+    "finestep_state": {
+        "smoothing": 1.0,
+        "scope": "state",
+        "step_weight": 0.5,
+        "rollout_weight": 0.5,
+    },
+    "finestep_value": {
+        "process_weight": 0.2,
+        "process_discount": 0.0,
+        "outcome_discount": 1.0,
+        "smoothing": 1.0,
+        "scope": "value",
+    },
     "grpo": {**_MATCH_GRPO, "process_weight": 0.0},
     "grpo_process": {**_MATCH_GRPO, "process_weight": 0.1},
     "matchtir": {

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
-from finestep_fast.config import LossConfig
+from finestep_fast.config import CreditConfig, LossConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.ops import cpp
 
@@ -118,9 +118,12 @@ def check_loss(loss: object) -> None:
         raise InputError(f"loss is {shown(loss)}; it must be a LossConfig, as LossConfig(kl='k3')")
 
 
-def check_rewards(batch: StepBatch, rewards: Rewards) -> None:
-    """Refuse rewards that are not [S] in [0, 1] and [R] finite, on the batch's device."""
-    step_reward, rollout_outcome = rewards
+def check_rewards(batch: StepBatch, rewards: Rewards, *, credit: CreditConfig) -> None:
+    """Refuse rewards that are not [S] in [0, 1] and [R] finite, on the batch's device.
+
+    States and values are refused that do not fit the scope or are not [S].
+    """
+    step_reward, rollout_outcome, step_state, step_value = rewards
     check_vector("step_reward", step_reward, batch.num_steps, "S", batch)
     check_vector("rollout_outcome", rollout_outcome, batch.num_rollouts, "R", batch)
     rounding = 4 * torch.finfo(step_reward.dtype).eps if step_reward.is_floating_point() else 0
@@ -128,6 +131,22 @@ def check_rewards(batch: StepBatch, rewards: Rewards) -> None:
         "step_reward", step_reward, -rounding, 1 + rounding, "numbers from 0 to 1, one for a step"
     )
     check_numbers("rollout_outcome", rollout_outcome)
+    for name, scope, value in (
+        ("step_state", "state", step_state),
+        ("step_value", "value", step_value),
+    ):
+        if (value is not None) != (credit.scope == scope):
+            given = "not given" if value is None else "given"
+            raise InputError(
+                f"{name} is {given} while credit.scope is {credit.scope!r}; it must be given for "
+                f"scope {scope!r}, and only for that"
+            )
+    if step_state is not None:
+        check_tensor("step_state", step_state, INT64)
+        check_vector("step_state", step_state, batch.num_steps, "S", batch)
+    if step_value is not None:
+        check_vector("step_value", step_value, batch.num_steps, "S", batch)
+        check_numbers("step_value", step_value)
 
 
 def check_step_advantage(batch: StepBatch, step_advantage: Tensor) -> None:

@@ -29,14 +29,17 @@ def step_advantage(
     step_reward: Tensor,
     rollout_outcome: Tensor,
     *,
+    step_state: Tensor | None = None,
+    step_value: Tensor | None = None,
     credit: CreditConfig | str = FINESTEP,
     impl: str = "auto",
 ) -> Tensor:
-    """Return what each step is worth against the others of its group.
+    """Return what each step is worth: against the others of its group, or by a given value.
 
     Discounted returns, smoothed along each rollout, compared inside each group:
-    `A_s = (Q~_s - mean) / (max(std, std_floor) + epsilon)`; `finestep_fast.reference` explains
-    it point by point.
+    `A_s = (Q~_s - mean) / (max(std, std_floor) + epsilon)`. With scope `value`: discounted
+    differences of `step_value` along each rollout. `finestep_fast.reference` explains it point by
+    point.
 
     Source: the paper names step-level credit with discounting, smoothing and normalisation; the
     forms are ours, see each point.
@@ -45,6 +48,10 @@ def step_advantage(
         batch: Which steps belong to which rollout and group; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1], in the order of `batch.step_start`.
         rollout_outcome: [R] finite outcomes, 1 where the rollout solved its task, else 0.
+        step_state: [S] int64 keys for scope `state`: equal ones in a group are the same state, such
+            as what the rollout knew when it took the step.
+        step_value: [S] finite values for scope `value`: estimates of the outcome, made before the
+            step was taken.
         credit: The settings, or the name of a preset.
         impl: Name of the implementation; `auto` takes the fastest for the batch's device: `cpp` on
             a CPU, `triton` on a GPU.
@@ -55,14 +62,16 @@ def step_advantage(
 
     Raises:
         InputError: A shape, dtype or device does not fit the batch, or the implementation the
-            device; on the CPU, a reward is not in [0, 1] or an outcome not finite.
+            device; states or values are missing that the scope needs, or given without it; on the
+            CPU, a reward is not in [0, 1], or an outcome or a value not finite.
         BuildError: The implementation was not built.
     """
     check_batch(batch)
-    check_impl(impl, {}, step_reward=step_reward, rollout_outcome=rollout_outcome)
-    rewards = Rewards(step_reward, rollout_outcome)
-    check_rewards(batch, rewards)
-    return chosen(impl, batch.device).step_advantage(rewards, batch, credit=as_credit(credit))
+    settings = as_credit(credit)
+    rewards = Rewards(step_reward, rollout_outcome, step_state, step_value)
+    check_impl(impl, {}, **rewards._asdict())
+    check_rewards(batch, rewards, credit=settings)
+    return chosen(impl, batch.device).step_advantage(rewards, batch, credit=settings)
 
 
 def token_advantage(batch: StepBatch, step_advantage: Tensor) -> Tensor:

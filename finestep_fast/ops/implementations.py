@@ -58,7 +58,14 @@ class Reference:
     def step_advantage(self, rewards: Rewards, batch: StepBatch, *, credit: CreditConfig) -> Tensor:
         """Return [S] advantages without gradient."""
         with torch.no_grad():
-            return reference.step_advantage(batch, *rewards, credit=credit)
+            return reference.step_advantage(
+                batch,
+                rewards.step_reward,
+                rewards.rollout_outcome,
+                step_state=rewards.step_state,
+                step_value=rewards.step_value,
+                credit=credit,
+            )
 
     def policy_loss(
         self,

@@ -105,6 +105,8 @@ def step_policy_loss(
     step_reward: Tensor,
     rollout_outcome: Tensor,
     *,
+    step_state: Tensor | None = None,
+    step_value: Tensor | None = None,
     credit: CreditConfig | str = FINESTEP,
     loss: LossConfig = PPO,
     token_logp_ref: Tensor | None = None,
@@ -124,6 +126,8 @@ def step_policy_loss(
         batch: Which tokens belong to which step, rollout and group; it must hold whole groups.
         step_reward: [S] process rewards in [0, 1].
         rollout_outcome: [R] finite outcomes.
+        step_state: [S] int64 keys of the states, for scope `state`.
+        step_value: [S] finite values of the states, for scope `value`.
         credit: The settings of the advantages, or the name of a preset.
         loss: The settings of the loss.
         token_logp_ref: Same shape as `token_logp`, under the reference policy, for `loss.kl`.
@@ -143,23 +147,23 @@ def step_policy_loss(
     """
     check_batch(batch)
     check_loss(loss)
+    settings = as_credit(credit)
+    rewards = Rewards(step_reward, rollout_outcome, step_state, step_value)
     check_impl(
         impl,
         {"token_logp": token_logp},
         token_logp_old=token_logp_old,
         token_logp_ref=token_logp_ref,
         token_weight=token_weight,
-        step_reward=step_reward,
-        rollout_outcome=rollout_outcome,
+        **rewards._asdict(),
         num_policy_tokens=num_policy_tokens,
         num_rollouts=num_rollouts,
         num_steps=num_steps,
     )
-    rewards = Rewards(step_reward, rollout_outcome)
-    check_rewards(batch, rewards)
+    check_rewards(batch, rewards, credit=settings)
     constants = TokenConstants(token_logp_old, token_logp_ref, token_weight)
     check_tokens(batch, token_logp, constants, loss=loss)
     count = loss_count(batch, num_policy_tokens, num_rollouts, num_steps, loss=loss)
     return chosen(impl, batch.device).step_policy_loss(
-        token_logp, constants, batch, rewards, credit=as_credit(credit), loss=loss, count=count
+        token_logp, constants, batch, rewards, credit=settings, loss=loss, count=count
     )

@@ -294,10 +294,15 @@ def _widened(value: Tensor) -> Tensor:
 
 
 def _of_one_dtype(rewards: Rewards) -> Rewards:
-    step_reward, rollout_outcome = rewards
+    step_reward, rollout_outcome, step_state, step_value = rewards
     dtype = torch.promote_types(step_reward.dtype, rollout_outcome.dtype)
     dtype = torch.promote_types(dtype, torch.float32)
-    return Rewards(dense(step_reward.detach().to(dtype)), dense(rollout_outcome.detach().to(dtype)))
+    return Rewards(
+        dense(step_reward.detach().to(dtype)),
+        dense(rollout_outcome.detach().to(dtype)),
+        None if step_state is None else dense(step_state),
+        None if step_value is None else dense(step_value.detach().to(dtype)),
+    )
 
 
 def _one_number(count: Count | None) -> Count | None:
