@@ -191,6 +191,9 @@ class UpdateConfig:
     head: HeadKind = "linear"
     """How losses are made: from hidden states, never holding all logits; or from the model's own
     logits, for a head that does more than multiply."""
+    max_kl: Annotated[float, above(0)] | None = None
+    """Bound on the mean KL divergence of one update, in nats per token that the policy wrote: a
+    step that goes farther is shortened. None leaves steps as they are."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW."""
 
