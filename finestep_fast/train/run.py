@@ -259,6 +259,9 @@ class TrainingRun:
         questions = self.parts.data.dev[: self.config.eval.questions]
         if name in self.state.evaluations or not questions:
             return
+        if name == FINAL and self.config.update.updates == 0:
+            self.state.evaluations[FINAL] = self.state.evaluations[BEFORE]  # by the same weights
+            return
         self.stop.check_together(self.accelerator)
         begin = time.perf_counter()
         rollouts = self._play(f"dev, {name}", questions, 1, seed=0, temperature=0.0)
