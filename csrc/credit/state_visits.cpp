@@ -6,7 +6,7 @@ namespace finestep {
 namespace {
 
 constexpr std::size_t kFirstSlots = 64;
-constexpr std::size_t kNone = ~std::size_t{0};
+constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
 // Where the search for a key begins; the number of slots is a power of two.
 std::size_t first_slot(std::int64_t key, std::size_t num_slots) {
@@ -23,11 +23,11 @@ void StateVisits::clear() {
 }
 
 void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
-  const std::size_t first = steps_.size();
+  const auto first = static_cast<std::uint32_t>(steps_.size());
   for (const std::int64_t key : step_state) {
-    const std::size_t number = state_of(key);
+    const std::uint32_t number = state_of(key);
     State& state = states_[number];
-    std::size_t visit = 0;
+    std::uint32_t visit = 0;
     if (state.first_step == first) {
       visit = steps_[state.last_step].visit + 1;
       steps_[state.last_step].is_last_visit = false;
@@ -35,14 +35,14 @@ void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
       state.first_step = first;
       ++state.num_visitors;
     }
-    state.last_step = steps_.size();
+    state.last_step = static_cast<std::uint32_t>(steps_.size());
     state.most_visits = std::max(state.most_visits, visit + 1);
     steps_.push_back({.state = number, .visit = visit, .is_last_visit = true});
   }
 }
 
 void StateVisits::total(std::span<const double> step_value) {
-  std::size_t place = 0;
+  std::uint32_t place = 0;
   for (State& state : states_) {
     state.first_total = place;
     place += state.most_visits;
@@ -50,14 +50,14 @@ void StateVisits::total(std::span<const double> step_value) {
   totals_.assign(place, 0.0);
   for (std::size_t s = 0; s < steps_.size(); ++s) {
     const State& state = states_[steps_[s].state];
-    const std::size_t end = steps_[s].is_last_visit ? state.most_visits : steps_[s].visit + 1;
-    for (std::size_t visit = steps_[s].visit; visit < end; ++visit) {
+    const std::uint32_t end = steps_[s].is_last_visit ? state.most_visits : steps_[s].visit + 1;
+    for (std::uint32_t visit = steps_[s].visit; visit < end; ++visit) {
       totals_[state.first_total + visit] += step_value[s];
     }
   }
 }
 
-std::size_t StateVisits::state_of(std::int64_t key) {
+std::uint32_t StateVisits::state_of(std::int64_t key) {
   if (2 * (states_.size() + 1) > slots_.size()) {
     grow();
   }
@@ -74,8 +74,8 @@ std::size_t StateVisits::state_of(std::int64_t key) {
                      .first_step = kNone,
                      .last_step = 0,
                      .first_total = 0});
-  slots_[slot] = states_.size();
-  return states_.size() - 1;
+  slots_[slot] = static_cast<std::uint32_t>(states_.size());
+  return slots_[slot] - 1;
 }
 
 void StateVisits::grow() {
@@ -85,7 +85,7 @@ void StateVisits::grow() {
     while (slots_[slot] != 0) {
       slot = (slot + 1) & (slots_.size() - 1);
     }
-    slots_[slot] = number + 1;
+    slots_[slot] = static_cast<std::uint32_t>(number + 1);
   }
 }
 

@@ -28,35 +28,34 @@ class StateVisits {
   void total(std::span<const double> step_value);
 
   // After `total`, of the same values.
-  [[nodiscard]] Others others(std::size_t step, std::span<const double> step_value) const {
+  [[nodiscard]] Others others(std::size_t step, double step_value) const {
     const State& state = states_[steps_[step].state];
     const double total = totals_[state.first_total + steps_[step].visit];
-    return {.count = static_cast<double>(state.num_visitors - 1),
-            .total = total - step_value[step]};
+    return {.count = static_cast<double>(state.num_visitors - 1), .total = total - step_value};
   }
 
  private:
   struct Step {
-    std::size_t state;
-    std::size_t visit;   // how many earlier steps of its rollout were in the state
-    bool is_last_visit;  // of its rollout
+    std::uint32_t state;
+    std::uint32_t visit;  // how many earlier steps of its rollout were in the state
+    bool is_last_visit;   // of its rollout
   };
   struct State {
     std::int64_t key;
-    std::size_t num_visitors;  // rollouts
-    std::size_t most_visits;   // of one rollout
-    std::size_t first_step;    // of the rollout that was here last
-    std::size_t last_step;     // of it in this state
-    std::size_t first_total;   // its place in `totals_`
+    std::uint32_t num_visitors;  // rollouts
+    std::uint32_t most_visits;   // of one rollout
+    std::uint32_t first_step;    // of the rollout that was here last
+    std::uint32_t last_step;     // of it in this state
+    std::uint32_t first_total;   // its place in `totals_`
   };
 
-  std::size_t state_of(std::int64_t key);
+  std::uint32_t state_of(std::int64_t key);
   void grow();
 
   std::vector<Step> steps_;
   std::vector<State> states_;
-  std::vector<std::size_t> slots_;  // open addressing: 1 + the number of a state, or 0
-  std::vector<double> totals_;      // of each state, one for each visit
+  std::vector<std::uint32_t> slots_;  // open addressing: 1 + the number of a state, or 0
+  std::vector<double> totals_;        // of each state, one for each visit
 };
 
 }  // namespace finestep

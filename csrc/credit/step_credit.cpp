@@ -200,7 +200,8 @@ class GroupCredit {
   // Scope `state`: with what others got from the same state, shrunk towards where all others stand.
   void compare_states(const Channel& channel) {
     visits_.total(value_);
-    const auto members = static_cast<double>(rollouts_.size());
+    const bool is_alone = rollouts_.size() < 2;
+    const double share = is_alone ? 0 : 1 / (static_cast<double>(rollouts_.size()) - 1);
     const double pseudo = settings_.state_shrinkage;
     const double rounding = largest_rounding(channel, 0);
     const double factor = 1 / divisor(spread(value_), channel.std_floor);
@@ -211,18 +212,15 @@ class GroupCredit {
       }
     }
     for (const Rollout& rollout : rollouts_) {
-      for (std::int64_t position = 0; position < rollout.num_steps; ++position) {
-        const std::size_t step = rollout.at(position);
-        const auto others = visits_.others(step, value_);
-        double deviation = 0;
-        if (rollouts_.size() >= 2 && others.count + pseudo > 0) {
-          const double stand =
-              (set_[static_cast<std::size_t>(position)] - value_[step]) / (members - 1);
-          const double baseline = (others.total + (pseudo * stand)) / (others.count + pseudo);
-          deviation = value_[step] - baseline;
-          deviation = std::abs(deviation) <= rounding ? 0 : deviation * factor;
-        }
-        advantage_[step] = deviation;
+      std::size_t step = rollout.place;
+      for (const double all : std::span(set_).first(static_cast<std::size_t>(rollout.num_steps))) {
+        const double own = value_[step];
+        const auto others = visits_.others(step, own);
+        const double count = others.count + pseudo;
+        const double baseline = (others.total + (pseudo * share * (all - own))) / count;
+        const double deviation = own - baseline;
+        const bool is_nothing = is_alone || count == 0 || std::abs(deviation) <= rounding;
+        advantage_[step++] = is_nothing ? 0 : deviation * factor;
       }
     }
     value_.swap(advantage_);
