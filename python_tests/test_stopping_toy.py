@@ -103,7 +103,9 @@ def test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("scope", [scope for scope in get_args(Scope) if scope != "value"])
-def test_every_scope_of_a_group_has_the_sign_of_the_gradient(toy: Toy, scope: Scope, impl: str) -> None:
+def test_every_scope_of_a_group_has_the_sign_of_the_gradient(
+    toy: Toy, scope: Scope, impl: str
+) -> None:
     credit = replace(CREDIT, scope=scope)
     advantage = step_advantage(
         toy.batch, toy.step_reward, toy.rollout_outcome, credit=credit, impl=impl
