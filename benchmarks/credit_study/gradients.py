@@ -36,6 +36,7 @@ from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.engine import InProcessEngine
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.value import step_values
 from finestep_fast.train.setup import make_accelerator, make_parts
 
 _UNBIASED = (
@@ -153,6 +154,7 @@ def credited_as(rollouts: list[Rollout], config: TrainConfig) -> list[Rollout]:
         config.credit,
         drop_uniform_groups=False,
         impl=config.impl,
+        values_of=lambda made: step_values(made, config.value, max_steps=config.env.max_steps),
     )
 
 
