@@ -22,9 +22,10 @@ from finestep_fast.config.credit import PRESETS, Scope
 from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES
 from support.entry_points import device_of
+from support.profile import THOROUGH
 
 INTERPRETED = device_of("triton").type == "cpu"
-FEWER_EXAMPLES = settings(max_examples=4) if INTERPRETED else settings()
+FEWER_EXAMPLES = settings(max_examples=4 if THOROUGH else 2) if INTERPRETED else settings()
 
 
 def imported_with(examples: settings, name: str) -> ModuleType:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from finestep_fast.env.episode import Episode, EpisodeStatus
 from finestep_fast.env.facts import step_facts
+from finestep_fast.env.knowledge import state_keys
 from finestep_fast.rewards import RewardConfig, StepFacts, process_reward, validators
 from finestep_fast.sql.engine import Engine
 from finestep_fast.sql.outcome import Match, Status
@@ -32,6 +33,8 @@ class RolloutScore:
     """How the final query ended, or how the episode did if there is none."""
     message: str
     """What went wrong; empty if nothing did."""
+    states: tuple[int, ...] = ()
+    """[n] key of the state in which each step was taken; equal keys, equal knowledge."""
 
 
 def score_episodes(
@@ -64,7 +67,8 @@ def score_episodes(
 
 def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> RolloutScore:
     """Return the score of one episode after its final query was compared."""
-    values = step_validators(episode, match.status, novel_by_result=rewards.novel_by_result)
+    facts = episode_facts(episode, match.status)
+    values = step_validators(facts, novel_by_result=rewards.novel_by_result)
     failed = episode.status is EpisodeStatus.FAILED
     counted = not failed and not match.status.is_infrastructure
     if failed:
@@ -80,19 +84,22 @@ def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> Roll
         counted=counted,
         status=status,
         message=message,
+        states=state_keys(episode.steps, facts) if facts else (),
     )
 
 
+def episode_facts(episode: Episode, final_status: Status) -> list[StepFacts]:
+    """Return the facts of every step of an episode; none if its database cannot be read."""
+    if episode.schema is None:
+        return []
+    return [step_facts(step, episode.schema, final_status=final_status) for step in episode.steps]
+
+
 def step_validators(
-    episode: Episode, final_status: Status, *, novel_by_result: bool = False
+    facts: Sequence[StepFacts], *, novel_by_result: bool = False
 ) -> tuple[dict[str, float], ...]:
     """Return the validators of every step of an episode."""
-    if episode.schema is None:
-        return ()
-    earlier: list[StepFacts] = []
-    values = []
-    for step in episode.steps:
-        facts = step_facts(step, episode.schema, final_status=final_status)
-        values.append(validators(facts, earlier, novel_by_result=novel_by_result))
-        earlier.append(facts)
-    return tuple(values)
+    return tuple(
+        validators(fact, facts[:place], novel_by_result=novel_by_result)
+        for place, fact in enumerate(facts)
+    )

@@ -1,4 +1,4 @@
-"""What a query says: its normal form, and which tables and columns it names.
+"""What a query says: its normal form, which tables and columns it names, and its literals.
 
 Not an execution and no judgement of meaning: two queries with different normal forms may well be
 equivalent. It never fails: a query that cannot be parsed has a cruder normal form and no names.
@@ -34,6 +34,10 @@ class QueryFacts:
     query gives itself are not among them."""
     missing: tuple[str, ...] = ()
     """Those of `tables` and `columns` that do not exist."""
+    literals: tuple[str | int | float, ...] = ()
+    """Strings and numbers that the query holds something against, as values, in the order of their
+    first mention; a LIKE pattern with its wildcards. Equal numbers are one: 2 is 2.0. Not among
+    them are LIMIT, ordinals, and constants that are only computed with or shown."""
     parsed: bool = False
     """Whether the query could be parsed as SQLite does; if not, there are no names."""
 
@@ -68,6 +72,7 @@ def analyse(sql: str, schema: DatabaseSchema) -> QueryFacts:
                 tuple(reading.tables),
                 tuple(reading.columns),
                 tuple(reading.missing),
+                tuple(reading.literals),
                 parsed=True,
             )
     return QueryFacts(lexer.folded_text(sql))

@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from finestep_fast.sql.literals import literal_value
 from finestep_fast.sql.parsing import UnreadableError, text_of
 from finestep_fast.sql.scope import Scope, Source, found_source, known
 
@@ -38,6 +39,7 @@ class Reading:
         tables: Tables named, folded, in the order of their first mention.
         columns: Columns named.
         missing: Those of both that do not exist.
+        literals: Constants that something is held against, see `literals`.
     """
 
     def __init__(self, columns_by_table: Mapping[str, frozenset[str]]) -> None:
@@ -46,6 +48,7 @@ class Reading:
         self.tables: dict[str, None] = {}
         self.columns: dict[str, None] = {}
         self.missing: dict[str, None] = {}
+        self.literals: dict[str | int | float, None] = {}
 
     def text_of_query(self, query: exp.Expr) -> str:
         """Return the normal form of the outermost query; fills in the names on the way."""
@@ -212,6 +215,7 @@ class Reading:
         if isinstance(node, exp.Column):
             return self._column_node(node, scope, as_value)
         if isinstance(node, exp.Literal):
+            self._note_literal(literal_value(node))
             return repr(node.this) if node.args.get("is_string") else str(node.this).lower()
         if isinstance(node, exp.Identifier):
             return folded(node)
@@ -260,6 +264,7 @@ class Reading:
             return f"{source.mark if source else qualifier}.*"
         name = folded(node.this)
         if as_value and not qualifier and is_quoted(node.this) and not known(name, scope):
+            self._note_literal(literal_value(node, text=node.this.name))
             return repr(node.this.name)
         written = f"{qualifier}.{name}" if qualifier else name
         if node.args.get("db") is not None and folded(node.args["db"]) != "main":
@@ -293,6 +298,11 @@ class Reading:
         if source.table:
             self.columns.setdefault(f"{source.table}.{name}")
         return f"{source.mark}.{(source.columns or {}).get(name, name)}"
+
+    def _note_literal(self, value: str | int | float | None) -> None:
+        """Count a literal; None is none."""
+        if value is not None:
+            self.literals.setdefault(value)
 
     def _missing(self, shown: str, text: str) -> str:
         """Count a column that does not exist."""

@@ -68,6 +68,44 @@ class FarmingWatch:
         self._recent.append((record[metrics.CALLS], record[metrics.EX]))
 
 
+class UnsubmittedWatch:
+    """Watches whether more rollouts end without an answer: what costs of flawed steps can teach.
+
+    It warns where the share of a window is 10 points above the lowest window before it.
+
+    Args:
+        records: Metrics of the updates that are done, one record per update, in order.
+        window: Updates per window.
+    """
+
+    def __init__(
+        self, records: Iterable[Mapping[str, float | None]] = (), window: int = 10
+    ) -> None:
+        self.window = window
+        self._lowest = math.inf
+        self._part: list[float] = []
+        self._num_updates = 0
+        for record in records:
+            self.add(record)
+
+    def add(self, record: Mapping[str, float | None]) -> str | None:
+        """Note the metrics of one more update; return a warning, at most once per window."""
+        self._num_updates += 1
+        share = record[metrics.UNSUBMITTED_RATE]
+        if share is not None:
+            self._part.append(share)
+        if self._num_updates % self.window or not self._part:
+            return None
+        now, self._part = sum(self._part) / len(self._part), []
+        lowest, self._lowest = self._lowest, min(self._lowest, now)
+        if now < lowest + 0.1 or lowest == math.inf:
+            return None
+        return (
+            f"rollouts that end without a submit rose from {lowest:.1%} to {now:.1%}: the cost of "
+            "flawed steps may teach never to answer; a lower credit.process_weight may help"
+        )
+
+
 def _means(part: Sequence[tuple[float | None, float | None]]) -> list[float]:
     """Return the mean of calls and of EX, NaN where nothing was counted."""
     known = [[value for value in values if value is not None] for values in zip(*part, strict=True)]

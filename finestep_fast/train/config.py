@@ -46,6 +46,7 @@ Schedule = Literal["constant", "cosine", "linear"]
 Precision = Literal["auto", "float32", "bfloat16"]
 Impl = Literal["auto", "reference"]
 HeadKind = Literal["linear", "logits"]
+ValueKind = Literal["gold", "history"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +167,9 @@ class RolloutConfig:
     """Threads that run tool calls."""
     drop_uniform_groups: bool = False
     """Leave out groups whose rollouts all have the same outcome."""
+    max_extra_prompts: Annotated[int, at_least(0)] = 0
+    """Dynamic sampling: at most this many questions more per update, over all processes, asked
+    until `prompts` groups have rollouts with different outcomes; 0 is off."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -191,6 +195,9 @@ class UpdateConfig:
     head: HeadKind = "linear"
     """How losses are made: from hidden states, never holding all logits; or from the model's own
     logits, for a head that does more than multiply."""
+    max_kl: Annotated[float, above(0)] | None = None
+    """Bound on the mean KL divergence of one update, in nats per token that the policy wrote: a
+    step that goes farther is shortened. None leaves steps as they are."""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """AdamW."""
 
@@ -265,6 +272,9 @@ class TrainConfig:
     """Weights of the process rewards."""
     credit: CreditConfig = field(default_factory=CreditConfig)
     """From rewards to step advantages."""
+    value: ValueKind = "gold"
+    """What the value of scope `value` knows: how much of what the gold query needs a rollout has
+    been shown, or only the history of its calls (for which `credit.gae_lambda` 0.7 is better)."""
     loss: LossConfig = field(default_factory=LossConfig)
     """From step advantages to the policy loss."""
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)

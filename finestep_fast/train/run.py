@@ -13,15 +13,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from accelerate.utils import gather_object, set_seed
 from transformers.utils import logging as transformers_logging
 
-from finestep_fast.env.question import Question
 from finestep_fast.sql import Engine
 from finestep_fast.train import metrics
-from finestep_fast.train.alarms import FarmingWatch, divergence_alarm
+from finestep_fast.train.alarms import FarmingWatch, UnsubmittedWatch, divergence_alarm
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.learn.finite import check_finite, culprits
 from finestep_fast.train.learn.learner import Learner
@@ -29,10 +27,13 @@ from finestep_fast.train.learn.policy import attention, learning_attention
 from finestep_fast.train.learn.reference_model import reference_model
 from finestep_fast.train.learn.warm_start import supervised_step
 from finestep_fast.train.memory import forget_peak, peak_mib
+from finestep_fast.train.play import Player
+from finestep_fast.train.rollout.calibration import calibration
 from finestep_fast.train.rollout.credit import credited
-from finestep_fast.train.rollout.engine import InProcessEngine, RolloutEngine
+from finestep_fast.train.rollout.engine import InProcessEngine
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.value import step_values
 from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import check_model, make_accelerator, make_parts
 from finestep_fast.train.state.checkpoint import Checkpoints, RunState
@@ -41,7 +42,7 @@ from finestep_fast.train.state.folder import generated_checksums, held, write_co
 from finestep_fast.train.state.logs import Logs
 from finestep_fast.train.state.restore import restored_state
 from finestep_fast.train.stop import DivergedError, NothingCounts, Stopped, StopRequest
-from finestep_fast.train.summary import Tally, failures, tally
+from finestep_fast.train.summary import Tally, failures, state_share, tally
 
 BEFORE, FINAL = "before", "final"
 """Names of the evaluations that every run has: before the first update and after the last."""
@@ -92,7 +93,7 @@ class TrainingRun:
             check_model(self.parts.policy, self.config)
             if self.accelerator.is_main_process:
                 write_config(self.config)
-            self.rollout_engine = self._rollout_engine(engine)
+            self.player = self._player(engine)
             self.state = self._restored_state()
             try:
                 self._warm_start()
@@ -106,12 +107,13 @@ class TrainingRun:
         self.stop.check_output()
         return self.state.evaluations
 
-    def _rollout_engine(self, engine: Engine) -> RolloutEngine:
+    def _player(self, engine: Engine) -> Player:
         # One process may stop in mid-rollout; several must stop together, between updates.
         check = self.stop.check if self.accelerator.num_processes == 1 else lambda: None
         config = self.config
         sampler = Sampler(self.parts.policy, self.parts.chat, config.rollout, check)
-        return InProcessEngine(sampler, engine, config.env, config.rewards)
+        rollout_engine = InProcessEngine(sampler, engine, config.env, config.rewards)
+        return Player(config, self.accelerator, rollout_engine, self.screen)
 
     def _restored_state(self) -> RunState:
         state = restored_state(self.checkpoints, self.logs, self.accelerator, self.screen.say)
@@ -187,7 +189,8 @@ class TrainingRun:
             return
         total = self.config.update.updates
         learner = self._learner()
-        farming = FarmingWatch(self.logs.read("metrics"))
+        earlier = self.logs.read("metrics")
+        watches = FarmingWatch(earlier), UnsubmittedWatch(earlier)
         with self.screen.bar("updates", total, done=self.state.updates) as bar:
             for update in range(self.state.updates, total):
                 every = self.config.eval.every_updates
@@ -202,7 +205,8 @@ class TrainingRun:
                     optim = self.config.update.optim
                     self._note_skipped("updates", record[metrics.SKIPPED_STEPS], skipped, optim)
                 bar.advance(1, update_note(record))
-                self._warn_of(farming.add(record))
+                for watch in watches:
+                    self._warn_of(watch.add(record))
                 done, every = update + 1, self.config.checkpoint.every_updates
                 if every and done % every == 0 and done < total:
                     self._save_if_sound()
@@ -215,16 +219,10 @@ class TrainingRun:
         Returns its line of the log, and a line for every optimiser step that was skipped.
         """
         config, rank = self.config, self.accelerator.process_index
-        questions = self.parts.data.questions_of_update(update, config.rollout.prompts, config.seed)
         begin = time.perf_counter()
-        rollouts = self._play(
-            f"update {update}",
-            questions,
-            config.rollout.rollouts_per_prompt,
-            seed=self._seed(1, update),
-        )
+        rollouts, num_extra = self.player.update(update, self.parts.data)
         total = self._together(tally(rollouts))
-        self.uncounted = 0 if total.rollouts else self.uncounted + len(questions)
+        self.uncounted = 0 if total.rollouts else self.uncounted + config.rollout.prompts
         if self.uncounted >= _UNCOUNTED_QUESTIONS:
             self._stop_uncounted(f"update {update}", rollouts)
         rollouts = credited(
@@ -232,11 +230,18 @@ class TrainingRun:
             config.credit,
             drop_uniform_groups=config.rollout.drop_uniform_groups,
             impl=config.impl,
+            values_of=lambda made: step_values(
+                made,
+                kind=config.value,
+                max_steps=config.env.max_steps,
+                rank=rank,
+                gather=gather_object,
+            ),
         )
         sampled = time.perf_counter()
         with self._training("updates"):
             forget_peak(self.accelerator.device)
-            learnt = learner.learn(rollouts, seed=self._seed(2, update))
+            learnt = learner.learn(rollouts, seed=self.player.seed(2, update))
             peaks = gather_object([peak_mib(self.accelerator.device)])
         end = time.perf_counter()
         place = {"update": update, "rank": rank}
@@ -246,6 +251,9 @@ class TrainingRun:
         record = {
             metrics.UPDATE: update,
             **total.rates(),
+            metrics.EXTRA_ROLLOUTS: self.player.summed(num_extra),
+            metrics.STATE_SHARE: state_share(rollouts, gather=gather_object),
+            **self._calibration(rollouts),
             **learnt,
             metrics.SKIPPED_STEPS: len(skipped),
             metrics.ROLLOUT_SECONDS: round(sampled - begin, 3),
@@ -254,14 +262,22 @@ class TrainingRun:
         }
         return record, culprits(gather_object(skipped)) if skipped else []
 
+    def _calibration(self, rollouts: Sequence[Rollout]) -> dict[str, Any]:
+        if self.config.credit.scope != "value":
+            return {}
+        return calibration(rollouts, gather=gather_object)
+
     def _evaluate(self, name: str) -> None:
         """Answer the dev questions greedily, unless that was done before the run was resumed."""
         questions = self.parts.data.dev[: self.config.eval.questions]
         if name in self.state.evaluations or not questions:
             return
+        if name == FINAL and self.config.update.updates == 0:
+            self.state.evaluations[FINAL] = self.state.evaluations[BEFORE]  # by the same weights
+            return
         self.stop.check_together(self.accelerator)
         begin = time.perf_counter()
-        rollouts = self._play(f"dev, {name}", questions, 1, seed=0, temperature=0.0)
+        rollouts = self.player.greedy(f"dev, {name}", questions)
         total = self._together(tally(rollouts))
         if not total.rollouts:
             self._stop_uncounted(f"dev, {name}", rollouts)
@@ -276,28 +292,6 @@ class TrainingRun:
             for rollout in rollouts
         ]
         self.logs.write("evaluations", gather_object(records))
-
-    def _play(
-        self,
-        title: str,
-        questions: Sequence[Question],
-        rollouts_per_prompt: int,
-        *,
-        seed: int,
-        temperature: float | None = None,
-    ) -> list[Rollout]:
-        """Play this process's share of the questions."""
-        share = questions[self.accelerator.process_index :: self.accelerator.num_processes]
-        count = len(share) * rollouts_per_prompt
-        with self.screen.bar(title, count, timed_lines_only=temperature is None) as bar:
-            return self.rollout_engine.play(
-                share,
-                rollouts_per_prompt,
-                seed=seed,
-                temperature=temperature,
-                on_end=bar.advance,
-                on_tokens=lambda tokens: bar.advance(0, tokens=tokens),
-            )
 
     def _stop_uncounted(self, what: str, rollouts: Sequence[Rollout]) -> NoReturn:
         """End the run: whatever the policy writes, nothing is learnt from it."""
@@ -374,11 +368,6 @@ class TrainingRun:
         """Return the tally over all processes."""
         values = torch.tensor(mine.values(), dtype=torch.float64, device=self.accelerator.device)
         return Tally.of(self.accelerator.reduce(values, "sum").tolist())
-
-    def _seed(self, *purpose: int) -> int:
-        """Return a seed of its own for every purpose and process."""
-        words = np.random.SeedSequence([self.config.seed, *purpose, self.accelerator.process_index])
-        return int(words.generate_state(1)[0])
 
     @contextmanager
     def _training(self, phase: str) -> Iterator[None]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
+from typing import Any
 
 from finestep_fast.env.scoring import RolloutScore
 from finestep_fast.train import metrics
@@ -27,6 +29,8 @@ class Tally:
     """Tool calls, the final submit included."""
     silent: float = 0.0
     """Rollouts that looked at nothing before they answered."""
+    unsubmitted: float = 0.0
+    """Rollouts that ended without a final answer."""
     steps: float = 0.0
     """Assistant turns."""
     malformed: float = 0.0
@@ -51,6 +55,7 @@ class Tally:
         self.process += sum(score.process) / max(len(score.process), 1)
         self.calls += calls
         self.silent += calls <= 1
+        self.unsubmitted += transcript.episode.final_sql is None
         self.steps += len(score.validators)
         self.malformed += malformed
         self.redundant += sum(
@@ -79,6 +84,7 @@ class Tally:
             metrics.PROCESS_REWARD: rate(self.process, self.rollouts),
             metrics.CALLS: rate(self.calls, self.rollouts),
             metrics.SILENT_RATE: rate(self.silent, self.rollouts),
+            metrics.UNSUBMITTED_RATE: rate(self.unsubmitted, self.rollouts),
             metrics.REDUNDANT_RATE: rate(self.redundant, self.calls),
             metrics.MALFORMED_RATE: rate(self.malformed, self.steps),
             metrics.POLICY_TOKENS: rate(self.policy_tokens, self.rollouts),
@@ -94,6 +100,34 @@ def tally(rollouts: Iterable[Rollout]) -> Tally:
     for rollout in rollouts:
         total.add(rollout)
     return total
+
+
+def state_share(
+    rollouts: Sequence[Rollout], *, gather: Callable[[list[Any]], list[Any]] = list
+) -> list[float]:
+    """Return how many steps have something to be compared with under the scope `state`.
+
+    Args:
+        rollouts: Those of this process; only those that count say something.
+        gather: Return the items of all processes.
+
+    Returns:
+        For each position in a rollout: the share of the steps there that were taken in a state in
+        which another rollout of the group was too, at whatever position.
+    """
+    visitors: dict[tuple[int, int], int] = {}
+    counted = [rollout for rollout in rollouts if rollout.score.counted]
+    for rollout in counted:
+        for state in set(rollout.score.states):
+            visitors[rollout.group, state] = visitors.get((rollout.group, state), 0) + 1
+    shared: list[list[bool]] = gather(
+        [
+            [visitors[rollout.group, state] > 1 for state in rollout.score.states]
+            for rollout in counted
+        ]
+    )
+    by_place = ([step for step in steps if step is not None] for steps in zip_longest(*shared))
+    return [sum(steps) / len(steps) for steps in by_place]
 
 
 def failures(scores: Sequence[RolloutScore], most: int = 3) -> str:

@@ -29,6 +29,7 @@ from finestep_fast.train.learn.finite import SkippedStep, step_if_finite
 from finestep_fast.train.learn.head import LinearHead, last_hidden, linear_head
 from finestep_fast.train.learn.padding import PaddedRows, micro_batches, pad_rows
 from finestep_fast.train.learn.policy import model_logits, written_logp
+from finestep_fast.train.learn.trust_region import TrustRegion
 from finestep_fast.train.rollout.record import Rollout
 
 _MAXIMA = frozenset({"ratio_max"})
@@ -127,6 +128,8 @@ class Learner:
         if self._on_policy_unseen:
             self._check_agreement([rollouts[place] for place in places])
             self._on_policy_unseen = False
+        max_kl = self.config.max_kl
+        region = None if max_kl is None else TrustRegion.around(self.policy, max_kl)
         steps: list[dict[str, float]] = []
         for number, part in enumerate(self._minibatches(places, seed)):
             measured = self._optimizer_step(number, rollouts, part)
@@ -136,7 +139,11 @@ class Learner:
                 break
         keys = steps[0] if steps else {}
         means = {key: float(np.mean([step[key] for step in steps])) for key in keys}
-        return means | {key: max(step[key] for step in steps) for key in keys if key in _MAXIMA}
+        means |= {key: max(step[key] for step in steps) for key in keys if key in _MAXIMA}
+        if region is not None and steps:
+            learnt = [rollouts[place] for place in places]
+            means["update_kl"], means["step_share"] = region.keep(lambda: self._kl(learnt))
+        return means
 
     def _minibatches(self, places: Sequence[int], seed: int) -> Iterator[list[int]]:
         """Yield the places of the rollouts that each optimiser step learns from."""
@@ -211,20 +218,41 @@ class Learner:
     @torch.no_grad()
     def _disagreement(self, rollouts: Sequence[Rollout], dtype: torch.dtype) -> Disagreement:
         """Return the largest over the rollouts of all processes."""
-        groups = micro_batches(
-            [len(rollout.transcript.token_ids) for rollout in rollouts],
-            self.config.micro_batch_tokens,
-        )
         worst = Disagreement()
-        for group in groups:
-            given = self._given([rollouts[index] for index in group])
-            with self._autocast(dtype):
-                # The wrapper is left out: processes have different numbers of passes.
-                logp = self._logp(self.policy, self.head, given)
+        for given, logp in self._passes(rollouts, dtype):
             spans = [[(start - 1, end - 1) for start, end in steps] for steps in given.step_spans]
             worst = max(worst, Disagreement.of(logp, given.token_logp_old, spans))
         everywhere: list[Disagreement] = gather_object([worst])
         return max(everywhere)
+
+    @torch.no_grad()
+    @torch.no_grad()
+    def _kl(self, rollouts: Sequence[Rollout]) -> float:
+        """Estimate the KL divergence of the policy from the one that sampled, in nats per token.
+
+        The mean of `exp(d) - 1 - d` with d the change of a sampled token's log-probability (k3 of
+        Schulman, "Approximating KL divergence", 2020), over the tokens of all processes.
+        """
+        total = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
+        for given, logp in self._passes(rollouts, torch.float32):
+            written = given.batch.policy_token
+            change = (logp.flatten() - given.token_logp_old.flatten())[written].double()
+            total[0] += (change.expm1() - change).sum()
+            total[1] += written.numel()
+        total = self.accelerator.reduce(total, "sum")
+        return float(total[0] / total[1])
+
+    def _passes(
+        self, rollouts: Sequence[Rollout], dtype: torch.dtype
+    ) -> Iterator[tuple[_Given, Tensor]]:
+        """Yield micro-batches, each with the log-probabilities that the policy gives it now."""
+        lengths = [len(rollout.transcript.token_ids) for rollout in rollouts]
+        for group in micro_batches(lengths, self.config.micro_batch_tokens):
+            given = self._given([rollouts[index] for index in group])
+            with self._autocast(dtype):
+                # The wrapper is left out: processes have different numbers of passes.
+                logp = self._logp(self.policy, self.head, given)
+            yield given, logp
 
     def _loss(
         self, rollouts: Sequence[Rollout], counts: dict[str, int]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from finestep_fast import CreditConfig, StepBatch, reference, step_advantage
+from finestep_fast.errors import InputError
 from finestep_fast.train.rollout.record import Rollout
+from finestep_fast.train.rollout.value import StepValues
+
+ValuesOf = Callable[[Sequence[Rollout]], Sequence[StepValues | None]]
 
 
 def credited(
@@ -17,6 +22,7 @@ def credited(
     *,
     drop_uniform_groups: bool,
     impl: str = "auto",
+    values_of: ValuesOf | None = None,
 ) -> list[Rollout]:
     """Return the rollouts, with returns and advantages where they are learnt from.
 
@@ -25,12 +31,25 @@ def credited(
         credit: From rewards to advantages.
         drop_uniform_groups: Whether groups whose rollouts all have the same outcome are left out.
         impl: Who computes the advantages; see `step_advantage`.
+        values_of: From all rollouts of the update to the values of their steps, for scope `value`;
+            it is called once. Groups whose values are not fitted get lambda 1.
 
     Returns:
         The rollouts in their order. One that does not count, has no step or is in a group that was
         left out has neither return nor advantage.
+
+    Raises:
+        InputError: The scope is `value`, and `values_of` is not given.
     """
     made = list(rollouts)
+    if credit.scope == "value" and values_of is None:
+        raise InputError("values_of is not given; credit.scope 'value' needs the steps' values")
+    nothing: list[StepValues | None] = [None] * len(made)
+    values = values_of(rollouts) if credit.scope == "value" and values_of else nothing
+    made = [
+        rollout if value is None else replace(rollout, step_value=value.value)
+        for rollout, value in zip(made, values, strict=True)
+    ]
     places = [
         place
         for place, rollout in enumerate(rollouts)
@@ -38,9 +57,25 @@ def credited(
     ]
     if drop_uniform_groups:
         places = _in_mixed_groups(places, rollouts)
-    if not places:
-        return made
-    learnt = [rollouts[place] for place in places]
+    constant = {p for p, value in enumerate(values) if value is not None and not value.is_fitted}
+    parts = (
+        ([place for place in places if place not in constant], credit),
+        ([place for place in places if place in constant], replace(credit, gae_lambda=1.0)),
+    )
+    # Groups are credited apart from each other, so two calls give what one would.
+    for part, settings in parts:
+        credits = _credits([made[place] for place in part], settings, impl)
+        for place, (step_return, advantage) in zip(part, credits, strict=True):
+            made[place] = replace(made[place], step_return=step_return, step_advantage=advantage)
+    return made
+
+
+def _credits(
+    learnt: Sequence[Rollout], credit: CreditConfig, impl: str
+) -> Iterable[tuple[Tensor, Tensor]]:
+    """Return return and advantage of the steps of rollouts that all have some, in their order."""
+    if not learnt:
+        return ()
     # Credit needs steps, rollouts and groups, not tokens: the spans are those of a packed axis.
     spans, first = [], 0
     for rollout in learnt:
@@ -53,14 +88,20 @@ def credited(
     )
     step_reward = torch.tensor([value for rollout in learnt for value in rollout.score.process])
     outcome = torch.tensor([float(rollout.score.outcome) for rollout in learnt])
+    states = [state for rollout in learnt for state in rollout.score.states]
+    values = [rollout.step_value for rollout in learnt if rollout.step_value is not None]
     counts = [len(rollout.transcript.step_spans) for rollout in learnt]
-    advantages = step_advantage(batch, step_reward, outcome, credit=credit, impl=impl).split(counts)
-    returns = reference.step_return(batch, step_reward, outcome, credit=credit).split(counts)
-    for place, step_return, advantage in zip(places, returns, advantages, strict=True):
-        made[place] = dataclasses.replace(
-            made[place], step_return=step_return, step_advantage=advantage
-        )
-    return made
+    advantages = step_advantage(
+        batch,
+        step_reward,
+        outcome,
+        step_state=torch.tensor(states) if credit.scope == "state" else None,
+        step_value=torch.cat(values) if credit.scope == "value" else None,
+        credit=credit,
+        impl=impl,
+    )
+    returns = reference.step_return(batch, step_reward, outcome, credit=credit)
+    return zip(returns.split(counts), advantages.split(counts), strict=True)
 
 
 def _in_mixed_groups(places: list[int], rollouts: Sequence[Rollout]) -> list[int]:

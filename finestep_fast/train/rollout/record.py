@@ -29,6 +29,8 @@ class Rollout:
     """[n] smoothed return of each step; None where the rollout is not learnt from."""
     step_advantage: Tensor | None = None
     """[n] advantage of each step; None where the rollout is not learnt from."""
+    step_value: Tensor | None = None
+    """[n] value of the state in which each step was taken; None where no value was asked for."""
 
     @property
     def question(self) -> Question:
@@ -41,7 +43,10 @@ class Rollout:
         return self.step_advantage is not None
 
     def record(self, update: int) -> dict[str, Any]:
-        """Return a JSON record: every step with its validators, return and advantage."""
+        """Return a JSON record: every step with its state, validators, return and advantage.
+
+        A state is 16 hexadecimal digits, a 64-bit key in two's complement.
+        """
         transcript, score = self.transcript, self.score
         episode = transcript.episode
         steps: list[dict[str, Any]] = []
@@ -49,6 +54,10 @@ class Rollout:
             record: dict[str, Any] = {"reply": step.text, "observation": step.observation}
             if index < len(score.process):
                 record |= {"validators": score.validators[index], "process": score.process[index]}
+            if index < len(score.states):
+                record["state"] = f"{score.states[index] & (2**64 - 1):016x}"
+            if self.step_value is not None:
+                record["value"] = round(float(self.step_value[index]), 6)
             if self.step_return is not None and self.step_advantage is not None:
                 record["return"] = round(float(self.step_return[index]), 6)
                 record["advantage"] = round(float(self.step_advantage[index]), 6)

@@ -1,0 +1,137 @@
+"""One run of the study: the warm start it shares with other arms, updates, test split, record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+from benchmarks.credit_study.arms import ARMS
+
+_EVERY = 15  # updates between evaluations on dev
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+_MEANS = ("ex", "calls", "redundant_rate", "malformed_rate", "unsubmitted_rate", "policy_tokens")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """Which run: equal cells are the same run."""
+
+    world: str
+    """Name of the settings file of the world."""
+    prompts: int
+    """Questions of an update."""
+    arm: str
+    """A key of `ARMS`."""
+    seed: int
+    """Of the world, the weights and the sampling."""
+    max_kl: float
+    """Bound on the KL divergence of an update, in nats per token."""
+    updates: int
+    """How many."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the run's folder."""
+        return (
+            f"{self.world}-{self.prompts}-{self.arm}-kl{self.max_kl:g}-u{self.updates}-s{self.seed}"
+        )
+
+
+def done_cells(results: Path) -> dict[Cell, dict[str, Any]]:
+    """Return the records of the runs that are done."""
+    if not results.exists():
+        return {}
+    records = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
+    return {Cell(**record["cell"]): record for record in records}
+
+
+def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
+    """Do one run, or what is left of it, and return its record.
+
+    Args:
+        cell: Which.
+        root: Where the folders of runs and warm starts are.
+        learning_rate: Of the updates, so large that the bound on the KL divergence is met.
+    """
+    warm = root / "warm" / f"{cell.world}-s{cell.seed}"
+    folder = root / "runs" / cell.name
+    words = [
+        *_data(warm, "dev.json"),
+        *ARMS[cell.arm],
+        "credit.allow_reward_imbalance=true",  # presets are compared as they are
+        f"rollout.prompts={cell.prompts}",
+        f"update.updates={cell.updates}",
+        "update.minibatches=1",
+        f"update.max_kl={cell.max_kl}",
+        f"update.optim.learning_rate={learning_rate}",
+        f"eval.every_updates={_EVERY}",
+    ]
+    _train(cell.world, folder, cell.seed, words)
+    examined = root / "runs" / f"{cell.name}-test"
+    words = [*_data(warm, "test.json", model=folder / "model"), "update.updates=0"]
+    _train(cell.world, examined, cell.seed, words)
+    record = {"cell": asdict(cell), "learning_rate": learning_rate, **_measured(folder, examined)}
+    shutil.rmtree(examined)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    (folder / "rollouts.jsonl").unlink(missing_ok=True)
+    return record
+
+
+def warm_start(world: str, seed: int, root: Path) -> None:
+    """Make the world and the warm policy of a seed, or what is left of them."""
+    folder = root / "warm" / f"{world}-s{seed}"
+    _train(world, folder, seed, [f"data.world.seed={seed}", "update.updates=0"])
+
+
+def _data(warm: Path, questions: str, model: Path | None = None) -> list[str]:
+    return [
+        f"model={model or warm / 'model'}",
+        f"data.questions={warm / 'world' / 'train.json'}",
+        f"data.databases={warm / 'world' / 'databases'}",
+        f"data.dev_questions={warm / 'world' / questions}",
+        "warm_start.tokens=0",
+        "env.describe_tools=false",  # the warm policy knows its tools from demonstrations
+    ]
+
+
+def _train(world: str, folder: Path, seed: int, words: list[str]) -> None:
+    """Train unless the folder holds a finished run; go on with one that was stopped."""
+    if (folder / "report.json").exists():
+        return
+    command = [sys.executable, "-m", "finestep_fast.train"]
+    if (folder / "config.yaml").exists() and (folder / "checkpoints").exists():
+        command.append(f"resume={folder}")
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
+        command += [world, f"output={folder}", f"seed={seed}", *words]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / f"{folder.name}.log").open("a") as log:
+        subprocess.run(
+            command, check=True, stdout=log, stderr=log, env={**os.environ, **_ONE_THREAD}
+        )
+
+
+def _measured(folder: Path, examined: Path) -> dict[str, Any]:
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    test = json.loads((examined / "report.json").read_text(encoding="utf-8"))
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    updates = [json.loads(line) for line in lines]
+    dev = {
+        name: {key: rates.get(key) for key in _MEANS}
+        for name, rates in report["evaluations"].items()
+    }
+    return {
+        "dev": dev,
+        "test": {key: test["evaluations"]["before"].get(key) for key in _MEANS},
+        "sampled": {key: [record.get(key) for record in updates] for key in ("ex", "calls")},
+        "update_kl": mean(record.get("update_kl", 0.0) for record in updates),
+        "step_share": mean(record.get("step_share", 0.0) for record in updates),
+        "seconds": sum(record["rollout_seconds"] + record["learn_seconds"] for record in updates),
+    }
