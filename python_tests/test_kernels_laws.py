@@ -116,5 +116,13 @@ def test_the_stopping_toy() -> None:
     test_stopping_toy.test_leave_one_out_per_index_estimates_the_gradient_within_a_tenth(
         toy, "triton"
     )
-    for scope in get_args(Scope):
-        test_stopping_toy.test_every_scope_has_the_sign_of_the_gradient(toy, scope, "triton")
+    for shrinkage in (0.0, 2.0):
+        test_stopping_toy.test_states_estimate_the_gradient_within_a_tenth(toy, shrinkage, "triton")
+    for value in (0.0, 0.5):
+        test_stopping_toy.test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
+            toy, value, "triton"
+        )
+    for scope in [scope for scope in get_args(Scope) if scope != "value"]:
+        test_stopping_toy.test_every_scope_of_a_group_has_the_sign_of_the_gradient(
+            toy, scope, "triton"
+        )

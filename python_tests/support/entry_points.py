@@ -75,7 +75,7 @@ def policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
 
 
 def step_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
-    kwargs = _with_states(args[2], kwargs)
+    kwargs = _with_states(kwargs["batch"] if "batch" in kwargs else args[2], kwargs)
     return _on_cpu(_called(finestep_fast.step_policy_loss, args, kwargs))
 
 
