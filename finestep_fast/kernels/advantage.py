@@ -1,7 +1,7 @@
 """`step_advantage` on the device: the credit of all rollouts in one launch, a program for each.
 
-Reads 4 bytes for each step and 28 for each rollout of a group, as often as the group has rollouts
-but all except once from the cache; writes 4 for each step.
+Reads 4 bytes for each step (12 with states) and 28 for each rollout of a group, as often as the
+group has rollouts but all except once from the cache; writes 4 for each step.
 """
 
 from __future__ import annotations

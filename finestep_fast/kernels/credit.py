@@ -1,14 +1,15 @@
 """Credit on the device: what the steps of one rollout are worth, from the rewards of its group.
 
-Device functions and their constants; the kernels that call them are `step_advantage` and `loss`. A
-program reads the table of its group, [rollouts, positions], a tile of rollouts at a time. The
-table is small (16 rollouts of 8 steps are 128 numbers, all in the caches), so each program of a
-group works it out again: more arithmetic, but no second launch and no grid-wide barrier. The
-arithmetic is float64 from the first addition: on a table of this size that costs nothing, and its
-sums round to the same float32 in whatever order they are taken.
+Device functions; the kernels that call them are `step_advantage` and `loss`. Here the advantages of
+the scopes are put together; `comparison`, `state` and `value` work them out. A program reads the
+table of its group, [rollouts, positions], a tile of rollouts at a time. The table is small (16
+rollouts of 8 steps are 128 numbers, all in the caches), so each program of a group works it out
+again: more arithmetic, but no second launch and no grid-wide barrier. The arithmetic is float64
+from the first addition: on a table of this size that costs nothing, and its sums round to the same
+float32 in whatever order they are taken.
 
-Per program it reads 4 bytes for each step and 28 for each rollout of its group, and writes 4 for
-each step of its own rollout: nothing beside the tokens of the policy loss.
+Per program it reads 4 bytes for each step (12 with states) and 28 for each rollout of its group,
+and writes 4 for each step of its own rollout: nothing beside the tokens of the policy loss.
 
 What `finestep_fast.reference.credit` says and why is not repeated here.
 """
