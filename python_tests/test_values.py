@@ -213,12 +213,9 @@ def test_processes_that_gather_have_the_values_of_one_process(
 ) -> None:
     # Each process numbers its groups from 0.
     parts = [rollouts[:6], [dataclasses.replace(r, group=r.group - 2) for r in rollouts[6:]]]
-    sent: dict[int, list[object]] = {}
+    every: list[object] = []
     for rank, part in enumerate(parts):
-        values_by(
-            part, kind, rank=rank, gather=lambda items, rank=rank: sent.setdefault(rank, items)
-        )
-    every = [item for items in sent.values() for item in items]
+        values_by(part, kind, rank=rank, gather=lambda items: [every.extend(items), items][1])
     found = [
         value
         for rank, part in enumerate(parts)
