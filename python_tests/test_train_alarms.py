@@ -45,7 +45,7 @@ def test_a_slow_rise_is_held_against_the_lowest_window_and_told_once_a_window() 
         [],
     ],
     ids=[
-        "high from the start",
+        "high at first",
         "falls",
         "little",
         "too early",
