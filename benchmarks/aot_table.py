@@ -62,7 +62,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "kind": ("ppo", "ppo with a dual clip", "cispo"),
     "ratio": ("token", "step", "rollout", "rollout_averaged"),
     "aggregation": ("token_mean", "rollout_mean", "step_mean"),
-    "advantages": ("pooled", "per_index", "trajectory", "given"),
+    "advantages": ("pooled", "per_index", "trajectory", "state", "value", "given"),
     "channels": ("joint", "decoupled"),
     "with_trajectory": (False, True),
     "max_rollout_steps": (6, 20, 100, 400),
@@ -252,7 +252,12 @@ def launch(variant: dict[str, Any]) -> None:
             channels=variant["channels"],
             rollout_weight=0.5 if variant["with_trajectory"] else 0.0,
         )
-        rewards = Rewards(step_value, step_value)
+        rewards = Rewards(
+            step_value,
+            step_value,
+            torch.zeros(1, dtype=torch.int64) if credit.scope == "state" else None,
+            step_value if credit.scope == "value" else None,
+        )
         _, gradient, _ = kernels.step_policy_loss(
             token_value(), constants, batch, rewards, credit=credit, **options
         )

@@ -47,12 +47,14 @@ __all__: list[str] = [
 
 class Scope(enum.Enum):
     """
-    Which steps are compared.
+    What a step is held against.
     """
 
     per_index = 1
     pooled = 0
+    state = 3
     trajectory = 2
+    value = 4
 
 class Channels(enum.Enum):
     """
@@ -85,6 +87,8 @@ class CreditSettings:
         outcome_discount: typing.SupportsFloat | typing.SupportsIndex,
         smoothing: typing.SupportsFloat | typing.SupportsIndex,
         scope: Scope,
+        state_shrinkage: typing.SupportsFloat | typing.SupportsIndex,
+        gae_lambda: typing.SupportsFloat | typing.SupportsIndex,
         channels: Channels,
         std: Std,
         std_floor: typing.SupportsFloat | typing.SupportsIndex,
@@ -100,6 +104,8 @@ class CreditSettings:
     def channels(self) -> Channels: ...
     @property
     def epsilon(self) -> float: ...
+    @property
+    def gae_lambda(self) -> float: ...
     @property
     def leave_one_out(self) -> bool: ...
     @property
@@ -118,6 +124,8 @@ class CreditSettings:
     def scope(self) -> Scope: ...
     @property
     def smoothing(self) -> float: ...
+    @property
+    def state_shrinkage(self) -> float: ...
     @property
     def std(self) -> Std: ...
     @property
@@ -426,20 +434,20 @@ def spider_query(sql: str, keep_distinct: bool) -> str:
 
 def step_advantage(
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    rewards: tuple[torch.Tensor, torch.Tensor],
+    rewards: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
     credit: CreditSettings,
     out: torch.Tensor,
     num_threads: typing.SupportsInt | typing.SupportsIndex,
 ) -> None:
     """
-    Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; rewards: step_reward [S], rollout_outcome [R]; credit: the fields of CreditConfig.
+    Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; rewards: step_reward [S], rollout_outcome [R], step_state [S] int64 or None, step_value [S] or None; credit: the fields of CreditConfig.
     """
 
 def step_policy_loss(
     tokens: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
     steps: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     groups: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    rewards: tuple[torch.Tensor, torch.Tensor],
+    rewards: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None],
     credit: CreditSettings,
     loss: LossSettings,
     count: torch.Tensor | None,

@@ -18,14 +18,17 @@ from torch import Tensor
 from finestep_fast import CreditConfig
 from finestep_fast.config.credit import PRESETS, Channels, Scope, Std
 from finestep_fast.reference import step_return
-from finestep_fast.reference.credit import (
-    group_relative,
-    outcome_return,
-    process_return,
-    smoothed,
-)
+from finestep_fast.reference.comparison import carried, group_relative
+from finestep_fast.reference.returns import outcome_return, process_return, smoothed
 from finestep_fast.reference.rounding import process_size, rounding
-from support.batches import Rollout, packed, rollout_lists, rollout_outcome, step_reward
+from support.batches import (
+    Rollout,
+    packed,
+    rollout_lists,
+    rollout_outcome,
+    some_values,
+    step_reward,
+)
 from support.entry_points import step_advantage
 from support.impls import IMPLS
 from support.loops import loop_grpo
@@ -34,6 +37,7 @@ pytestmark = pytest.mark.parametrize("impl", IMPLS)
 
 NO_FLOOR: dict[str, Any] = {"std_floor": 0.0}
 SCOPES_OF_STEPS: tuple[Scope, ...] = ("pooled", "per_index")
+GROUP_RELATIVE = [scope for scope in get_args(Scope) if scope != "value"]
 PLAIN: dict[str, Any] = {
     "process_discount": 1.0,
     "outcome_discount": 1.0,
@@ -92,25 +96,36 @@ def test_alpha_1_equals_no_smoothing_bit_for_bit(
     rollouts: list[Rollout], scope: Scope, impl: str
 ) -> None:
     credit = CreditConfig(scope=scope, smoothing=1, advantage_clip=None)
+    rollouts = [rollout for rollout in rollouts if rollout.reward]
+    assume(rollouts)
     batch, outcome = packed(rollouts), rollout_outcome(rollouts, torch.float32)
     process = step_reward(rollouts, torch.float32) - credit.process_baseline
     mixed = process_return(
         batch, credit.process_weight * process, discount=credit.process_discount
     ) + outcome_return(batch, outcome, discount=credit.outcome_discount)
     assert smoothed(batch, mixed, smoothing=1.0).equal(mixed)
-    group = batch.group_of_rollout[batch.rollout_of_step]
-    position = batch.position_of_step if scope == "per_index" else 0
     size = credit.process_weight * process_size(
         batch, step_reward(rollouts, torch.float32), credit=credit
     )
+    within = rounding(batch, size, outcome)
+    place = batch.rollout_of_step, batch.position_of_step
+    if scope == "pooled":
+        mixed, set_of_value = carried(batch, mixed), torch.arange(batch.max_rollout_steps)
+        set_of_value = set_of_value + 8 * batch.group_of_rollout[:, None]
+        within = within[:, None].expand_as(mixed)
+    else:
+        set_of_value = batch.position_of_step + 8 * batch.group_of_rollout[place[0]]
+        within = within[place[0]]
     unsmoothed = group_relative(
-        mixed,
-        group * 8 + position,
-        rounding=rounding(batch, size, outcome)[batch.rollout_of_step],
+        mixed.flatten(),
+        set_of_value.flatten(),
+        rounding=within.flatten(),
         num_sets=8 * batch.num_groups,
         std_floor=0.3,
         credit=credit,
     )
+    if scope == "pooled":
+        unsmoothed = unsmoothed.view_as(mixed)[place]
     value = advantages(rollouts, credit, impl, torch.float32)
     if impl == "reference":
         assert value.equal(unsmoothed)
@@ -143,13 +158,13 @@ def test_permuting_the_rollouts_permutes_the_advantages(
     reward=st.lists(st.sampled_from([0.0, 0.3, 0.7, 1.0]), min_size=1, max_size=4),
     size=st.integers(1, 6),
     outcome=st.sampled_from([0.0, 1.0]),
-    scope=st.sampled_from(get_args(Scope)),
+    scope=st.sampled_from(GROUP_RELATIVE),
     channels=st.sampled_from(get_args(Channels)),
     std=st.sampled_from(get_args(Std)),
     leave_one_out=st.booleans(),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_a_group_in_which_all_returns_are_equal_gets_exact_zeros(
+def test_rollouts_that_are_alike_in_everything_get_exact_zeros(
     reward: list[float],
     size: int,
     outcome: float,
@@ -160,8 +175,6 @@ def test_a_group_in_which_all_returns_are_equal_gets_exact_zeros(
     dtype: torch.dtype,
     impl: str,
 ) -> None:
-    if scope == "pooled":  # compares steps at different positions: their returns must be equal, too
-        reward = reward[:1]
     rollouts = [Rollout(0, (1,) * len(reward), tuple(reward), outcome)] * size
     credit = CreditConfig(
         scope=scope,
@@ -173,6 +186,139 @@ def test_a_group_in_which_all_returns_are_equal_gets_exact_zeros(
         rollout_weight=0.5,
     )
     assert advantages(rollouts, credit, impl, dtype).eq(0).all()
+
+
+@pytest.mark.parametrize("outcome", [0.0, 1.0])
+@pytest.mark.parametrize("reward", [(0.0, 0.0), (1.0, 0.0, 0.5, 0.5, 0.0), (0.3,) * 6])
+def test_no_credit_comes_of_the_discount_alone(
+    reward: tuple[float, ...], outcome: float, impl: str
+) -> None:
+    """Late steps are discounted less: where all rollouts are alike, that must not matter."""
+    rollouts = [Rollout(0, (1,) * len(reward), reward, outcome)] * 8
+    stuck = torch.zeros(8 * len(reward), dtype=torch.int64)
+    for preset in PRESETS:
+        credit = CreditConfig.preset(preset)
+        if credit.scope != "value":
+            assert advantages(rollouts, credit, impl).eq(0).all()
+    credit = CreditConfig.preset("finestep_state", state_shrinkage=0.5)
+    batch, rewards = packed(rollouts), (step_reward(rollouts), rollout_outcome(rollouts))
+    value = step_advantage(batch, *rewards, step_state=stuck, credit=credit, impl=impl)
+    assert value.eq(0).all()
+
+
+STATE_ALONE: dict[str, Any] = {"scope": "state", "step_weight": 1.0, "rollout_weight": 0.0}
+
+
+@given(rollouts=rollout_lists(min_size=2), random=st.randoms(use_true_random=False), data=st.data())
+def test_relabelling_states_changes_nothing(
+    rollouts: list[Rollout], random: Random, data: st.DataObject, impl: str
+) -> None:
+    batch, rewards = packed(rollouts), (step_reward(rollouts), rollout_outcome(rollouts))
+    keys = st.lists(st.integers(0, 5), min_size=batch.num_steps, max_size=batch.num_steps)
+    state = torch.tensor(data.draw(keys), dtype=torch.int64)
+    labels = torch.tensor(random.sample([-(2**63), -1, 0, 1, 77, 2**40, 2**63 - 1], 6))
+    credit = CreditConfig.preset("finestep_state")
+    value = step_advantage(batch, *rewards, step_state=state, credit=credit, impl=impl)
+    again = step_advantage(batch, *rewards, step_state=labels[state], credit=credit, impl=impl)
+    torch.testing.assert_close(again, value, rtol=0, atol=1e-12)
+
+
+@given(rollouts=rollout_lists(min_size=2), smoothing=st.sampled_from([0.7, 1.0]))
+def test_one_state_for_all_and_endless_shrinkage_are_pooled_without_the_own_rollout(
+    rollouts: list[Rollout], smoothing: float, impl: str
+) -> None:
+    settings: dict[str, Any] = {"std": "none", "smoothing": smoothing, "advantage_clip": None}
+    pooled = advantages(
+        rollouts, CreditConfig(scope="pooled", leave_one_out=True, **settings), impl
+    )
+    batch, rewards = packed(rollouts), (step_reward(rollouts), rollout_outcome(rollouts))
+    one = torch.zeros(batch.num_steps, dtype=torch.int64)
+    for state, shrinkage in ((one, 0.0), (one, 2.0), (one.cumsum(0) + 1, 1e12)):
+        if shrinkage > 2:
+            state = torch.arange(batch.num_steps) % 3
+        credit = CreditConfig(state_shrinkage=shrinkage, **STATE_ALONE, **settings)
+        value = step_advantage(batch, *rewards, step_state=state, credit=credit, impl=impl)
+        torch.testing.assert_close(value, pooled, rtol=1e-9, atol=1e-9)
+
+
+@given(rollouts=rollout_lists(min_size=2), scale=st.sampled_from([0.5, 1.0]))
+def test_differences_of_a_value_add_up_to_the_outcome_minus_the_first_value(
+    rollouts: list[Rollout], scale: float, impl: str
+) -> None:
+    credit = CreditConfig.preset(
+        "finestep_value", gae_lambda=1, process_weight=0, std="none", outcome_weight=scale
+    )
+    batch, value = packed(rollouts), some_values(packed(rollouts))
+    outcome = rollout_outcome(rollouts)
+    credited = step_advantage(
+        batch, step_reward(rollouts), outcome, step_value=value, credit=credit, impl=impl
+    )
+    expected = scale * (outcome[batch.rollout_of_step] - value)
+    torch.testing.assert_close(credited, expected, rtol=0, atol=1e-12)
+
+
+@given(rollouts=rollout_lists(min_size=2), shift=st.sampled_from([-0.25, 0.5]))
+def test_a_constant_added_to_every_value_reaches_the_outcome_alone(
+    rollouts: list[Rollout], shift: float, impl: str
+) -> None:
+    """With gamma_o = 1 it leaves all differences but the last, which loses it."""
+    credit = CreditConfig.preset("finestep_value", std="none", process_weight=0)
+    batch, rewards = packed(rollouts), (step_reward(rollouts), rollout_outcome(rollouts))
+    value = some_values(batch)
+
+    def of(step_value: Tensor) -> Tensor:
+        return step_advantage(batch, *rewards, step_value=step_value, credit=credit, impl=impl)
+
+    steps_left = (batch.step_offsets[1:] - 1)[batch.rollout_of_step] - torch.arange(batch.num_steps)
+    expected = of(value) - shift * credit.gae_lambda**steps_left
+    torch.testing.assert_close(of(value + shift), expected, rtol=0, atol=1e-12)
+
+
+def test_a_step_that_leaves_the_value_as_it_is_is_worth_nothing(impl: str) -> None:
+    rollouts = [Rollout(0, (1, 1), (1, 1), 1), Rollout(0, (1, 1, 1), (1, 1, 1), 0)]
+    value = torch.tensor([0.4, 0.4, 0.4, 0.4, 0.7], dtype=torch.float64)
+    credit = CreditConfig.preset("finestep_value", gae_lambda=0)
+    rewards = step_reward(rollouts), rollout_outcome(rollouts)
+    credited = step_advantage(
+        packed(rollouts), *rewards, step_value=value, credit=credit, impl=impl
+    )
+    root = math.sqrt(0.5) + 1e-6
+    expected = [0, 0.6 / root, 0, 0.3 / root, -0.7 / root]
+    assert credited.tolist() == pytest.approx(expected, abs=1e-12)
+
+
+def test_an_exact_value_gives_the_exact_advantage(impl: str) -> None:
+    """A chain: the first step finds the table with 1/2 at will, the second answers.
+
+    A rollout that found it is right with 0.8, one that did not with 0.2. So V = 0.5 at first, then
+    0.8 or 0.2, and finding is worth +0.3, not finding -0.3, however the rollout ends.
+    """
+    rollouts, values, expected = [], [], []
+    for found, right, count in ((1, 1, 8), (1, 0, 2), (0, 1, 2), (0, 0, 8)):
+        after = 0.8 if found else 0.2
+        rollouts += [Rollout(0, (1, 1), (1, 1), right)] * count
+        values += [0.5, after] * count
+        expected += [after - 0.5, right - after] * count
+    credit = CreditConfig.preset("finestep_value", gae_lambda=0, std="none")
+    rewards = step_reward(rollouts), rollout_outcome(rollouts)
+    credited = step_advantage(
+        packed(rollouts),
+        *rewards,
+        step_value=torch.tensor(values, dtype=torch.float64),
+        credit=credit,
+        impl=impl,
+    )
+    assert credited.tolist() == pytest.approx(expected, abs=1e-12)
+    # Whatever lambda is, the mean over the rollouts that found it is the same.
+    for gae_lambda in (0.5, 1.0):
+        other = step_advantage(
+            packed(rollouts),
+            *rewards,
+            step_value=torch.tensor(values, dtype=torch.float64),
+            credit=replace(credit, gae_lambda=gae_lambda),
+            impl=impl,
+        )
+        assert float(other[:20:2].mean()) == pytest.approx(0.3)
 
 
 def test_a_spread_within_rounding_counts_as_none(impl: str) -> None:
@@ -255,8 +401,8 @@ def test_a_small_difference_beyond_rounding_still_counts(impl: str) -> None:
         assert value == pytest.approx([-half] * 3 + [half] * 3, rel=1e-2)
 
 
-def test_a_singleton_gets_0_in_every_scope(impl: str) -> None:
-    for scope in get_args(Scope):
+def test_a_singleton_gets_0_in_every_scope_of_a_group(impl: str) -> None:
+    for scope in GROUP_RELATIVE:
         for leave_one_out in (False, True):
             credit = CreditConfig(scope=scope, std="none", leave_one_out=leave_one_out)
             assert advantages([Rollout(0, (1,), (0.2,), 1)], credit, impl).tolist() == [0]
@@ -265,7 +411,7 @@ def test_a_singleton_gets_0_in_every_scope(impl: str) -> None:
 @given(
     rollouts=rollout_lists(min_size=2, max_groups=1),
     scale=st.sampled_from([0.01, 0.5, 3.0, 1000.0]),
-    scope=st.sampled_from(get_args(Scope)),
+    scope=st.sampled_from(GROUP_RELATIVE),
     smoothing=st.sampled_from([0.7, 1.0]),
 )
 def test_scaling_both_weights_leaves_z_scores_alone(

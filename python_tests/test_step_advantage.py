@@ -14,21 +14,33 @@ from torch import Tensor
 from finestep_fast import CreditConfig, InputError
 from finestep_fast.config.credit import PRESETS, Channels, Scope
 from finestep_fast.reference import step_return
-from finestep_fast.reference.credit import CHANNELS, SCOPES
-from support.batches import SHAPES, Rollout, packed, rollout_lists, rollout_outcome, step_reward
-from support.entry_points import step_advantage
+from finestep_fast.reference.credit import CHANNELS, COMPARISONS
+from support.batches import (
+    SHAPES,
+    Rollout,
+    packed,
+    rollout_lists,
+    rollout_outcome,
+    some_states,
+    some_values,
+    step_reward,
+)
+from support.entry_points import device_of, step_advantage
 from support.impls import IMPLS
 from support.loops import loop_returns, loop_step_advantage
 from support.tolerance import assert_as_exact
 
 pytestmark = pytest.mark.parametrize("impl", IMPLS)
 
+NAN = float("nan")
 EXAMPLE = [
     Rollout(0, (1, 1), (1, 1), 1),
     Rollout(0, (1, 1, 1), (1, 0, 1), 1),
     Rollout(0, (1, 1, 1), (0, 1, 1), 0),
     Rollout(0, (1,), (1,), 0),
 ]
+STATE = torch.tensor([0, 1, 0, 1, 3, 0, 2, 2, 0])
+VALUE = torch.tensor([0.5, 0.6, 0.5, 0.4, 0.7, 0.5, 0.3, 0.2, 0.5], dtype=torch.float64)
 HALVES = {"step_weight": 0.5, "rollout_weight": 0.5}
 OLD_FORM: dict[str, Any] = {
     "process_baseline": 0.0,
@@ -40,11 +52,11 @@ OLD_FORM: dict[str, Any] = {
 GOLDEN = {
     "finestep": (
         CreditConfig.preset("finestep"),
-        "0.922801 0.963998 0.689155 0.715384 0.901773 -1.176282 -1.038959 -0.997762 -0.980106",
+        "0.967096 0.977799 0.753709 0.746042 0.837746 -0.949986 -0.889352 -0.873733 -0.770819",
     ),
     "finestep, halved with the trajectory": (
         CreditConfig.preset("finestep", **HALVES),
-        "0.93535 0.955948 0.732354 0.745469 0.838663 -1.06209 -0.993429 -0.97283 -0.87783",
+        "0.957498 0.962849 0.764631 0.760798 0.80665 -0.948942 -0.918625 -0.910816 -0.773186",
     ),
     "finestep_index": (
         CreditConfig.preset("finestep_index"),
@@ -52,7 +64,7 @@ GOLDEN = {
     ),
     "finestep_decoupled": (
         CreditConfig.preset("finestep_decoupled"),
-        "1.112755 1.153802 0.439008 0.430846 0.949229 -1.468638 -0.988853 -0.844918 -0.783231",
+        "1.151284 1.10043 0.607635 0.411502 0.667981 -1.152186 -0.854345 -0.860772 -0.606733",
     ),
     "trajectory": (
         CreditConfig.preset("finestep", scope="trajectory"),
@@ -68,7 +80,7 @@ GOLDEN = {
     ),
     "b = 0, pooled": (
         CreditConfig(**OLD_FORM),
-        "0.929529 0.944191 0.722166 0.7207 0.881542 -0.995382 -0.967524 -1.091125 -1.144096",
+        "0.956437 0.963062 0.767817 0.759216 0.838961 -0.79449 -0.780613 -0.843087 -0.929763",
     ),
     "matchtir": (
         CreditConfig.preset("matchtir"),
@@ -90,9 +102,15 @@ def numbers(text: str) -> Tensor:
 
 
 def advantages(rollouts: list[Rollout], credit: CreditConfig, impl: str) -> Tensor:
-    return step_advantage(
-        packed(rollouts), step_reward(rollouts), rollout_outcome(rollouts), credit=credit, impl=impl
-    )
+    rewards = step_reward(rollouts), rollout_outcome(rollouts)
+    return step_advantage(packed(rollouts), *rewards, credit=credit, impl=impl)
+
+
+def with_states(rollouts: list[Rollout], credit: CreditConfig, impl: str) -> Tensor:
+    """Return the advantages of the worked example, with its states or values."""
+    batch, reward, outcome = packed(rollouts), step_reward(rollouts), rollout_outcome(rollouts)
+    given = {"state": {"step_state": STATE}, "value": {"step_value": VALUE}}[credit.scope]
+    return step_advantage(batch, reward, outcome, **given, credit=credit, impl=impl)
 
 
 def assert_six_decimals(value: Tensor, expected: str) -> None:
@@ -105,11 +123,54 @@ def test_the_worked_example_to_six_decimals(name: str, impl: str) -> None:
     assert_six_decimals(advantages(EXAMPLE, credit, impl), expected)
 
 
+@pytest.mark.parametrize(
+    ("credit", "expected"),
+    [
+        (
+            CreditConfig.preset("finestep_state"),
+            "1.177979 0.979367 0.936464 0.695375 1.039928 -1.165523 -1.083711 -1.126101 -0.94892",
+        ),
+        (
+            CreditConfig.preset("finestep_state", step_weight=1.0, rollout_weight=0.0),
+            "1.40806 1.010835 1.097375 0.615196 1.304303 -1.383148 -1.219523 -1.304303 -1.122287",
+        ),
+        (  # against nobody but those who were in the state: 0.97 - (0.8509 - 0.1 + 0) / 3 ...
+            CreditConfig.preset(
+                "finestep_state",
+                step_weight=1.0,
+                rollout_weight=0.0,
+                std="none",
+                state_shrinkage=0.0,
+            ),
+            "0.7197 0.13 0.5609 -0.13 0 -0.706967 0 0 -0.573633",
+        ),
+        (
+            CreditConfig.preset("finestep_value"),
+            "0.519614 0.692819 0.216506 0.579422 0.519614 -0.719614 -0.34641 -0.34641 -0.866024",
+        ),
+    ],
+    ids=["finestep_state", "state alone", "state, no shrinkage, mean only", "finestep_value"],
+)
+def test_the_worked_example_with_states_or_values_to_six_decimals(
+    credit: CreditConfig, expected: str, impl: str
+) -> None:
+    assert_six_decimals(with_states(EXAMPLE, credit, impl), expected)
+
+
+def test_the_worked_example_with_states_and_no_right_rollout(impl: str) -> None:
+    all_wrong = [replace(rollout, outcome=0) for rollout in EXAMPLE]
+    credit = CreditConfig.preset("finestep_state", step_weight=1.0, rollout_weight=0.0)
+    assert_six_decimals(
+        with_states(all_wrong, credit, impl),
+        "0.21111 0.185185 -0.188888 -0.333332 0 -0.233333 0.111111 0 0.21111",
+    )
+
+
 def test_the_worked_example_with_no_right_rollout_shows_the_floor(impl: str) -> None:
     all_wrong = [replace(rollout, outcome=0) for rollout in EXAMPLE]
     assert_six_decimals(
         advantages(all_wrong, CreditConfig.preset("finestep"), impl),
-        "0.131518 0.131518 -0.168481 -0.191814 0.034518 -0.201814 0.031518 0.101518 0.131518",
+        "0.158333 0.105833 -0.141666 -0.217499 -0.06525 -0.174999 0.005833 0.00175 0.158333",
     )
 
 
@@ -156,6 +217,8 @@ def credit_configs() -> st.SearchStrategy[CreditConfig]:
         outcome_discount=share,
         smoothing=st.sampled_from([0.2, 0.7, 1.0]),
         scope=st.sampled_from(get_args(Scope)),
+        state_shrinkage=st.sampled_from([0.0, 2.0]),
+        gae_lambda=st.sampled_from([0.0, 0.5, 1.0]),
         channels=st.sampled_from(get_args(Channels)),
         std=st.sampled_from(["sample", "population", "none"]),
         std_floor=st.sampled_from([0.0, 0.3]),
@@ -171,7 +234,10 @@ def credit_configs() -> st.SearchStrategy[CreditConfig]:
 def test_advantages_equal_a_second_computation_in_loops(
     rollouts: list[Rollout], credit: CreditConfig, impl: str
 ) -> None:
-    expected = torch.tensor(loop_step_advantage(rollouts, credit), dtype=torch.float64)
+    batch = packed(rollouts)
+    state, value = some_states(batch).tolist(), some_values(batch).tolist()
+    looped = loop_step_advantage(rollouts, credit, state, value)
+    expected = torch.tensor(looped, dtype=torch.float64)
     torch.testing.assert_close(advantages(rollouts, credit, impl), expected, rtol=1e-9, atol=1e-8)
 
 
@@ -234,7 +300,7 @@ def test_rewards_may_be_integers_bools_or_bfloat16(impl: str) -> None:
 
 
 def test_scopes_and_channels_of_the_config_are_those_of_the_reference(impl: str) -> None:
-    assert set(SCOPES) == set(get_args(Scope))
+    assert {*COMPARISONS, "value"} == set(get_args(Scope))
     assert set(CHANNELS) == set(get_args(Channels))
 
 
@@ -253,3 +319,32 @@ def test_the_entry_point_names_the_wrong_reward(
 ) -> None:
     with pytest.raises(InputError, match=message):
         step_advantage(packed(EXAMPLE), reward, outcome, impl=impl)
+
+
+@pytest.mark.parametrize(
+    ("scope", "given", "message"),
+    [
+        ("state", {"step_state": None}, "step_state is not given while credit.scope is 'state'"),
+        ("value", {"step_value": None}, "step_value is not given while credit.scope is 'value'"),
+        ("value", {"step_value": VALUE, "step_state": STATE}, "step_state is given while credit"),
+        ("pooled", {"step_state": STATE}, "step_state is given .* 'pooled'; it must be given for"),
+        ("per_index", {"step_value": VALUE}, "step_value is given while credit.scope is 'per_in"),
+        ("state", {"step_state": STATE[1:]}, r"step_state has shape \(8,\); expected \(9,\), S"),
+        ("state", {"step_state": STATE.int()}, "step_state is torch.int32; expected int64"),
+        ("state", {"step_state": STATE.double()}, "step_state is torch.float64; expected int64"),
+        ("state", {"step_state": [0] * 9}, r"step_state is \[0, 0.*expected a tensor, int64"),
+        ("state", {"step_state": STATE.to("meta")}, "step_state is on meta; expected cpu"),
+        ("value", {"step_value": VALUE[None]}, r"step_value has shape \(1, 9\); expected \(9,\)"),
+        ("value", {"step_value": VALUE / 0}, "step_value holds inf, at 0; expected finite"),
+        ("value", {"step_value": VALUE * NAN}, "step_value holds nan, at 0; expected finite"),
+    ],
+)
+def test_the_entry_point_names_the_wrong_state_or_value(
+    scope: Scope, given: dict[str, Any], message: str, impl: str
+) -> None:
+    if ("inf" in message or "nan" in message) and device_of(impl).type != "cpu":
+        return  # numbers on a GPU are not looked at
+    credit = CreditConfig(scope=scope)
+    rewards = step_reward(EXAMPLE), rollout_outcome(EXAMPLE)
+    with pytest.raises(InputError, match=message):
+        step_advantage(packed(EXAMPLE), *rewards, **given, credit=credit, impl=impl)

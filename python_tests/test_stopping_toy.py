@@ -17,7 +17,8 @@ from torch import Tensor
 
 from finestep_fast import CreditConfig, StepBatch
 from finestep_fast.config.credit import Scope
-from finestep_fast.reference.credit import group_relative, process_return
+from finestep_fast.reference.comparison import group_relative
+from finestep_fast.reference.returns import process_return
 from support.entry_points import step_advantage
 from support.impls import IMPLS
 
@@ -77,8 +78,34 @@ def test_leave_one_out_per_index_estimates_the_gradient_within_a_tenth(toy: Toy,
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("scope", get_args(Scope))
-def test_every_scope_has_the_sign_of_the_gradient(toy: Toy, scope: Scope, impl: str) -> None:
+@pytest.mark.parametrize("shrinkage", [0.0, 2.0])
+def test_states_estimate_the_gradient_within_a_tenth(toy: Toy, shrinkage: float, impl: str) -> None:
+    """Those who have gone on equally often are in one state; odd and even groups label it apart."""
+    credit = replace(CREDIT, scope="state", state_shrinkage=shrinkage)
+    group = toy.batch.group_of_rollout[toy.batch.rollout_of_step]
+    state = toy.batch.position_of_step + 10 * (group % 2)
+    rewards = toy.step_reward, toy.rollout_outcome
+    advantage = step_advantage(toy.batch, *rewards, step_state=state, credit=credit, impl=impl)
+    assert toy.gradient(advantage) == pytest.approx(EXACT, rel=0.1)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("value", [0.0, 0.5])
+def test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
+    toy: Toy, value: float, impl: str
+) -> None:
+    credit = replace(CREDIT, scope="value", gae_lambda=1)
+    values = torch.full((toy.batch.num_steps,), value, dtype=torch.float64)
+    rewards = toy.step_reward, toy.rollout_outcome
+    advantage = step_advantage(toy.batch, *rewards, step_value=values, credit=credit, impl=impl)
+    assert toy.gradient(advantage) == pytest.approx(EXACT, rel=0.1)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+@pytest.mark.parametrize("scope", [scope for scope in get_args(Scope) if scope != "value"])
+def test_every_scope_of_a_group_has_the_sign_of_the_gradient(
+    toy: Toy, scope: Scope, impl: str
+) -> None:
     credit = replace(CREDIT, scope=scope)
     advantage = step_advantage(
         toy.batch, toy.step_reward, toy.rollout_outcome, credit=credit, impl=impl

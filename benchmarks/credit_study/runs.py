@@ -65,6 +65,7 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
     words = [
         *_data(warm, "dev.json"),
         *ARMS[cell.arm],
+        "credit.allow_reward_imbalance=true",  # presets are compared as they are
         f"rollout.prompts={cell.prompts}",
         f"update.updates={cell.updates}",
         "update.minibatches=1",

@@ -9,7 +9,7 @@
 namespace finestep {
 
 // Named as in Python's CreditConfig.
-enum class Scope : std::uint8_t { pooled, per_index, trajectory };
+enum class Scope : std::uint8_t { pooled, per_index, trajectory, state, value };
 enum class Channels : std::uint8_t { joint, decoupled };
 enum class Std : std::uint8_t { sample, population, none };
 
@@ -21,6 +21,8 @@ struct CreditSettings {
   double outcome_discount = 1;
   double smoothing = 1;
   Scope scope = Scope::pooled;
+  double state_shrinkage = 0;
+  double gae_lambda = 1;
   Channels channels = Channels::joint;
   Std std = Std::sample;
   double std_floor = 0;
@@ -38,14 +40,20 @@ struct GroupMap {
   std::span<const std::int64_t> group_rollouts;  // [R]
 };
 
+// What advantages are worked out from.
+struct Rewards {
+  std::span<const double> step_reward;       // [S]
+  std::span<const double> rollout_outcome;   // [R]
+  std::span<const std::int64_t> step_state;  // [S] for scope `state`, else empty
+  std::span<const double> step_value;        // [S] for scope `value`, else empty
+};
+
 // Throws std::out_of_range where an index could lead outside the arrays.
 void check_groups(const GroupMap& map, std::int64_t num_steps);
 
-// Returns the advantage of each step over the others of its group: [S]. A spread that rounding
-// alone may cause counts as none; `epsilon` is the distance of rewards around 1. The
-// result is the same for any number of threads.
-std::vector<double> step_advantage(const GroupMap& map, std::span<const double> step_reward,
-                                   std::span<const double> rollout_outcome,
+// Returns the advantage of each step: [S]. A spread that rounding alone may cause counts as none;
+// `epsilon` is the distance of rewards around 1. The result is the same for any number of threads.
+std::vector<double> step_advantage(const GroupMap& map, const Rewards& rewards,
                                    const CreditSettings& settings, double epsilon, int num_threads);
 
 }  // namespace finestep

@@ -68,9 +68,10 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
                         as_array(std::move(spans.offsets)));
 }
 
-// (step_offsets, group_offsets, group_rollouts), (step_reward, rollout_outcome)
+// (step_offsets, group_offsets, group_rollouts)
 using Groups = std::tuple<Memory, Memory, Memory>;
-using Rewards = std::tuple<Memory, Memory>;
+// (step_reward, rollout_outcome, step_state, step_value)
+using Rewards = std::tuple<Memory, Memory, std::optional<Memory>, std::optional<Memory>>;
 
 std::vector<double> advantages(const Groups& groups, const Rewards& rewards,
                                const finestep::CreditSettings& credit, finestep::Dtype dtype,
@@ -79,13 +80,24 @@ std::vector<double> advantages(const Groups& groups, const Rewards& rewards,
   const finestep::GroupMap map{.step_offsets = positions(step_offsets),
                                .group_offsets = positions(group_offsets),
                                .group_rollouts = positions(group_rollouts)};
-  const auto& [step_reward, rollout_outcome] = rewards;
+  const auto& [step_reward, rollout_outcome, step_state, step_value] = rewards;
   const std::int64_t num_steps = step_reward.size;
   finestep::check_groups(map, num_steps);
+  const auto reward = numbers(step_reward, num_steps);
+  const auto outcome = numbers(rollout_outcome, std::ssize(map.group_rollouts));
+  std::vector<double> value;
+  finestep::Rewards given{.step_reward = reward, .rollout_outcome = outcome};
+  if (credit.scope == finestep::Scope::state) {
+    require(step_state && step_state->size == num_steps, "step_state must be [S]");
+    given.step_state = positions(*step_state);
+  }
+  if (credit.scope == finestep::Scope::value) {
+    require(step_value.has_value(), "step_value must be [S]");
+    value = numbers(*step_value, num_steps);
+    given.step_value = value;
+  }
   const double epsilon = dtype == finestep::Dtype::float64 ? 0x1p-52 : 0x1p-23;
-  return finestep::step_advantage(map, numbers(step_reward, num_steps),
-                                  numbers(rollout_outcome, std::ssize(map.group_rollouts)), credit,
-                                  epsilon, num_threads);
+  return finestep::step_advantage(map, given, credit, epsilon, num_threads);
 }
 
 void step_advantage(const Groups& groups, const Rewards& rewards,
@@ -185,7 +197,9 @@ constexpr auto kStepSpansDoc =
     "[R+1]). `mask` is [R, L], C-contiguous.";
 constexpr auto kStepAdvantageDoc =
     "Write the advantages [S] to `out`. groups: step_offsets, group_offsets, group_rollouts; "
-    "rewards: step_reward [S], rollout_outcome [R]; credit: the fields of CreditConfig.";
+    "rewards: step_reward [S], rollout_outcome [R], step_state [S] int64 or None, step_value [S] "
+    "or "
+    "None; credit: the fields of CreditConfig.";
 constexpr auto kPolicyLossDoc =
     "Write loss [1], the gradient of the policy tokens to their places in [T] (where it is asked "
     "for; with clear_between also zeros to all others: steps must then ascend) and metrics to "

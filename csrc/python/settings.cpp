@@ -12,10 +12,12 @@ namespace finestep {
 namespace {
 
 void bind_credit_settings(py::module_& module) {
-  py::native_enum<Scope>(module, "Scope", "enum.Enum", "Which steps are compared.")
+  py::native_enum<Scope>(module, "Scope", "enum.Enum", "What a step is held against.")
       .value("pooled", Scope::pooled)
       .value("per_index", Scope::per_index)
       .value("trajectory", Scope::trajectory)
+      .value("state", Scope::state)
+      .value("value", Scope::value)
       .finalize();
   py::native_enum<Channels>(module, "Channels", "enum.Enum", "How rewards and outcomes combine.")
       .value("joint", Channels::joint)
@@ -32,7 +34,8 @@ void bind_credit_settings(py::module_& module) {
       Field{"process_baseline", &S::process_baseline}, Field{"process_weight", &S::process_weight},
       Field{"outcome_weight", &S::outcome_weight}, Field{"process_discount", &S::process_discount},
       Field{"outcome_discount", &S::outcome_discount}, Field{"smoothing", &S::smoothing},
-      Field{"scope", &S::scope}, Field{"channels", &S::channels}, Field{"std", &S::std},
+      Field{"scope", &S::scope}, Field{"state_shrinkage", &S::state_shrinkage},
+      Field{"gae_lambda", &S::gae_lambda}, Field{"channels", &S::channels}, Field{"std", &S::std},
       Field{"std_floor", &S::std_floor}, Field{"epsilon", &S::epsilon},
       Field{"leave_one_out", &S::leave_one_out}, Field{"step_weight", &S::step_weight},
       Field{"rollout_weight", &S::rollout_weight}, Field{"advantage_clip", &S::advantage_clip});

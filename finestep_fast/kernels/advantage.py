@@ -14,12 +14,8 @@ from torch import Tensor
 from finestep_fast.arguments import Rewards
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
-from finestep_fast.kernels.credit import (
-    credit_constants,
-    register_limit,
-    rollout_advantage,
-    setting_tensor,
-)
+from finestep_fast.kernels.credit import rollout_advantage
+from finestep_fast.kernels.settings import credit_constants, register_limit, setting_tensor
 
 FEW_STEPS = 32
 NUM_WARPS = 2
@@ -34,6 +30,8 @@ MAX_REGISTERS = 255
         "advantage_ptr",
         "reward_ptr",
         "outcome_ptr",
+        "state_ptr",
+        "value_ptr",
         "step_offsets_ptr",
         "group_offsets_ptr",
         "group_rollouts_ptr",
@@ -43,6 +41,8 @@ def step_advantage_forward(
     advantage_ptr,
     reward_ptr,
     outcome_ptr,
+    state_ptr,
+    value_ptr,
     step_offsets_ptr,
     group_offsets_ptr,
     group_rollouts_ptr,
@@ -61,6 +61,8 @@ def step_advantage_forward(
         i_place,
         reward_ptr,
         outcome_ptr,
+        state_ptr,
+        value_ptr,
         step_offsets_ptr,
         group_offsets_ptr,
         group_rollouts_ptr,

@@ -11,15 +11,15 @@ from torch import Tensor
 from finestep_fast.arguments import COUNT_OF_AGGREGATION, Count, Rewards, TokenConstants
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.kernels.credit import (
+from finestep_fast.kernels.loss import RATIOS, policy_loss_forward
+from finestep_fast.kernels.reduction import SUMS, reduced
+from finestep_fast.kernels.settings import (
     NO_SCOPE,
     credit_constants,
     register_limit,
     setting_tensor,
     tile_constants,
 )
-from finestep_fast.kernels.loss import RATIOS, policy_loss_forward
-from finestep_fast.kernels.reduction import SUMS, reduced
 from finestep_fast.kernels.tokens import AGGREGATIONS, KLS, NEVER
 
 BLOCK = 256
@@ -136,7 +136,15 @@ def num_parts(num_tokens: int, num_rollouts: int) -> int:
 def _reward_arguments(advantages: Tensor | Earned, batch: StepBatch) -> dict[str, Any]:
     max_rollout_steps = batch.max_rollout_steps
     if not isinstance(advantages, Earned):
-        pointers = ("reward", "outcome", "group_offsets", "group_rollouts", "setting")
+        pointers = (
+            "reward",
+            "outcome",
+            "state",
+            "value",
+            "group_offsets",
+            "group_rollouts",
+            "setting",
+        )
         return {
             **{f"{name}_ptr": None for name in pointers},
             "num_groups": 0,
@@ -150,6 +158,8 @@ def _reward_arguments(advantages: Tensor | Earned, batch: StepBatch) -> dict[str
     return {
         "reward_ptr": rewards.step_reward,
         "outcome_ptr": rewards.rollout_outcome,
+        "state_ptr": rewards.step_state,
+        "value_ptr": rewards.step_value,
         "group_offsets_ptr": batch.group_offsets,
         "group_rollouts_ptr": batch.group_rollouts,
         "setting_ptr": setting_tensor(credit, rewards.step_reward.device),

@@ -60,7 +60,7 @@ def state(
     deviation = value - baseline
 
     largest = rounding.new_zeros(batch.num_groups).scatter_reduce(
-        0, batch.group_of_rollout, rounding, "amax"
+        0, group, rounding[batch.rollout_of_step], "amax"
     )
     nothing = (num_members < 2) | (others + pseudo == 0) | (deviation.abs() <= largest[group])
     if credit.std != "none":

@@ -77,6 +77,17 @@ def rollout_outcome(rollouts: Sequence[Rollout], dtype: torch.dtype = torch.floa
     return torch.tensor([rollout.outcome for rollout in rollouts], dtype=dtype)
 
 
+def some_states(batch: StepBatch) -> Tensor:
+    """Return keys [S] by position: some are shared, some come back, all rollouts begin alike."""
+    return torch.tensor([0, -7, 3, -7, 2**40, 5])[batch.position_of_step % 6]
+
+
+def some_values(batch: StepBatch, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return values [S] between 0 and 1 by position and length of the rollout."""
+    length = batch.step_offsets.diff()[batch.rollout_of_step]
+    return ((0.37 * batch.position_of_step + 0.11 * length + 0.5) % 1).to(dtype)
+
+
 def placed(batch: StepBatch, policy_value: Tensor, *, fill: float = 0.0) -> Tensor:
     """Put the values of the policy tokens [N] on the token axis [T]; `fill` everywhere else."""
     token_value = policy_value.new_full((batch.num_tokens,), fill)

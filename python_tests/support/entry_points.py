@@ -15,7 +15,9 @@ from torch import Tensor
 
 import finestep_fast
 from finestep_fast import StepBatch
+from finestep_fast.config import as_credit
 from finestep_fast.reference import LossOutput, TokenLogp
+from support.batches import some_states, some_values
 
 
 def device_of(impl: str) -> torch.device:
@@ -52,7 +54,18 @@ def _on_cpu(out: LossOutput) -> LossOutput:
     return LossOutput(out.loss.cpu(), {name: value.cpu() for name, value in out.metrics.items()})
 
 
+def _with_states(batch: StepBatch, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Give a scope that needs states or values some, unless the test has its own."""
+    scope = as_credit(kwargs.get("credit", "finestep")).scope
+    if scope == "state" and "step_state" not in kwargs:
+        return kwargs | {"step_state": some_states(batch)}
+    if scope == "value" and "step_value" not in kwargs:
+        return kwargs | {"step_value": some_values(batch)}
+    return kwargs
+
+
 def step_advantage(*args: Any, **kwargs: Any) -> Tensor:
+    kwargs = _with_states(args[0], kwargs)
     advantage: Tensor = _called(finestep_fast.step_advantage, args, kwargs)
     return advantage.cpu()
 
@@ -62,6 +75,7 @@ def policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
 
 
 def step_policy_loss(*args: Any, **kwargs: Any) -> LossOutput:
+    kwargs = _with_states(args[2], kwargs)
     return _on_cpu(_called(finestep_fast.step_policy_loss, args, kwargs))
 
 

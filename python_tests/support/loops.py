@@ -6,7 +6,8 @@ Written from the formulas, not from `finestep_fast.reference`, which it checks.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 from finestep_fast import CreditConfig, LossConfig
 from support.batches import Rollout
@@ -49,60 +50,144 @@ def loop_relative(values: Sequence[float], floor: float, credit: CreditConfig) -
     return advantages
 
 
-def loop_scope(
+def loop_compared(
     rollouts: Sequence[Rollout],
     scope: str,
     w_p: float,
     w_o: float,
     floor: float,
     credit: CreditConfig,
+    state: Sequence[Sequence[int]],
 ) -> list[list[float]]:
-    values = {
-        (r, s): value
-        for r, rollout in enumerate(rollouts)
-        for s, value in enumerate(loop_returns(rollout, w_p, w_o, credit))
-    }
-    if scope == "trajectory":
-        values = {
-            (r, 0): w_o * rollout.outcome
-            + w_p * sum(p - credit.process_baseline for p in rollout.reward)
-            for r, rollout in enumerate(rollouts)
-            if rollout.reward
+    """Return the advantages of each rollout's steps over a scope that compares returns."""
+    returns = [loop_returns(rollout, w_p, w_o, credit) for rollout in rollouts]
+    advantage = [[0.0] * len(rollout.reward) for rollout in rollouts]
+    for group in {rollout.group for rollout in rollouts}:
+        members = [r for r, x in enumerate(rollouts) if x.group == group and x.reward]
+        longest = max((len(returns[r]) for r in members), default=0)
+        stand = {
+            r: [returns[r][min(s, len(returns[r]) - 1)] for s in range(longest)] for r in members
         }
-    sets: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    for r, s in values:
-        key = (rollouts[r].group, s if scope == "per_index" else 0)
-        sets.setdefault(key, []).append((r, s))
-    advantage: dict[tuple[int, int], float] = {}
-    for members in sets.values():
-        compared = loop_relative([values[member] for member in members], floor, credit)
-        advantage.update(zip(members, compared, strict=True))
+        if scope == "trajectory":
+            totals = [
+                w_o * rollouts[r].outcome
+                + w_p * sum(p - credit.process_baseline for p in rollouts[r].reward)
+                for r in members
+            ]
+            for r, value in zip(members, loop_relative(totals, floor, credit), strict=True):
+                advantage[r] = [value] * len(returns[r])
+        if scope == "state":
+            every = [value for r in members for value in returns[r]]
+            for r in members:
+                others = [u for u in members if u != r]
+                for s in range(len(returns[r])):
+                    advantage[r][s] = loop_state(
+                        r, s, others, returns, stand, state, every, floor, credit
+                    )
+        for s in range(longest if scope in ("pooled", "per_index") else 0):
+            there = [r for r in members if scope == "pooled" or s < len(returns[r])]
+            compared = loop_relative([stand[r][s] for r in there], floor, credit)
+            for r, value in zip(there, compared, strict=True):
+                if s < len(returns[r]):
+                    advantage[r][s] = value
+    return advantage
+
+
+def loop_state(
+    r: int,
+    s: int,
+    others: Sequence[int],
+    returns: Sequence[Sequence[float]],
+    stand: Mapping[int, Sequence[float]],
+    state: Sequence[Sequence[int]],
+    every: Sequence[float],
+    floor: float,
+    credit: CreditConfig,
+) -> float:
+    """Return the advantage of step s of rollout r over what others got from its state."""
+    key, visit = state[r][s], list(state[r][:s]).count(state[r][s])
+    got = []
+    for u in others:
+        visits = [returns[u][k] for k in range(len(returns[u])) if state[u][k] == key]
+        if visits:
+            got.append(visits[min(visit, len(visits) - 1)])
+    weight = len(got) + credit.state_shrinkage
+    if not others or weight == 0:
+        return 0.0
+    mean = math.fsum(stand[u][s] for u in others) / len(others)
+    baseline = (math.fsum(got) + credit.state_shrinkage * mean) / weight
+    deviation = returns[r][s] - baseline
+    centre = math.fsum(every) / len(every)
+    squares = math.fsum((value - centre) ** 2 for value in every)
+    freedom = len(every) - (credit.std == "sample")
+    scale = max(math.sqrt(squares / max(freedom, 1)), floor) + credit.epsilon
+    if abs(deviation) < 1e-13:
+        return 0.0
+    return deviation if credit.std == "none" else deviation / scale
+
+
+def loop_value(
+    rollouts: Sequence[Rollout], r: int, value: Sequence[float], credit: CreditConfig
+) -> list[float]:
+    """Return the credit of one rollout by differences of its values."""
+    rollout = rollouts[r]
+    n = len(rollout.reward)
+    outcomes = [x.outcome for x in rollouts if x.group == rollout.group and x.reward]
+    mean = math.fsum(outcomes) / len(outcomes) if outcomes else 0.0
+    squares = math.fsum((outcome - mean) ** 2 for outcome in outcomes)
+    freedom = len(outcomes) - (credit.std == "sample")
+    std = max(math.sqrt(squares / max(freedom, 1)), credit.std_floor)
+    factor = 1.0 if credit.std == "none" else (0.0 if std == 0 else 1 / (std + credit.epsilon))
+    delta = [
+        (rollout.outcome if k == n - 1 else credit.outcome_discount * value[k + 1]) - value[k]
+        for k in range(n)
+    ]
+    carried = credit.outcome_discount * credit.gae_lambda
     return [
-        [advantage[r, 0 if scope == "trajectory" else s] for s in range(len(rollout.reward))]
-        for r, rollout in enumerate(rollouts)
+        credit.outcome_weight * factor * sum(carried ** (k - s) * delta[k] for k in range(s, n))
+        + credit.process_weight
+        * sum(
+            credit.process_discount ** (k - s) * (rollout.reward[k] - credit.process_baseline)
+            for k in range(s, n)
+        )
+        for s in range(n)
     ]
 
 
-def loop_step_advantage(rollouts: Sequence[Rollout], credit: CreditConfig) -> list[float]:
+def loop_step_advantage(
+    rollouts: Sequence[Rollout],
+    credit: CreditConfig,
+    state: Sequence[int] = (),
+    value: Sequence[float] = (),
+) -> list[float]:
+    ends = list(accumulate(len(rollout.reward) for rollout in rollouts))
+    spans = [slice(end - len(x.reward), end) for end, x in zip(ends, rollouts, strict=True)]
+    states = [state[span] for span in spans]
     total = [[0.0] * len(rollout.reward) for rollout in rollouts]
     w_p, w_o, floor = credit.process_weight, credit.outcome_weight, credit.std_floor
     for weight, scope in (
         (credit.step_weight, credit.scope),
         (credit.rollout_weight, "trajectory"),
     ):
-        if credit.channels == "joint":
-            parts = [(1.0, loop_scope(rollouts, scope, w_p, w_o, floor * w_o, credit))]
+        if weight == 0:
+            continue
+        if scope == "value":
+            parts = [
+                (1.0, [loop_value(rollouts, r, value[x], credit) for r, x in enumerate(spans)])
+            ]
+        elif credit.channels == "joint":
+            parts = [(1.0, loop_compared(rollouts, scope, w_p, w_o, floor * w_o, credit, states))]
         else:
             parts = [
-                (w_p, loop_scope(rollouts, scope, 1, 0, floor, credit)),
-                (w_o, loop_scope(rollouts, scope, 0, 1, floor, credit)),
+                (w_p, loop_compared(rollouts, scope, 1, 0, floor, credit, states)),
+                (w_o, loop_compared(rollouts, scope, 0, 1, floor, credit, states)),
             ]
         for factor, part in parts:
             for r, row in enumerate(part):
-                for s, value in enumerate(row):
-                    total[r][s] += weight * factor * value
+                for s, advantage in enumerate(row):
+                    total[r][s] += weight * factor * advantage
     clip = math.inf if credit.advantage_clip is None else credit.advantage_clip
-    return [max(-clip, min(clip, value)) for row in total for value in row]
+    return [max(-clip, min(clip, advantage)) for row in total for advantage in row]
 
 
 def loop_grpo(rollouts: Sequence[Rollout], epsilon: float = 1e-6) -> list[float]:
