@@ -259,7 +259,7 @@ def _spans_of_mask(given: Inputs) -> list[Spans]:
 
 
 def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[float]]:
-    """Compute per row the returns to go, smoothed; per group their z-scores."""
+    """Compute per row the returns to go, smoothed; per group and position their z-scores."""
     group = given.group_of_rollout.tolist()
     reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
     returns_of_row: list[list[float]] = []
@@ -286,12 +286,16 @@ def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[f
     assert _CREDIT.advantage_clip is not None
     clip = _CREDIT.advantage_clip
     for rows in rows_of_group.values():
-        pool = torch.tensor([value for row in rows for value in returns_of_row[row]])
-        mean = pool.mean().item()
-        std = max(pool.std().item(), _CREDIT.std_floor) + _CREDIT.epsilon
+        longest = max(len(returns_of_row[row]) for row in rows)
+        stand = torch.tensor(
+            [[*r, *([r[-1]] * (longest - len(r)))] for r in (returns_of_row[row] for row in rows)]
+        )
+        mean = stand.mean(0).tolist()
+        std = (stand.std(0).clamp(min=_CREDIT.std_floor) + _CREDIT.epsilon).tolist()
         for row in rows:
             returns_of_row[row] = [
-                min(max((value - mean) / std, -clip), clip) for value in returns_of_row[row]
+                min(max((value - mean[step]) / std[step], -clip), clip)
+                for step, value in enumerate(returns_of_row[row])
             ]
     return returns_of_row
 
