@@ -98,7 +98,13 @@ def test_a_query_that_ran_shows_what_it_names_and_what_its_result_shows(
 
 def test_what_failed_shows_nothing(question: Question, engine: Engine) -> None:
     failing = "SELECT name, city, 'London', nothing FROM customer"
-    calls = [runs(failing), looks("customers"), search(""), GARBAGE, '<tool_call>{"name": "x"}']
+    calls: list[ToolCall | str] = [
+        runs(failing),
+        looks("customers"),
+        search(""),
+        GARBAGE,
+        '<tool_call>{"name": "x"}',
+    ]
     assert seen(question, engine, *calls) == [0] * 6
 
 

@@ -21,7 +21,7 @@ from support.tiny import LIMITS, Tiny
 
 SECRET = "SELECT name AS zebra FROM customer WHERE city = 'Quux' AND id = 77123 LIMIT 5501"
 OPEN = 'SELECT count(*) FROM "Order Item"'
-CALLS = [
+CALLS: list[ToolCall | str] = [
     ToolCall("list_tables", {}),
     ToolCall("describe_table", {"table": "customer"}),
     ToolCall("search_values", {"text": "lon"}),

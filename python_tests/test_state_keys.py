@@ -75,7 +75,15 @@ def test_calls_that_fail_and_malformed_steps_change_no_key(states: States) -> No
 
 
 def test_what_a_rollout_knows_more_makes_another_key(states: States) -> None:
-    sets = ([], [CUSTOMER], [LONDONER], [LIST], [COUNT], [CUSTOMER, COUNT], [LIST, CUSTOMER, COUNT])
+    sets: tuple[list[ToolCall], ...] = (
+        [],
+        [CUSTOMER],
+        [LONDONER],
+        [LIST],
+        [COUNT],
+        [CUSTOMER, COUNT],
+        [LIST, CUSTOMER, COUNT],
+    )
     keys = {last(states, calls) for calls in sets}
     assert len(keys) == len(sets)
     assert all(-(2**63) <= key < 2**63 for key in keys)

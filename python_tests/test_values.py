@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,7 +163,10 @@ def test_a_step_that_uncovers_nothing_changes_the_value_by_its_position_alone(
     groups: list[list[Rollout]], rollouts: list[Rollout], question: Question
 ) -> None:
     with Engine() as engine:
-        calls = [[ORDER, GARBAGE, COUNT, COUNT, WRONG], [CUSTOMER, RIGHT]]
+        calls: list[list[ToolCall | str]] = [
+            [ORDER, GARBAGE, COUNT, COUNT, WRONG],
+            [CUSTOMER, RIGHT],
+        ]
         extra = played(question, engine, *calls, group=4)
     assert num_seen(extra[0].transcript.episode)[1] == [1, 2, 2, 2, 2]  # a key, then nothing
     found = values(values_by([*rollouts, *extra], "gold"))[len(rollouts)]
@@ -213,9 +217,14 @@ def test_processes_that_gather_have_the_values_of_one_process(
 ) -> None:
     # Each process numbers its groups from 0.
     parts = [rollouts[:6], [dataclasses.replace(r, group=r.group - 2) for r in rollouts[6:]]]
-    every: list[object] = []
+    every: list[Any] = []
+
+    def sent(items: list[Any]) -> list[Any]:
+        every.extend(items)
+        return items
+
     for rank, part in enumerate(parts):
-        values_by(part, kind, rank=rank, gather=lambda items: [every.extend(items), items][1])
+        values_by(part, kind, rank=rank, gather=sent)
     found = [
         value
         for rank, part in enumerate(parts)
