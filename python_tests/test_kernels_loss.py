@@ -275,12 +275,7 @@ def test_a_nan_reward_stays_in_its_group(scope: Scope, std: Any) -> None:
         spoiled[1] = NAN
         # Not by way of the op: on the CPU, where the interpreter is, it refuses a NaN.
         rewards = Rewards(reward, outcome, asked.get("step_state"), asked.get("step_value"))
-        moved = Rewards(
-            **{
-                name: each if each is None else each.to(DEVICE)
-                for name, each in rewards._asdict().items()
-            }
-        )
+        moved = Rewards._make(each if each is None else each.to(DEVICE) for each in rewards)
         candidate = kernels.step_advantage(moved, batch.to(DEVICE), credit=credit).cpu()
         expected = reference.step_advantage(batch, **rewards._asdict(), credit=credit)
         assert candidate.isnan().equal(expected.isnan())
