@@ -2,9 +2,10 @@
 
     python -m benchmarks.bench_step_advantage
 
-Four pieces of work, each by every implementation of it:
+Five pieces of work, each by every implementation of it:
 
 - `steps`: advantages per step [S] where the steps are known.
+- `scopes`: the same over every scope; `reference` is that of `per_index`.
 - `mask`: from a mask [R, L] to advantages per step; what our policy loss needs.
 - `tokens`: from a mask to advantages per token [R, L]; what a foreign trainer needs.
 - `GRPO`: the same for outcomes alone, where verl's own estimators (the installed package) compute
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -28,6 +30,7 @@ from torch import Tensor
 import finestep_fast as ff
 from benchmarks import peers
 from benchmarks.harness import Case, options, own_impls, report
+from finestep_fast.config.credit import Scope
 
 _SHAPES = ((64, 2048, 4), (512, 4096, 6), (1280, 16384, 6))
 _GROUP = 8
@@ -63,7 +66,7 @@ def main() -> None:
     cases = [
         make(given)
         for given in (inputs(*shape, device=device) for shape in _SHAPES)
-        for make in (steps_case, mask_case, tokens_case, grpo_case)
+        for make in (steps_case, scopes_case, mask_case, tokens_case, grpo_case)
     ]
     notes = {"peers": peers.versions()}
     report("step advantage, milliseconds", "reference", cases, arguments, notes=notes)
@@ -79,6 +82,41 @@ def steps_case(given: Inputs) -> Case:
         "rows in Python": lambda: _flat(_credit_of_rows(spans, given)),
     }
     return _case("steps", given, runs, lambda impl: ff.step_advantage(*rewards, impl=impl))
+
+
+def scopes_case(given: Inputs) -> Case:
+    """Return the case of [S] advantages over every scope, `per_index` of the reference first."""
+    generator = torch.Generator().manual_seed(1)
+    found = torch.randint(3, (given.batch.num_steps,), generator=generator)
+    position = given.batch.position_of_step.cpu()
+    state = torch.where(position == 0, 0, position * 3 + found).to(given.batch.device)
+    value = torch.rand(given.batch.num_steps, generator=generator).to(given.batch.device)
+    rewards = given.batch, given.step_reward, given.rollout_outcome
+
+    def advantage(scope: Scope, impl: str) -> Tensor:
+        return ff.step_advantage(
+            *rewards,
+            step_state=state if scope == "state" else None,
+            step_value=value if scope == "value" else None,
+            credit=ff.CreditConfig(scope=scope),
+            impl=impl,
+        )
+
+    truth = {scope: advantage(scope, "reference") for scope in get_args(Scope)}
+    runs: Runs = {"reference": partial(advantage, "per_index", "reference")}
+    absent = {}
+    for impl, reason in own_impls(given.token_mask.device).items():
+        if reason is not None:
+            absent[impl] = reason
+            continue
+        for scope in get_args(Scope):
+            runs[f"{impl}, {scope}"] = partial(advantage, scope, impl)
+
+    def check(name: str) -> None:
+        scope = name.partition(", ")[2] or "per_index"
+        torch.testing.assert_close(runs[name](), truth[scope], rtol=1e-4, atol=1e-5)
+
+    return Case(f"{given.name}: scopes", runs, check, absent=absent, counting=True)
 
 
 def mask_case(given: Inputs) -> Case:
@@ -221,7 +259,7 @@ def _spans_of_mask(given: Inputs) -> list[Spans]:
 
 
 def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[float]]:
-    """Compute per row the returns to go, smoothed; per group their z-scores."""
+    """Compute per row the returns to go, smoothed; per group and position their z-scores."""
     group = given.group_of_rollout.tolist()
     reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
     returns_of_row: list[list[float]] = []
@@ -248,12 +286,16 @@ def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[f
     assert _CREDIT.advantage_clip is not None
     clip = _CREDIT.advantage_clip
     for rows in rows_of_group.values():
-        pool = torch.tensor([value for row in rows for value in returns_of_row[row]])
-        mean = pool.mean().item()
-        std = max(pool.std().item(), _CREDIT.std_floor) + _CREDIT.epsilon
+        longest = max(len(returns_of_row[row]) for row in rows)
+        stand = torch.tensor(
+            [[*r, *([r[-1]] * (longest - len(r)))] for r in (returns_of_row[row] for row in rows)]
+        )
+        mean = stand.mean(0).tolist()
+        std = (stand.std(0).clamp(min=_CREDIT.std_floor) + _CREDIT.epsilon).tolist()
         for row in rows:
             returns_of_row[row] = [
-                min(max((value - mean) / std, -clip), clip) for value in returns_of_row[row]
+                min(max((value - mean[step]) / std[step], -clip), clip)
+                for step, value in enumerate(returns_of_row[row])
             ]
     return returns_of_row
 

@@ -91,6 +91,12 @@ def test_all_advantages_that_are_timed_are_right_on_a_small_batch(piece: str) ->
     run_and_check(case)
 
 
+def test_every_scope_that_is_timed_is_right_on_a_small_batch() -> None:
+    case = bench_step_advantage.scopes_case(bench_step_advantage.inputs(16, 64, 4, device=CPU))
+    assert {"reference", "cpp, per_index", "cpp, state", "cpp, value"} <= set(case.runs)
+    run_and_check(case)
+
+
 def head_case(dtype: torch.dtype, **losses: head_losses.Loss) -> Case:
     shape = head_losses.Shape(2, 32, 500, 64, dtype, 0.5)
     found, absent = head_losses.losses(CPU, compiled=False)

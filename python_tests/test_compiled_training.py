@@ -22,6 +22,9 @@ OLD = -torch.rand(R, L, generator=NOISE) - 1.5
 ADVANTAGE = torch.randn(S, generator=NOISE)
 REWARD, OUTCOME = torch.rand(S, generator=NOISE), torch.tensor([1.0, 0.0, 0.0, 1.0])
 
+STATE = torch.tensor([0, 1, 0, 1, 1, 0, 2, 0, 3])
+VALUE = torch.rand(S, generator=NOISE)
+
 
 class Actor(nn.Module):
     """A small model with a head that a loss may take over."""
@@ -58,6 +61,17 @@ def step_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
 
 def step_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
     advantage = ff.step_advantage(batch, REWARD, OUTCOME)
+    return ff.policy_loss(actor.token_logp(), OLD, batch, advantage)
+
+
+def state_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
+    given: dict[str, Any] = {"step_state": STATE, "credit": "finestep_state"}
+    return ff.step_policy_loss(actor.token_logp(), OLD, batch, REWARD, OUTCOME, **given)
+
+
+def value_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
+    given: dict[str, Any] = {"step_value": VALUE, "credit": "finestep_value"}
+    advantage = ff.step_advantage(batch, REWARD, OUTCOME, **given)
     return ff.policy_loss(actor.token_logp(), OLD, batch, advantage)
 
 
@@ -112,6 +126,8 @@ OPS: list[Any] = [
     policy_loss,
     step_policy_loss,
     step_advantage,
+    state_policy_loss,
+    value_advantage,
     token_advantage,
     logits_policy_loss,
     linear_policy_loss,

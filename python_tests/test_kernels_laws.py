@@ -18,7 +18,7 @@ import test_step_advantage
 import test_stopping_toy
 from hypothesis import settings
 
-from finestep_fast.config.credit import PRESETS, Scope
+from finestep_fast.config.credit import PRESETS
 from finestep_fast.config.loss import Ratio
 from support.batches import SHAPES
 from support.entry_points import device_of
@@ -118,11 +118,10 @@ def test_the_stopping_toy() -> None:
     )
     for shrinkage in (0.0, 2.0):
         test_stopping_toy.test_states_estimate_the_gradient_within_a_tenth(toy, shrinkage, "triton")
-    for value in (0.0, 0.5):
-        test_stopping_toy.test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
-            toy, value, "triton"
-        )
-    for scope in [scope for scope in get_args(Scope) if scope != "value"]:
+    test_stopping_toy.test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
+        toy, 0.5, "triton"
+    )
+    for scope in test_stopping_toy.SCOPES_OF_GROUPS:
         test_stopping_toy.test_every_scope_of_a_group_has_the_sign_of_the_gradient(
             toy, scope, "triton"
         )

@@ -274,10 +274,10 @@ def test_a_nan_reward_stays_in_its_group(scope: Scope, std: Any) -> None:
         before = spoiled[1].item()
         spoiled[1] = NAN
         # Not by way of the op: on the CPU, where the interpreter is, it refuses a NaN.
-        rewards = {"step_reward": reward, "rollout_outcome": outcome, **asked}
-        moved = Rewards(**{name: value.to(DEVICE) for name, value in rewards.items()})
+        rewards = Rewards(reward, outcome, asked.get("step_state"), asked.get("step_value"))
+        moved = Rewards._make(each if each is None else each.to(DEVICE) for each in rewards)
         candidate = kernels.step_advantage(moved, batch.to(DEVICE), credit=credit).cpu()
-        expected = reference.step_advantage(batch, **rewards, credit=credit)
+        expected = reference.step_advantage(batch, **rewards._asdict(), credit=credit)
         assert candidate.isnan().equal(expected.isnan())
         assert 0 < candidate.isnan().sum() < len(candidate)
         torch.testing.assert_close(candidate, expected, equal_nan=True)

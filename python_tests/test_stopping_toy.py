@@ -23,6 +23,7 @@ from support.entry_points import step_advantage
 from support.impls import IMPLS
 
 EXACT = 0.1 * sum(k * 0.5 ** (k + 1) for k in range(1, 6))
+SCOPES_OF_GROUPS: list[Scope] = [scope for scope in get_args(Scope) if scope != "value"]
 NUM_GROUPS, GROUP_SIZE, NUM_STEPS = 40_000, 8, 6
 CREDIT = CreditConfig(
     process_baseline=0,
@@ -102,7 +103,7 @@ def test_outcomes_minus_a_value_estimate_the_gradient_within_a_tenth(
 
 
 @pytest.mark.parametrize("impl", IMPLS)
-@pytest.mark.parametrize("scope", [scope for scope in get_args(Scope) if scope != "value"])
+@pytest.mark.parametrize("scope", SCOPES_OF_GROUPS)
 def test_every_scope_of_a_group_has_the_sign_of_the_gradient(
     toy: Toy, scope: Scope, impl: str
 ) -> None:

@@ -37,6 +37,12 @@ def main() -> None:
     parser.add_argument("--prompts", nargs="+", type=int, default=list(PROMPTS))
     parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, help="default: those of the study")
+    parser.add_argument(
+        "--warm-starts",
+        type=int,
+        default=len(REPORTED_SEEDS),
+        help="how many the seeds share; a seed takes number (seed mod this)",
+    )
     parser.add_argument("--max-kl", type=float, help="for all arms, instead of the chosen bounds")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
@@ -50,7 +56,7 @@ def main() -> None:
     cells = [cell for cell in _planned(options) if cell not in done_cells(options.results)]
     print(f"{len(cells)} runs to do")
     os.nice(10)  # beside other work
-    seeds = list(dict.fromkeys((cell.world, cell.seed) for cell in cells))
+    warm = list(dict.fromkeys((cell.world, cell.warm) for cell in cells))
     writing = threading.Lock()
 
     def do(cell: Cell) -> None:
@@ -60,7 +66,7 @@ def main() -> None:
         print(f"{cell.name}: test EX {record['test']['ex']:.3f}", flush=True)
 
     with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(lambda place: warm_start(place[0], place[1], options.root), seeds))
+        list(pool.map(lambda place: warm_start(place[0], place[1], options.root), warm))
         list(pool.map(do, cells))
 
 
@@ -78,7 +84,8 @@ def _planned(options: argparse.Namespace) -> Iterable[Cell]:
                     else:
                         chosen = (options.max_kl or bounds[world, prompts, arm],)
                     for max_kl in chosen:
-                        yield Cell(world, prompts, arm, seed, max_kl, options.updates)
+                        warm = seed % options.warm_starts
+                        yield Cell(world, prompts, arm, warm, seed, max_kl, options.updates)
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ class Cell:
     """Questions of an update."""
     arm: str
     """A key of `ARMS`."""
+    warm: int
+    """Which warm start: the seed of the world and of the weights."""
     seed: int
-    """Of the world, the weights and the sampling."""
+    """Of the questions' order and of the sampling."""
     max_kl: float
     """Bound on the KL divergence of an update, in nats per token."""
     updates: int
@@ -40,7 +42,8 @@ class Cell:
     def name(self) -> str:
         """Return the name of the run's folder."""
         return (
-            f"{self.world}-{self.prompts}-{self.arm}-kl{self.max_kl:g}-u{self.updates}-s{self.seed}"
+            f"{self.world}-{self.prompts}-{self.arm}-kl{self.max_kl:g}-u{self.updates}"
+            f"-w{self.warm}-s{self.seed}"
         )
 
 
@@ -60,7 +63,7 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
         root: Where the folders of runs and warm starts are.
         learning_rate: Of the updates, so large that the bound on the KL divergence is met.
     """
-    warm = root / "warm" / f"{cell.world}-s{cell.seed}"
+    warm = root / "warm" / f"{cell.world}-w{cell.warm}"
     folder = root / "runs" / cell.name
     words = [
         *_data(warm, "dev.json"),
@@ -86,8 +89,9 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
 
 def warm_start(world: str, seed: int, root: Path) -> None:
     """Make the world and the warm policy of a seed, or what is left of them."""
-    folder = root / "warm" / f"{world}-s{seed}"
-    _train(world, folder, seed, [f"data.world.seed={seed}", "update.updates=0"])
+    folder = root / "warm" / f"{world}-w{seed}"
+    of_world = "data.explore.seed" if world == "explore" else "data.world.seed"
+    _train(world, folder, seed, [f"{of_world}={seed}", "update.updates=0"])
 
 
 def _data(warm: Path, questions: str, model: Path | None = None) -> list[str]:

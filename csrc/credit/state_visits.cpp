@@ -17,9 +17,11 @@ std::size_t first_slot(std::int64_t key, std::size_t num_slots) {
 }  // namespace
 
 void StateVisits::clear() {
+  for (const State& state : states_) {
+    slots_[state.slot].number = 0;
+  }
   steps_.clear();
   states_.clear();
-  slots_.assign(std::max(slots_.size(), kFirstSlots), 0);
 }
 
 void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
@@ -41,11 +43,13 @@ void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
   }
 }
 
-void StateVisits::total(std::span<const double> step_value) {
+void StateVisits::total(std::span<const double> step_value, double pseudo) {
   std::uint32_t place = 0;
   for (State& state : states_) {
     state.first_total = place;
     place += state.most_visits;
+    const double others = (static_cast<double>(state.num_visitors) - 1) + pseudo;
+    state.share = others == 0 ? 0 : 1 / others;
   }
   totals_.assign(place, 0.0);
   for (std::size_t s = 0; s < steps_.size(); ++s) {
@@ -61,31 +65,36 @@ std::uint32_t StateVisits::state_of(std::int64_t key) {
   if (2 * (states_.size() + 1) > slots_.size()) {
     grow();
   }
-  std::size_t slot = first_slot(key, slots_.size());
-  while (slots_[slot] != 0) {
-    if (states_[slots_[slot] - 1].key == key) {
-      return slots_[slot] - 1;
+  std::size_t place = first_slot(key, slots_.size());
+  while (slots_[place].number != 0) {
+    if (slots_[place].key == key) {
+      return slots_[place].number - 1;
     }
-    slot = (slot + 1) & (slots_.size() - 1);
+    place = (place + 1) & (slots_.size() - 1);
   }
-  states_.push_back({.key = key,
+  states_.push_back({.share = 0,
+                     .slot = static_cast<std::uint32_t>(place),
                      .num_visitors = 0,
                      .most_visits = 0,
                      .first_step = kNone,
                      .last_step = 0,
                      .first_total = 0});
-  slots_[slot] = static_cast<std::uint32_t>(states_.size());
-  return slots_[slot] - 1;
+  slots_[place] = {.key = key, .number = static_cast<std::uint32_t>(states_.size())};
+  return slots_[place].number - 1;
 }
 
 void StateVisits::grow() {
-  slots_.assign(std::max(kFirstSlots, 2 * slots_.size()), 0);
-  for (std::size_t number = 0; number < states_.size(); ++number) {
-    std::size_t slot = first_slot(states_[number].key, slots_.size());
-    while (slots_[slot] != 0) {
-      slot = (slot + 1) & (slots_.size() - 1);
+  std::vector<Slot> before(std::max(kFirstSlots, 2 * slots_.size()), Slot{.key = 0, .number = 0});
+  before.swap(slots_);
+  for (const Slot& slot : before) {
+    if (slot.number != 0) {
+      std::size_t place = first_slot(slot.key, slots_.size());
+      while (slots_[place].number != 0) {
+        place = (place + 1) & (slots_.size() - 1);
+      }
+      slots_[place] = slot;
+      states_[slot.number - 1].slot = static_cast<std::uint32_t>(place);
     }
-    slots_[slot] = static_cast<std::uint32_t>(number + 1);
   }
 }
 

@@ -1,9 +1,9 @@
 #include "credit/step_credit.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <stdexcept>
 
 #include "credit/state_visits.h"
@@ -199,7 +199,7 @@ class GroupCredit {
 
   // Scope `state`: with what others got from the same state, shrunk towards where all others stand.
   void compare_states(const Channel& channel) {
-    visits_.total(value_);
+    visits_.total(value_, settings_.state_shrinkage);
     const bool is_alone = rollouts_.size() < 2;
     const double share = is_alone ? 0 : 1 / (static_cast<double>(rollouts_.size()) - 1);
     const double pseudo = settings_.state_shrinkage;
@@ -216,10 +216,9 @@ class GroupCredit {
       for (const double all : std::span(set_).first(static_cast<std::size_t>(rollout.num_steps))) {
         const double own = value_[step];
         const auto others = visits_.others(step, own);
-        const double count = others.count + pseudo;
-        const double baseline = (others.total + (pseudo * share * (all - own))) / count;
-        const double deviation = own - baseline;
-        const bool is_nothing = is_alone || count == 0 || std::abs(deviation) <= rounding;
+        const double stand = pseudo * share * (all - own);
+        const double deviation = own - (others.share * (others.total + stand));
+        const bool is_nothing = is_alone || others.share == 0 || std::abs(deviation) <= rounding;
         advantage_[step++] = is_nothing ? 0 : deviation * factor;
       }
     }
@@ -307,7 +306,7 @@ class GroupCredit {
       return;
     }
     const auto count = static_cast<double>(set.size());
-    const double mean = std::accumulate(set.begin(), set.end(), 0.0) / count;
+    const double mean = mean_of(set);
     double factor = settings_.leave_one_out ? count / (count - 1) : 1;
     factor /= divisor(spread(set), std_floor);
     for (double& value : set) {
@@ -328,14 +327,32 @@ class GroupCredit {
     return set.size() < 2 || (high - low <= rounding && !is_nan);
   }
 
+  // The sum of a function of each value; in four parts, since one addition waits for another.
+  template <typename Function>
+  static double sum(std::span<const double> set, const Function& function) {
+    std::array<double, 4> parts{};
+    std::size_t i = 0;
+    for (; i + parts.size() <= set.size(); i += parts.size()) {
+      for (std::size_t part = 0; part < parts.size(); ++part) {
+        parts[part] += function(set[i + part]);
+      }
+    }
+    for (; i < set.size(); ++i) {
+      parts[0] += function(set[i]);
+    }
+    return (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  }
+
+  static double mean_of(std::span<const double> set) {
+    return sum(set, [](double value) { return value; }) / static_cast<double>(set.size());
+  }
+
   // The standard deviation; 0 for fewer than 2 values.
   [[nodiscard]] double spread(std::span<const double> set) const {
     const auto count = static_cast<double>(set.size());
-    const double mean = std::accumulate(set.begin(), set.end(), 0.0) / count;
-    double squares = 0;
-    for (const double value : set) {
-      squares += (value - mean) * (value - mean);
-    }
+    const double mean = mean_of(set);
+    const double squares =
+        sum(set, [mean](double value) { return (value - mean) * (value - mean); });
     const double freedom = settings_.std == Std::sample ? count - 1 : count;
     return set.size() < 2 ? 0 : std::sqrt(squares / freedom);
   }

@@ -66,7 +66,7 @@ def step_advantage(
     """
     process, outcome = _rewards(step_reward, rollout_outcome, credit=credit)
     size = process_size(batch, step_reward.to(process.dtype), credit=credit)
-    channels = partial(
+    channels: Callable[..., Tensor] = partial(
         CHANNELS[credit.channels], batch, process, outcome, process_size=size, credit=credit
     )
     advantage = torch.zeros_like(process)
@@ -82,6 +82,7 @@ def step_advantage(
                 credit=credit,
             )
         elif credit.scope == "state":
+            assert step_state is not None
             by_step = channels(compare=partial(state, step_state=step_state))
         else:
             by_step = channels(compare=COMPARISONS[credit.scope])
