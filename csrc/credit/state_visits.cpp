@@ -1,11 +1,10 @@
 #include "credit/state_visits.h"
 
-#include <algorithm>
+#include <bit>
 
 namespace finestep {
 namespace {
 
-constexpr std::size_t kFirstSlots = 64;
 constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
 // Where the search for a key begins; the number of slots is a power of two.
@@ -16,77 +15,77 @@ std::size_t first_slot(std::int64_t key, std::size_t num_slots) {
 
 }  // namespace
 
-void StateVisits::clear() {
+void StateVisits::clear(std::size_t num_steps) {
   steps_.clear();
-  states_.clear();
-  slots_.assign(std::max(slots_.size(), kFirstSlots), 0);
+  visits_.clear();
+  slots_.assign(std::bit_ceil((2 * num_steps) + 1), Slot{.key = 0, .visit = 0});
 }
 
 void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
-  const auto first = static_cast<std::uint32_t>(steps_.size());
+  const auto start = static_cast<std::uint32_t>(steps_.size());
   for (const std::int64_t key : step_state) {
-    const std::uint32_t number = state_of(key);
-    State& state = states_[number];
-    std::uint32_t visit = 0;
-    if (state.first_step == first) {
-      visit = steps_[state.last_step].visit + 1;
-      steps_[state.last_step].is_last_visit = false;
+    const std::uint32_t first = first_visit(key);
+    std::uint32_t visit = first;
+    if (visits_[first].rollout_start == start) {
+      Step& before = steps_[visits_[first].last_step];
+      before.is_last_visit = false;
+      visit = visit_after(before.visit);
     } else {
-      state.first_step = first;
-      ++state.num_visitors;
+      visits_[first].rollout_start = start;
+      ++visits_[first].num_visitors;
     }
-    state.last_step = static_cast<std::uint32_t>(steps_.size());
-    state.most_visits = std::max(state.most_visits, visit + 1);
-    steps_.push_back({.state = number, .visit = visit, .is_last_visit = true});
+    visits_[first].last_step = static_cast<std::uint32_t>(steps_.size());
+    steps_.push_back({.visit = visit, .is_last_visit = true});
   }
 }
 
-void StateVisits::total(std::span<const double> step_value) {
-  std::uint32_t place = 0;
-  for (State& state : states_) {
-    state.first_total = place;
-    place += state.most_visits;
-  }
-  totals_.assign(place, 0.0);
+void StateVisits::total(std::span<const double> step_value, double shrinkage) {
+  totals_.assign(visits_.size(), 0.0);
+  ended_.assign(visits_.size(), 0.0);
   for (std::size_t s = 0; s < steps_.size(); ++s) {
-    const State& state = states_[steps_[s].state];
-    const std::uint32_t end = steps_[s].is_last_visit ? state.most_visits : steps_[s].visit + 1;
-    for (std::uint32_t visit = steps_[s].visit; visit < end; ++visit) {
-      totals_[state.first_total + visit] += step_value[s];
+    const Step& step = steps_[s];
+    totals_[step.visit] += step_value[s];
+    if (step.is_last_visit && visits_[step.visit].next != kNone) {
+      ended_[visits_[step.visit].next] += step_value[s];
     }
+  }
+  shares_.resize(visits_.size());
+  for (std::size_t number = 0; number < visits_.size(); ++number) {
+    const Visit& visit = visits_[number];
+    totals_[number] += ended_[number];
+    if (visit.next != kNone) {  // a later one has a larger number
+      ended_[visit.next] += ended_[number];
+    }
+    const double weight = visits_[visit.first].num_visitors - 1 + shrinkage;
+    shares_[number] = weight == 0 ? 0 : 1 / weight;
   }
 }
 
-std::uint32_t StateVisits::state_of(std::int64_t key) {
-  if (2 * (states_.size() + 1) > slots_.size()) {
-    grow();
-  }
-  std::size_t slot = first_slot(key, slots_.size());
-  while (slots_[slot] != 0) {
-    if (states_[slots_[slot] - 1].key == key) {
-      return slots_[slot] - 1;
+std::uint32_t StateVisits::first_visit(std::int64_t key) {
+  std::size_t place = first_slot(key, slots_.size());
+  while (slots_[place].visit != 0) {
+    if (slots_[place].key == key) {
+      return slots_[place].visit - 1;
     }
-    slot = (slot + 1) & (slots_.size() - 1);
+    place = (place + 1) & (slots_.size() - 1);
   }
-  states_.push_back({.key = key,
-                     .num_visitors = 0,
-                     .most_visits = 0,
-                     .first_step = kNone,
-                     .last_step = 0,
-                     .first_total = 0});
-  slots_[slot] = static_cast<std::uint32_t>(states_.size());
-  return slots_[slot] - 1;
+  const auto visit = static_cast<std::uint32_t>(visits_.size());
+  visits_.push_back(
+      {.first = visit, .next = kNone, .num_visitors = 0, .rollout_start = kNone, .last_step = 0});
+  slots_[place] = {.key = key, .visit = visit + 1};
+  return visit;
 }
 
-void StateVisits::grow() {
-  slots_.assign(std::max(kFirstSlots, 2 * slots_.size()), 0);
-  for (std::size_t number = 0; number < states_.size(); ++number) {
-    std::size_t slot = first_slot(states_[number].key, slots_.size());
-    while (slots_[slot] != 0) {
-      slot = (slot + 1) & (slots_.size() - 1);
-    }
-    slots_[slot] = static_cast<std::uint32_t>(number + 1);
+std::uint32_t StateVisits::visit_after(std::uint32_t visit) {
+  if (visits_[visit].next == kNone) {
+    visits_[visit].next = static_cast<std::uint32_t>(visits_.size());
+    visits_.push_back({.first = visits_[visit].first,
+                       .next = kNone,
+                       .num_visitors = 0,
+                       .rollout_start = kNone,
+                       .last_step = 0});
   }
+  return visits_[visit].next;
 }
 
 }  // namespace finestep

@@ -14,48 +14,52 @@ class StateVisits {
  public:
   // The other rollouts that were in the state of a step.
   struct Others {
-    double count;  // how many
     double total;  // of their values at the same visit, or at their last if they had fewer
+    double share;  // of each of them in the mean: 1 / (how many + shrinkage), 0 for 1 / 0
   };
 
-  // Begins another group.
-  void clear();
+  // Begins another group, of at most that many steps.
+  void clear(std::size_t num_steps);
 
   // Adds a rollout by the state of each of its steps.
   void add_rollout(std::span<const std::int64_t> step_state);
 
-  // Adds up the values of all steps.
-  void total(std::span<const double> step_value);
+  // Adds up the values of all steps; `shrinkage` is a number of visitors beside the rollouts.
+  void total(std::span<const double> step_value, double shrinkage);
 
   // After `total`, of the same values.
   [[nodiscard]] Others others(std::size_t step, double step_value) const {
-    const State& state = states_[steps_[step].state];
-    const double total = totals_[state.first_total + steps_[step].visit];
-    return {.count = static_cast<double>(state.num_visitors - 1), .total = total - step_value};
+    const std::uint32_t visit = steps_[step].visit;
+    return {.total = totals_[visit] - step_value, .share = shares_[visit]};
   }
 
  private:
   struct Step {
-    std::uint32_t state;
-    std::uint32_t visit;  // how many earlier steps of its rollout were in the state
-    bool is_last_visit;   // of its rollout
+    std::uint32_t visit;
+    bool is_last_visit;  // of its rollout to the state
   };
-  struct State {
+  struct Visit {  // the first one of rollouts to a state, or their second, ...
+    std::uint32_t first;
+    std::uint32_t next;
+    // For a first visit:
+    std::uint32_t num_visitors;   // rollouts
+    std::uint32_t rollout_start;  // the first step of the rollout that was here last
+    std::uint32_t last_step;      // of it in this state
+  };
+  struct Slot {  // of a table with open addressing
     std::int64_t key;
-    std::uint32_t num_visitors;  // rollouts
-    std::uint32_t most_visits;   // of one rollout
-    std::uint32_t first_step;    // of the rollout that was here last
-    std::uint32_t last_step;     // of it in this state
-    std::uint32_t first_total;   // its place in `totals_`
+    std::uint32_t visit;  // 1 + the first one to the state, or 0
   };
 
-  std::uint32_t state_of(std::int64_t key);
-  void grow();
+  std::uint32_t first_visit(std::int64_t key);
+  std::uint32_t visit_after(std::uint32_t visit);
 
   std::vector<Step> steps_;
-  std::vector<State> states_;
-  std::vector<std::uint32_t> slots_;  // open addressing: 1 + the number of a state, or 0
-  std::vector<double> totals_;        // of each state, one for each visit
+  std::vector<Visit> visits_;
+  std::vector<Slot> slots_;
+  std::vector<double> totals_;  // of each visit
+  std::vector<double> ended_;   // of rollouts that had fewer, a part of the totals
+  std::vector<double> shares_;
 };
 
 }  // namespace finestep
