@@ -7,50 +7,50 @@ namespace {
 
 constexpr std::uint32_t kNone = ~std::uint32_t{0};
 
-// Where the search for a key begins; the number of slots is a power of two.
-std::size_t first_slot(std::int64_t key, std::size_t num_slots) {
-  const std::uint64_t mixed = static_cast<std::uint64_t>(key) * 0x9e3779b97f4a7c15U;
-  return static_cast<std::size_t>(mixed >> 32U) & (num_slots - 1);
-}
-
 }  // namespace
 
 void StateVisits::clear(std::size_t num_steps) {
-  steps_.clear();
-  visits_.clear();
-  slots_.assign(std::bit_ceil((2 * num_steps) + 1), Slot{.key = 0, .visit = 0});
+  num_steps_ = 0;
+  num_visits_ = 0;
+  steps_.resize(num_steps);
+  visits_.resize(num_steps);
+  const std::size_t num_slots = std::bit_ceil((2 * num_steps) + 2);
+  shift_ = 64 - std::countr_zero(num_slots);
+  slots_.assign(num_slots, 0);
+  keys_.resize(num_slots);
 }
 
 void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
-  const auto start = static_cast<std::uint32_t>(steps_.size());
+  const std::uint32_t start = num_steps_;
   for (const std::int64_t key : step_state) {
     const std::uint32_t first = first_visit(key);
+    Visit& state = visits_[first];
     std::uint32_t visit = first;
-    if (visits_[first].rollout_start == start) {
-      Step& before = steps_[visits_[first].last_step];
+    if (state.rollout_start == start) {
+      Step& before = steps_[state.last_step];
       before.is_last_visit = false;
       visit = visit_after(before.visit);
     } else {
-      visits_[first].rollout_start = start;
-      ++visits_[first].num_visitors;
+      state.rollout_start = start;
+      ++state.num_visitors;
     }
-    visits_[first].last_step = static_cast<std::uint32_t>(steps_.size());
-    steps_.push_back({.visit = visit, .is_last_visit = true});
+    state.last_step = num_steps_;
+    steps_[num_steps_++] = {.visit = visit, .is_last_visit = true};
   }
 }
 
 void StateVisits::total(std::span<const double> step_value, double shrinkage) {
-  totals_.assign(visits_.size(), 0.0);
-  ended_.assign(visits_.size(), 0.0);
-  for (std::size_t s = 0; s < steps_.size(); ++s) {
+  totals_.assign(num_visits_, 0.0);
+  ended_.assign(num_visits_, 0.0);
+  shares_.resize(num_visits_);
+  for (std::size_t s = 0; s < num_steps_; ++s) {
     const Step& step = steps_[s];
     totals_[step.visit] += step_value[s];
     if (step.is_last_visit && visits_[step.visit].next != kNone) {
       ended_[visits_[step.visit].next] += step_value[s];
     }
   }
-  shares_.resize(visits_.size());
-  for (std::size_t number = 0; number < visits_.size(); ++number) {
+  for (std::size_t number = 0; number < num_visits_; ++number) {
     const Visit& visit = visits_[number];
     totals_[number] += ended_[number];
     if (visit.next != kNone) {  // a later one has a larger number
@@ -62,30 +62,32 @@ void StateVisits::total(std::span<const double> step_value, double shrinkage) {
 }
 
 std::uint32_t StateVisits::first_visit(std::int64_t key) {
-  std::size_t place = first_slot(key, slots_.size());
-  while (slots_[place].visit != 0) {
-    if (slots_[place].key == key) {
-      return slots_[place].visit - 1;
+  // The upper bits of such a product keep keys apart that follow each other.
+  const std::uint64_t mixed = static_cast<std::uint64_t>(key) * 0x9e3779b97f4a7c15U;
+  std::size_t place = mixed >> shift_;
+  while (slots_[place] != 0) {
+    if (keys_[place] == key) {
+      return slots_[place] - 1;
     }
     place = (place + 1) & (slots_.size() - 1);
   }
-  const auto visit = static_cast<std::uint32_t>(visits_.size());
-  visits_.push_back(
-      {.first = visit, .next = kNone, .num_visitors = 0, .rollout_start = kNone, .last_step = 0});
-  slots_[place] = {.key = key, .visit = visit + 1};
+  const std::uint32_t visit = add_visit(num_visits_);
+  slots_[place] = visit + 1;
+  keys_[place] = key;
   return visit;
 }
 
 std::uint32_t StateVisits::visit_after(std::uint32_t visit) {
   if (visits_[visit].next == kNone) {
-    visits_[visit].next = static_cast<std::uint32_t>(visits_.size());
-    visits_.push_back({.first = visits_[visit].first,
-                       .next = kNone,
-                       .num_visitors = 0,
-                       .rollout_start = kNone,
-                       .last_step = 0});
+    visits_[visit].next = add_visit(visits_[visit].first);
   }
   return visits_[visit].next;
+}
+
+std::uint32_t StateVisits::add_visit(std::uint32_t first) {
+  visits_[num_visits_] = {
+      .first = first, .next = kNone, .num_visitors = 0, .rollout_start = kNone, .last_step = 0};
+  return num_visits_++;
 }
 
 }  // namespace finestep

@@ -46,19 +46,20 @@ class StateVisits {
     std::uint32_t rollout_start;  // the first step of the rollout that was here last
     std::uint32_t last_step;      // of it in this state
   };
-  struct Slot {  // of a table with open addressing
-    std::int64_t key;
-    std::uint32_t visit;  // 1 + the first one to the state, or 0
-  };
 
   std::uint32_t first_visit(std::int64_t key);
   std::uint32_t visit_after(std::uint32_t visit);
+  std::uint32_t add_visit(std::uint32_t first);
 
-  std::vector<Step> steps_;
-  std::vector<Visit> visits_;
-  std::vector<Slot> slots_;
-  std::vector<double> totals_;  // of each visit
-  std::vector<double> ended_;   // of rollouts that had fewer, a part of the totals
+  std::uint32_t num_steps_ = 0;
+  std::uint32_t num_visits_ = 0;
+  std::vector<Step> steps_;           // room for all steps of the group, here
+  std::vector<Visit> visits_;         // and here
+  int shift_ = 0;                     // of a mixed key to a slot of a table with open addressing
+  std::vector<std::uint32_t> slots_;  // 1 + the first visit to a state, or 0
+  std::vector<std::int64_t> keys_;    // of the slots that are not 0
+  std::vector<double> totals_;        // of each visit
+  std::vector<double> ended_;         // of rollouts that had fewer, a part of the totals
   std::vector<double> shares_;
 };
 
