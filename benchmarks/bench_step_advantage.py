@@ -5,7 +5,7 @@
 Five pieces of work, each by every implementation of it:
 
 - `steps`: advantages per step [S] where the steps are known.
-- `scopes`: the same over each scope, by our compiled implementations side by side.
+- `scopes`: the same over every scope; `reference` is that of `per_index`.
 - `mask`: from a mask [R, L] to advantages per step; what our policy loss needs.
 - `tokens`: from a mask to advantages per token [R, L]; what a foreign trainer needs.
 - `GRPO`: the same for outcomes alone, where verl's own estimators (the installed package) compute
@@ -13,16 +13,16 @@ Five pieces of work, each by every implementation of it:
 
 `reference` is our plain PyTorch, with the edges of a mask found by torch for all rows at once.
 `rows in Python` is how frameworks write estimators, a loop over rows on the driver: Python numbers,
-one mean and standard deviation of torch per comparison, edges of a mask found row by row.
+one mean and standard deviation of torch per group, edges of a mask found row by row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from itertools import pairwise
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -50,8 +50,6 @@ class Inputs:
     batch: ff.StepBatch
     step_reward: Tensor
     rollout_outcome: Tensor
-    step_state: Tensor
-    step_value: Tensor
 
     @property
     def name(self) -> str:
@@ -63,11 +61,20 @@ class Inputs:
 def main() -> None:
     """Time all shapes."""
     parser = options((__doc__ or "").split("\n", 1)[0])
-    parser.add_argument("--work", nargs="+", choices=_WORK, default=list(_WORK), metavar="WORK")
+    pieces = {
+        "steps": steps_case,
+        "scopes": scopes_case,
+        "mask": mask_case,
+        "tokens": tokens_case,
+        "GRPO": grpo_case,
+    }
+    parser.add_argument(
+        "--work", nargs="+", choices=pieces, default=list(pieces), help="pieces of work to time"
+    )
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     cases = [
-        _WORK[work](given)
+        pieces[work](given)
         for given in (inputs(*shape, device=device) for shape in _SHAPES)
         for work in arguments.work
     ]
@@ -88,36 +95,38 @@ def steps_case(given: Inputs) -> Case:
 
 
 def scopes_case(given: Inputs) -> Case:
-    """Return the case of [S] advantages for known steps over each scope; all else is the same."""
+    """Return the case of [S] advantages over every scope, `per_index` of the reference first."""
+    generator = torch.Generator().manual_seed(1)
+    found = torch.randint(3, (given.batch.num_steps,), generator=generator)
+    position = given.batch.position_of_step.cpu()
+    state = torch.where(position == 0, 0, position * 3 + found).to(given.batch.device)
+    value = torch.rand(given.batch.num_steps, generator=generator).to(given.batch.device)
     rewards = given.batch, given.step_reward, given.rollout_outcome
-    needed: dict[str, dict[str, Any]] = {
-        "state": {"step_state": given.step_state},
-        "value": {"step_value": given.step_value},
-    }
 
     def advantage(scope: Scope, impl: str) -> Tensor:
-        credit = ff.CreditConfig(scope=scope)
-        return ff.step_advantage(*rewards, **needed.get(scope, {}), credit=credit, impl=impl)
+        return ff.step_advantage(
+            *rewards,
+            step_state=state if scope == "state" else None,
+            step_value=value if scope == "value" else None,
+            credit=ff.CreditConfig(scope=scope),
+            impl=impl,
+        )
 
-    def name_of(scope: Scope, impl: str) -> str:
-        return impl if (scope, impl) == ("per_index", "reference") else f"{impl}, {scope}"
-
-    states = own_impls(given.batch.device)
-    impls = ["reference", *(impl for impl, reason in states.items() if reason is None)]
-    scope_of = {name_of(scope, impl): scope for impl in impls for scope in get_args(Scope)}
-    impl_of = {name_of(scope, impl): impl for impl in impls for scope in get_args(Scope)}
+    truth = {scope: advantage(scope, "reference") for scope in get_args(Scope)}
+    runs: Runs = {"reference": partial(advantage, "per_index", "reference")}
+    absent = {}
+    for impl, reason in own_impls(given.token_mask.device).items():
+        if reason is not None:
+            absent[impl] = reason
+            continue
+        for scope in get_args(Scope):
+            runs[f"{impl}, {scope}"] = partial(advantage, scope, impl)
 
     def check(name: str) -> None:
-        made, truth = (advantage(scope_of[name], impl) for impl in (impl_of[name], "reference"))
-        torch.testing.assert_close(made, truth, rtol=1e-4, atol=1e-5)
+        scope = name.partition(", ")[2] or "per_index"
+        torch.testing.assert_close(runs[name](), truth[scope], rtol=1e-4, atol=1e-5)
 
-    return Case(
-        f"{given.name}: scopes",
-        {name: partial(advantage, scope, impl_of[name]) for name, scope in scope_of.items()},
-        check,
-        absent={impl: reason for impl, reason in states.items() if reason is not None},
-        counting=True,
-    )
+    return Case(f"{given.name}: scopes", runs, check, absent=absent, counting=True)
 
 
 def mask_case(given: Inputs) -> Case:
@@ -169,20 +178,9 @@ def inputs(rollouts: int, length: int, steps: int, *, device: torch.device) -> I
     batch = ff.StepBatch.from_mask(mask, group)
     reward = torch.randint(0, 5, (batch.num_steps,)) / 4
     outcome = torch.randint(0, 2, (rollouts,)).float()
-    known = torch.randint(0, 3, (batch.num_steps,))  # what a step may find beside what is known
-    state = (3 * batch.position_of_step + known) * (batch.position_of_step > 0)
-    value = torch.rand(batch.num_steps)
-    parts = (part.to(device) for part in (reward, outcome, state, value))
-    return Inputs(mask.to(device), group.to(device), batch.to(device), *parts)
-
-
-_WORK: dict[str, Callable[[Inputs], Case]] = {
-    "steps": steps_case,
-    "scopes": scopes_case,
-    "mask": mask_case,
-    "tokens": tokens_case,
-    "grpo": grpo_case,
-}
+    return Inputs(
+        mask.to(device), group.to(device), batch.to(device), reward.to(device), outcome.to(device)
+    )
 
 
 def _case(work: str, given: Inputs, runs: Runs, own: Callable[[str], Tensor]) -> Case:
@@ -271,7 +269,7 @@ def _spans_of_mask(given: Inputs) -> list[Spans]:
 
 
 def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[float]]:
-    """Compute per row the returns to go, smoothed; per group their z-scores."""
+    """Compute per row the returns to go, smoothed; per group and position their z-scores."""
     group = given.group_of_rollout.tolist()
     reward, outcome = given.step_reward.tolist(), given.rollout_outcome.tolist()
     returns_of_row: list[list[float]] = []
@@ -295,28 +293,21 @@ def _credit_of_rows(spans_of_row: Sequence[Spans], given: Inputs) -> list[list[f
         first += len(spans)
         returns_of_row.append(returns)
         rows_of_group.setdefault(group[row], []).append(row)
-    return _compared(returns_of_row, rows_of_group.values())
-
-
-def _compared(
-    returns_of_row: Sequence[list[float]], groups: Iterable[Sequence[int]]
-) -> list[list[float]]:
-    """Compute z-scores against where all rows of the group stand at the position of a step."""
+    assert _CREDIT.advantage_clip is not None
     clip = _CREDIT.advantage_clip
-    assert clip is not None
-    credit = [[0.0] * len(returns) for returns in returns_of_row]
-    for rows in groups:
-        for position in range(max(len(returns_of_row[row]) for row in rows)):
-            pool = torch.tensor(
-                [returns_of_row[row][: position + 1][-1] for row in rows if returns_of_row[row]]
-            )
-            mean = pool.mean().item()
-            std = max(pool.std().item(), _CREDIT.std_floor) + _CREDIT.epsilon
-            for row in rows:
-                if position < len(credit[row]):
-                    value = (returns_of_row[row][position] - mean) / std
-                    credit[row][position] = min(max(value, -clip), clip)
-    return credit
+    for rows in rows_of_group.values():
+        longest = max(len(returns_of_row[row]) for row in rows)
+        stand = torch.tensor(
+            [[*r, *([r[-1]] * (longest - len(r)))] for r in (returns_of_row[row] for row in rows)]
+        )
+        mean = stand.mean(0).tolist()
+        std = (stand.std(0).clamp(min=_CREDIT.std_floor) + _CREDIT.epsilon).tolist()
+        for row in rows:
+            returns_of_row[row] = [
+                min(max((value - mean[step]) / std[step], -clip), clip)
+                for step, value in enumerate(returns_of_row[row])
+            ]
+    return returns_of_row
 
 
 def _spans_of_row(batch: ff.StepBatch) -> list[Spans]:

@@ -83,12 +83,17 @@ def test_a_loss_with_a_wrong_value_or_gradient_is_refused(change: str) -> None:
         case.check("wrong")
 
 
-@pytest.mark.parametrize("work", bench_step_advantage._WORK)
-def test_all_advantages_that_are_timed_are_right_on_a_small_batch(work: str) -> None:
+@pytest.mark.parametrize("piece", ["steps_case", "mask_case", "tokens_case", "grpo_case"])
+def test_all_advantages_that_are_timed_are_right_on_a_small_batch(piece: str) -> None:
     given = bench_step_advantage.inputs(16, 64, 4, device=CPU)
-    case = bench_step_advantage._WORK[work](given)
-    needed = {"cpp, state", "cpp, value"} if work == "scopes" else {"cpp"}
-    assert {"reference"} | needed <= set(case.runs)
+    case = getattr(bench_step_advantage, piece)(given)
+    assert {"reference", "cpp"} <= set(case.runs)
+    run_and_check(case)
+
+
+def test_every_scope_that_is_timed_is_right_on_a_small_batch() -> None:
+    case = bench_step_advantage.scopes_case(bench_step_advantage.inputs(16, 64, 4, device=CPU))
+    assert {"reference", "cpp, per_index", "cpp, state", "cpp, value"} <= set(case.runs)
     run_and_check(case)
 
 

@@ -33,15 +33,16 @@ ROW_KERNELS = LOOPS_OVER_ROWS | {"clear_logit_rows"}
 # Registers of a multiprocessor of NVIDIA's: what they leave room for, shared memory must too.
 REGISTERS = 65536
 
-# Every launch of 50 batches of different lengths, counts, offsets in memory and rewards.
+# Every launch of 50 batches of different lengths, counts, offsets in memory and rewards, in the
+# scopes that read different tensors.
 FIFTY_LENGTHS = """
 import torch
 from benchmarks.aot_table import TARGETS, compiling
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels
 from finestep_fast.arguments import Rewards, TokenConstants
 
-def values(size, place):  # not aligned to 16 bytes
-    return torch.zeros(size + place % 4)[place % 4:]
+def values(size, place, dtype=torch.float32):  # not aligned to 16 bytes
+    return torch.zeros(size + place % 4, dtype=dtype)[place % 4:]
 
 with compiling(TARGETS["sm_90"].gpu) as made:
     for place in range(50):
@@ -52,15 +53,20 @@ with compiling(TARGETS["sm_90"].gpu) as made:
         groups = [rollout % 2 for rollout in range(len(spans))]
         batch = StepBatch.from_spans(spans, groups, num_tokens=num_tokens, row_length=row_length)
         reward, outcome = values(batch.num_steps, place), values(batch.num_rollouts, place)
-        rewards = Rewards(reward, outcome)
         constants = TokenConstants(values(num_tokens, place), None, values(num_tokens, place))
-        _, gradient, _ = kernels.step_policy_loss(
-            values(num_tokens, place), constants, batch, rewards,
-            divisor=None if place % 2 else 3.5 * place, credit=CreditConfig(), loss=LossConfig(),
-            with_gradient=True)
-        kernels.scale_gradient_(
-            gradient, torch.ones(()), batch.step_start, batch.step_end)
-        kernels.step_advantage(rewards, batch, credit=CreditConfig())
+        for scope, asked in (
+            ("pooled", {}),
+            ("state", {"step_state": values(batch.num_steps, place, torch.int64)}),
+            ("value", {"step_value": values(batch.num_steps, place)}),
+        ):
+            rewards, credit = Rewards(reward, outcome, **asked), CreditConfig(scope=scope)
+            _, gradient, _ = kernels.step_policy_loss(
+                values(num_tokens, place), constants, batch, rewards,
+                divisor=None if place % 2 else 3.5 * place, credit=credit, loss=LossConfig(),
+                with_gradient=True)
+            kernels.scale_gradient_(
+                gradient, torch.ones(()), batch.step_start, batch.step_end)
+            kernels.step_advantage(rewards, batch, credit=credit)
 print(len(made), sorted({kernel.name for kernel in made}), len({kernel.hash for kernel in made}))
 """
 
@@ -130,10 +136,10 @@ def test_every_variant_compiles_spills_no_register_and_loads_rows_ahead(
 
 
 @pytest.mark.slow
-def test_fifty_lengths_compile_each_kernel_once(root: Path) -> None:
+def test_fifty_lengths_compile_each_kernel_once_a_scope(root: Path) -> None:
     num_launches, names = finished(started(root, "-c", FIFTY_LENGTHS)).split(maxsplit=1)
-    assert int(num_launches) == 4 * 50
-    assert names.strip() == f"{sorted(STEP_KERNELS)} 4"
+    assert int(num_launches) == 3 * 4 * 50
+    assert names.strip() == f"{sorted(STEP_KERNELS)} {2 * 3 + 2}"
 
 
 @pytest.mark.slow

@@ -15,12 +15,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from finestep_fast import CreditConfig, LossConfig, StepBatch, kernels, reference
 from finestep_fast.arguments import SCALAR_METRICS, Rewards, TokenConstants
+from finestep_fast.config.credit import Scope
 from finestep_fast.config.loss import Ratio
 from finestep_fast.kernels import launch, reduction
 from support import entry_points
 from support.batches import SHAPES, Rollout, packed, placed, policy_values
 from support.entry_points import device_of, poisoned
 from support.launches import launched
+from support.profile import THOROUGH
 from support.tolerance import assert_as_exact
 
 DEVICE = device_of("triton")
@@ -28,6 +30,17 @@ INTERPRETED = DEVICE.type == "cpu"
 NAN = float("nan")
 RAGGED = SHAPES["odd sizes, groups interleaved"]
 REWARD = {"step_reward": torch.linspace(0, 1, 10), "rollout_outcome": torch.eye(4)[1]}
+
+
+def asked_by(scope: str, num_steps: int) -> dict[str, Tensor]:
+    """Return the keyword that a scope asks for: keys of three states, or values."""
+    generator = torch.Generator().manual_seed(5)
+    if scope == "state":  # as hashes are: of all 64 bits, alike in the upper or the lower half
+        key = torch.tensor([-(2**63), -(2**63) + 1, 1])
+        return {"step_state": key[torch.randint(3, (num_steps,), generator=generator)]}
+    if scope == "value":
+        return {"step_value": torch.rand(num_steps, generator=generator)}
+    return {}
 
 
 def token_values(batch: StepBatch, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
@@ -107,18 +120,15 @@ def test_rollouts_of_many_steps_fit_their_tile(num_steps: int) -> None:
     assert_agree(batch, step_reward=reward, rollout_outcome=outcome, credit=CreditConfig())
 
 
-@pytest.mark.parametrize("scope", ["pooled", "per_index", "trajectory"])
-def test_groups_of_more_rollouts_than_a_tile_are_put_together(scope: Any) -> None:
-    # 19 rollouts, a tile holds 16; means far from 0, so that a wrong shift shows.
-    size = [1 + place % 3 for place in range(19)]
+def assert_advantages_agree(size: Sequence[int], outcome: Tensor, **settings: Any) -> None:
+    """Assert that Triton is as exact as the reference for one group of rollouts of these sizes."""
     batch = packed([Rollout(0, (1,) * n, (0,) * n, gap=(0,)) for n in size])
-    generator = torch.Generator().manual_seed(0)
-    reward = torch.rand(batch.num_steps, generator=generator)
-    outcome = 50 + torch.rand(19, generator=generator)
-    credit = CreditConfig(scope=scope, leave_one_out=True, std_floor=0)
+    credit = CreditConfig(**settings)
+    reward = torch.rand(batch.num_steps, generator=torch.Generator().manual_seed(0))
+    asked = asked_by(credit.scope, batch.num_steps)
     candidate, reference, truth = (
         entry_points.step_advantage(
-            batch, reward.to(dtype), outcome.to(dtype), credit=credit, impl=impl
+            batch, reward.to(dtype), outcome.to(dtype), **asked, credit=credit, impl=impl
         )
         for impl, dtype in (
             ("triton", torch.float32),
@@ -127,6 +137,38 @@ def test_groups_of_more_rollouts_than_a_tile_are_put_together(scope: Any) -> Non
         )
     )
     assert_as_exact(candidate, reference, truth)
+    assert truth.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("scope", ["pooled", "state", "value"])
+@pytest.mark.parametrize("num_steps", [8, 33, *([129, 600] if THOROUGH else [])])
+def test_credit_of_many_steps_fits_its_tile(num_steps: int, scope: Scope) -> None:
+    outcome = torch.tensor([1.0, 0, 1])
+    assert_advantages_agree([2, num_steps, 5], outcome, scope=scope, smoothing=1)
+
+
+@pytest.mark.parametrize("scope", get_args(Scope))
+def test_groups_of_more_rollouts_than_a_tile_are_put_together(scope: Scope) -> None:
+    # 19 rollouts, a tile holds 16; means far from 0, so that a wrong shift shows.
+    size = [1 + place % 3 for place in range(19)]
+    outcome = 50 + torch.rand(19, generator=torch.Generator().manual_seed(0))
+    assert_advantages_agree(
+        size, outcome, scope=scope, leave_one_out=True, std_floor=0, gae_lambda=1
+    )
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 2.0])
+@pytest.mark.parametrize("channels", ["joint", "decoupled"])
+def test_a_state_is_met_at_the_visit_of_the_same_number(channels: Any, shrinkage: float) -> None:
+    # Seven steps in three states: each is visited more than once, in some rollouts less often.
+    assert_advantages_agree(
+        [7, 1, 0, 4, 7],
+        torch.tensor([1.0, 0, 1, 1, 0]),
+        scope="state",
+        channels=channels,
+        state_shrinkage=shrinkage,
+        smoothing=1,
+    )
 
 
 def test_a_rollouts_group_is_found_among_many() -> None:
@@ -220,19 +262,26 @@ def test_a_nan_inside_a_step_shows_as_in_the_reference(ratio: Any) -> None:
         assert metric.isnan().equal(reference[2][name].isnan()), name
 
 
-@pytest.mark.parametrize("scope", ["pooled", "per_index", "trajectory"])
-def test_a_nan_reward_stays_in_its_group(scope: Any) -> None:
-    batch, credit = packed(RAGGED), CreditConfig(scope=scope)
-    reward, outcome = REWARD["step_reward"].clone(), REWARD["rollout_outcome"]
-    reward[4] = NAN
-    # Not by way of the op: on the CPU, where the interpreter is, it refuses a NaN.
-    moved = batch.to(DEVICE)
-    candidate = kernels.step_advantage(
-        Rewards(reward.to(DEVICE), outcome.to(DEVICE)), moved, credit=credit
-    ).cpu()
-    expected = reference.step_advantage(batch, reward, outcome, credit=credit)
-    assert candidate.isnan().equal(expected.isnan())
-    assert 0 < candidate.isnan().sum() < len(candidate)
+@pytest.mark.parametrize("std", ["sample", "none"])
+@pytest.mark.parametrize("scope", get_args(Scope))
+def test_a_nan_reward_stays_in_its_group(scope: Scope, std: Any) -> None:
+    batch, credit = packed(RAGGED), CreditConfig(scope=scope, std=std, state_shrinkage=0.5)
+    reward, outcome = REWARD["step_reward"].clone(), REWARD["rollout_outcome"].clone()
+    asked = asked_by(scope, batch.num_steps)
+    for spoiled in (reward, outcome, asked.get("step_value")):
+        if spoiled is None:
+            continue
+        before = spoiled[1].item()
+        spoiled[1] = NAN
+        # Not by way of the op: on the CPU, where the interpreter is, it refuses a NaN.
+        rewards = Rewards(reward, outcome, asked.get("step_state"), asked.get("step_value"))
+        moved = Rewards(*(None if each is None else each.to(DEVICE) for each in rewards))
+        candidate = kernels.step_advantage(moved, batch.to(DEVICE), credit=credit).cpu()
+        expected = reference.step_advantage(batch, **rewards._asdict(), credit=credit)
+        assert candidate.isnan().equal(expected.isnan())
+        assert 0 < candidate.isnan().sum() < len(candidate)
+        torch.testing.assert_close(candidate, expected, equal_nan=True)
+        spoiled[1] = before
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
@@ -297,18 +346,21 @@ class Operators(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing() -> None:
-    here = packed(RAGGED)
+@pytest.mark.parametrize("scope", get_args(Scope))
+def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing(scope: Scope) -> None:
+    here, credit = packed(RAGGED), CreditConfig(scope=scope)
     tokens = {name: value.to(DEVICE) for name, value in token_values(here).items()}
     batch, reward, outcome = here.to(DEVICE), *(value.to(DEVICE) for value in REWARD.values())
+    asked = asked_by(scope, here.num_steps)
+    rewards = Rewards(reward, outcome, **{name: value.to(DEVICE) for name, value in asked.items()})
 
     def run() -> Tensor:
         _, gradient, _ = kernels.step_policy_loss(
             tokens["token_logp"],
             TokenConstants(tokens["token_logp_old"], None, tokens["token_weight"]),
             batch,
-            Rewards(reward, outcome),
-            credit=CreditConfig(),
+            rewards,
+            credit=credit,
             loss=LossConfig(),
             divisor=None,
             with_gradient=True,
@@ -322,6 +374,9 @@ def test_the_loss_is_one_launch_and_a_tiny_one_and_fills_and_copies_nothing() ->
     of_the_interpreter = {"set_", "copy_"} if INTERPRETED else set()
     moving_nothing = {"empty", "empty_like", "new_empty", "promote_types"}
     assert set(operators.names) <= moving_nothing | of_the_interpreter
+    with launched() as launches:
+        kernels.step_advantage(rewards, batch, credit=credit)
+    assert launches == ["step_advantage_forward"]
     with launched() as launches:
         kernels.scale_gradient_(
             gradient, torch.ones((), device=DEVICE), batch.step_start, batch.step_end

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from finestep_fast.train.rollout.value import prior_values
 from support.commands import SMALL, evaluations, records, started, weights
 from support.programs import TORCHRUN, printed
 from support.rollouts import learner_of, plain_rollouts
@@ -68,11 +70,9 @@ def test_what_the_main_process_finds_or_raises_comes_to_every_process(learnt_in_
 
 def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
-    process = started(
-        [*SMALL, f"output={run}", "update.updates=2", "rollout.prompts=3"],
-        log,
-        launcher=(*TORCHRUN, "-m"),
-    )
+    words = ["update.updates=2", "rollout.prompts=5", "rollout.max_extra_prompts=1"]
+    words += ["credit.preset=finestep_value", "impl=reference"]
+    process = started([*SMALL, f"output={run}", *words], log, launcher=(*TORCHRUN, "-m"))
     code = process.wait(timeout=600)
     shown = log.read_text()
     assert code == 0, shown
@@ -80,14 +80,28 @@ def test_a_run_on_two_processes_writes_one_set_of_logs(tmp_path: Path) -> None:
     assert shown.count("EX on dev") == 1
     metrics = records(run, "metrics")
     assert [record["update"] for record in metrics] == [0, 1]
-    assert [record["rollouts"] for record in metrics] == [12.0, 12.0]
+    extra = [record["extra_rollouts"] for record in metrics]
+    assert set(extra) <= {0, 4}
+    assert [record["rollouts"] for record in metrics] == [20 + count for count in extra]
     steps = [record["step"] for record in records(run, "warm_start")]
     assert steps == list(range(len(steps)))
     rollouts = records(run, "rollouts")
-    assert len(rollouts) == 2 * 3 * 4
+    assert len(rollouts) == 2 * 5 * 4 + sum(extra)
     first = [r for r in rollouts if r["update"] == 0]
-    assert [r["rank"] for r in first] == [0] * 8 + [1] * 4
-    assert len({r["question_id"] for r in first}) == 3
+    assert [r["rank"] for r in first] == [0] * (12 + extra[0]) + [1] * 8
+    assert len({r["question_id"] for r in first}) == 5 + extra[0] // 4
+    # Values are fitted on the groups of both: with its own two the second would only have priors.
+    values = [step["value"] for r in first for step in r["steps"]]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for rollout in (r for r in first if r["rank"] == 1):
+        groups.setdefault(rollout["question_id"], []).append(rollout)
+    for group in groups.values():
+        priors = prior_values([r["outcome"] for r in group])
+        for rollout, prior in zip(group, priors, strict=True):
+            assert all(abs(step["value"] - prior) > 1e-4 for step in rollout["steps"])
+    assert sum(item["steps"] for item in metrics[0]["value_reliability"]) == len(values)
+    assert len(metrics[0]["value_brier_by_step"]) == len(metrics[0]["state_share"])
+    assert metrics[0]["state_share"][0] == 1.0
     answers = records(run, "evaluations")
     asked = [r["question_id"] for r in answers if r["name"] == "final"]
     assert len(asked) == len(set(asked)) == 6

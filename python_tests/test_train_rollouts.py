@@ -184,11 +184,13 @@ def test_a_tally_counts_rollouts_steps_and_calls(rollouts: list[Rollout]) -> Non
     transcripts = [rollout.transcript for rollout in rollouts[:2]]
     tokens = [len(item.token_ids) for item in transcripts]
     policy = [item.num_policy_tokens for item in transcripts]
+    unsubmitted = sum(item.episode.final_sql is None for item in transcripts)
     assert rates == {
         "ex": 1 / 2,
         "process_reward": pytest.approx(((1 + 0.75 + 1) / 3 + 1 / 2) / 2),
         "calls": 4 / 2,
         "silent_rate": 1 / 2,
+        "unsubmitted_rate": unsubmitted / 2,
         "redundant_rate": 1 / 4,
         "malformed_rate": 1 / 5,
         "policy_tokens": sum(policy) / 2,

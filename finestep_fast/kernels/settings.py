@@ -14,7 +14,7 @@ from finestep_fast.config import CreditConfig
 
 TILES = ((8, 16), (32, 4), (128, 2), (512, 1))
 """Positions (steps of the longest rollout, at most) and rollouts of a tile. Longer rollouts are
-taken one by one; from about 1000 steps on some registers spill."""
+taken one by one, and some registers spill."""
 
 SETTINGS = (
     "process_baseline",

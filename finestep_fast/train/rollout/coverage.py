@@ -132,8 +132,9 @@ def _seen_in_query(
     """Return the facts that a query which ran names, or that its result shows."""
     said = analyse(sql, schema)
     tables, columns = set(said.tables), set(said.columns)
-    head = {name.lower() for name in text.partition("\n")[0].split(" | ")}
-    catalogue = f" {words(text)} " if CATALOGUES & tables else ""
+    first, _, rows = text.partition("\n")
+    head = {name.lower() for name in first.split(" | ")}
+    catalogue = f" {words(rows)} " if CATALOGUES & tables else ""
 
     def is_seen(fact: Fact) -> bool:
         names = (fact.name, fact.column) if fact.kind == "column" else (fact.name,)
