@@ -12,7 +12,8 @@ namespace {
 // The sum of a function of each value; in four parts, since one addition waits for another.
 template <typename Function>
 double sum(std::span<const double> set, const Function& function) {
-  std::array<double, 4> parts{};
+  std::array<double, 4> four{};
+  const std::span parts(four);
   std::size_t i = 0;
   for (; i + parts.size() <= set.size(); i += parts.size()) {
     for (std::size_t part = 0; part < parts.size(); ++part) {

@@ -15,7 +15,7 @@ void StateVisits::clear(std::size_t num_steps) {
   steps_.resize(num_steps);
   visits_.resize(num_steps);
   const std::size_t num_slots = std::bit_ceil((2 * num_steps) + 2);
-  shift_ = 64 - std::countr_zero(num_slots);
+  shift_ = 64 - static_cast<std::uint32_t>(std::countr_zero(num_slots));
   slots_.assign(num_slots, 0);
   keys_.resize(num_slots);
 }

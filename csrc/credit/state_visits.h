@@ -55,7 +55,7 @@ class StateVisits {
   std::uint32_t num_visits_ = 0;
   std::vector<Step> steps_;           // room for all steps of the group, here
   std::vector<Visit> visits_;         // and here
-  int shift_ = 0;                     // of a mixed key to a slot of a table with open addressing
+  std::uint32_t shift_ = 0;           // of a mixed key to a slot of a table with open addressing
   std::vector<std::uint32_t> slots_;  // 1 + the first visit to a state, or 0
   std::vector<std::int64_t> keys_;    // of the slots that are not 0
   std::vector<double> totals_;        // of each visit
