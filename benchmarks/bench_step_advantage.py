@@ -61,12 +61,22 @@ class Inputs:
 def main() -> None:
     """Time all shapes."""
     parser = options((__doc__ or "").split("\n", 1)[0])
+    pieces = {
+        "steps": steps_case,
+        "scopes": scopes_case,
+        "mask": mask_case,
+        "tokens": tokens_case,
+        "GRPO": grpo_case,
+    }
+    parser.add_argument(
+        "--work", nargs="+", choices=pieces, default=list(pieces), help="pieces of work to time"
+    )
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     cases = [
-        make(given)
+        pieces[work](given)
         for given in (inputs(*shape, device=device) for shape in _SHAPES)
-        for make in (steps_case, scopes_case, mask_case, tokens_case, grpo_case)
+        for work in arguments.work
     ]
     notes = {"peers": peers.versions()}
     report("step advantage, milliseconds", "reference", cases, arguments, notes=notes)

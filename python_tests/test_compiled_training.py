@@ -21,8 +21,8 @@ TARGET = torch.randint(V, (R, L), generator=NOISE)
 OLD = -torch.rand(R, L, generator=NOISE) - 1.5
 ADVANTAGE = torch.randn(S, generator=NOISE)
 REWARD, OUTCOME = torch.rand(S, generator=NOISE), torch.tensor([1.0, 0.0, 0.0, 1.0])
-
-STATE = torch.tensor([0, 1, 0, 1, 1, 0, 2, 0, 3])
+# The first two rollouts share a state that the second visits twice; the others share none.
+STATE = torch.tensor([0, 1, 0, 1, 1, 0, 1, 5, 6])
 VALUE = torch.rand(S, generator=NOISE)
 
 
@@ -59,20 +59,36 @@ def step_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
     return ff.step_policy_loss(actor.token_logp(), OLD, batch, REWARD, OUTCOME, credit="grpo")
 
 
+def step_policy_loss_by_state(actor: Actor, batch: ff.StepBatch) -> Result:
+    given = (actor.token_logp(), OLD, batch, REWARD, OUTCOME)
+    return ff.step_policy_loss(*given, step_state=STATE, credit="finestep_state")
+
+
+def step_policy_loss_by_value(actor: Actor, batch: ff.StepBatch) -> Result:
+    given = (actor.token_logp(), OLD, batch, REWARD, OUTCOME)
+    return ff.step_policy_loss(*given, step_value=VALUE, credit="finestep_value")
+
+
 def step_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
     advantage = ff.step_advantage(batch, REWARD, OUTCOME)
     return ff.policy_loss(actor.token_logp(), OLD, batch, advantage)
 
 
-def state_policy_loss(actor: Actor, batch: ff.StepBatch) -> Result:
-    given: dict[str, Any] = {"step_state": STATE, "credit": "finestep_state"}
-    return ff.step_policy_loss(actor.token_logp(), OLD, batch, REWARD, OUTCOME, **given)
+def step_advantage_by_state_and_by_value(actor: Actor, batch: ff.StepBatch) -> Result:
+    by_state = ff.step_advantage(batch, REWARD, OUTCOME, step_state=STATE, credit="finestep_state")
+    by_value = ff.step_advantage(batch, REWARD, OUTCOME, step_value=VALUE, credit="finestep_value")
+    return ff.policy_loss(actor.token_logp(), OLD, batch, by_state + 0.7 * by_value)
 
 
-def value_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
-    given: dict[str, Any] = {"step_value": VALUE, "credit": "finestep_value"}
-    advantage = ff.step_advantage(batch, REWARD, OUTCOME, **given)
-    return ff.policy_loss(actor.token_logp(), OLD, batch, advantage)
+def reference_by_state_and_by_value(actor: Actor, batch: ff.StepBatch) -> Result:
+    given = (actor.token_logp(), OLD, batch, REWARD, OUTCOME)
+    by_state = ff.step_policy_loss(
+        *given, step_state=STATE, credit="finestep_state", impl="reference"
+    )
+    by_value = ff.step_policy_loss(
+        *given, step_value=VALUE, credit="finestep_value", impl="reference"
+    )
+    return by_state.loss + 0.7 * by_value.loss, by_state.metrics
 
 
 def token_advantage(actor: Actor, batch: ff.StepBatch) -> Result:
@@ -125,9 +141,10 @@ def reference(actor: Actor, batch: ff.StepBatch) -> Result:
 OPS: list[Any] = [
     policy_loss,
     step_policy_loss,
+    step_policy_loss_by_state,
+    step_policy_loss_by_value,
     step_advantage,
-    state_policy_loss,
-    value_advantage,
+    step_advantage_by_state_and_by_value,
     token_advantage,
     logits_policy_loss,
     linear_policy_loss,
@@ -136,6 +153,7 @@ OPS: list[Any] = [
     token_logp,
     pytest.param(token_logp_of_every_token, marks=pytest.mark.slow),
     pytest.param(reference, marks=pytest.mark.slow),
+    reference_by_state_and_by_value,
 ]
 
 

@@ -33,7 +33,16 @@ from finestep_fast.ops.operators import (
     RewardLossArguments,
 )
 from finestep_fast.ops.schema import put_back, set_apart
-from support.batches import SHAPES, packed, padded, policy_values, rollout_outcome, step_reward
+from support.batches import (
+    SHAPES,
+    packed,
+    padded,
+    policy_values,
+    rollout_outcome,
+    some_states,
+    some_values,
+    step_reward,
+)
 from support.programs import printed
 
 STATE = available_impls()["cpp"]
@@ -56,6 +65,15 @@ def tokens(batch: StepBatch, *, dtype: torch.dtype = torch.float32) -> tuple[Ten
 
 
 REWARDS = Rewards(step_reward(ROLLOUTS), rollout_outcome(ROLLOUTS))
+OF_SCOPE: dict[str, Rewards] = {
+    "state": REWARDS._replace(step_state=some_states(BATCH)),
+    "value": REWARDS._replace(step_value=some_values(BATCH)),
+}
+"""Scope -> what it needs beside the rewards."""
+
+
+def rewards_for(credit: CreditConfig) -> Rewards:
+    return OF_SCOPE.get(credit.scope, REWARDS)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.ratio)
@@ -73,9 +91,20 @@ def test_opcheck_of_the_losses(loss: LossConfig, dtype: torch.dtype, with_gradie
     torch.library.opcheck(CPP.step_policy_loss_op, REWARD_LOSS.flat(by_reward))
 
 
+@pytest.mark.parametrize("scope", OF_SCOPE)
+def test_opcheck_of_a_loss_that_is_given_states_or_values(scope: str) -> None:
+    logp, old = tokens(BATCH)
+    constants, rewards = TokenConstants(old, None, None), OF_SCOPE[scope]
+    credit = CreditConfig.preset(f"finestep_{scope}")
+    given = RewardLossArguments(
+        logp.requires_grad_(), constants, BATCH, rewards, credit, LOSSES[0], None, True
+    )
+    torch.library.opcheck(CPP.step_policy_loss_op, REWARD_LOSS.flat(given))
+
+
 def test_opcheck_of_the_advantages() -> None:
     for credit in (CreditConfig.preset(name) for name in PRESETS):
-        given = AdvantageArguments(REWARDS, BATCH, credit)
+        given = AdvantageArguments(rewards_for(credit), BATCH, credit)
         torch.library.opcheck(CPP.step_advantage_op, ADVANTAGE.flat(given))
 
 
@@ -85,8 +114,8 @@ def test_arguments_survive_their_way_through_an_operator(loss: LossConfig, divis
     logp, old = tokens(BATCH)
     for name in PRESETS:
         credit = CreditConfig.preset(name, advantage_clip=None, leave_one_out=True, std="none")
-        constants = TokenConstants(old, None, 2 * old)
-        given = RewardLossArguments(logp, constants, BATCH, REWARDS, credit, loss, divisor, True)
+        rewards, constants = rewards_for(credit), TokenConstants(old, None, 2 * old)
+        given = RewardLossArguments(logp, constants, BATCH, rewards, credit, loss, divisor, True)
         flat = REWARD_LOSS.flat(given)
         assert not any(isinstance(part, tuple) for part in flat)
         back = REWARD_LOSS.bundled(flat)
@@ -110,6 +139,7 @@ def test_every_argument_of_an_operator_has_a_name_of_its_own() -> None:
     assert "float loss_clip_low" in LOSS.text
     assert "float? loss_dual_clip" in LOSS.text
     assert "Tensor? divisor_tensor, float? divisor" in LOSS.text
+    assert "Tensor? rewards_step_state, Tensor? rewards_step_value" in ADVANTAGE.text
 
 
 def test_tensors_that_were_set_apart_come_back_to_their_places() -> None:
@@ -234,7 +264,14 @@ def test_results_do_not_depend_on_the_number_of_threads(
         noise = torch.Generator().manual_seed(1)
         reward = torch.rand(batch.num_steps, generator=noise)
         outcome = torch.rand(768, generator=noise).round()
-        advantage = step_advantage(batch, reward, outcome, impl="cpp")
+        by_scope = [
+            step_advantage(batch, reward, outcome, credit=credit, impl="cpp", **given)
+            for credit, given in (
+                ("finestep", {}),
+                ("finestep_state", {"step_state": some_states(batch)}),
+                ("finestep_value", {"step_value": some_values(batch)}),
+            )
+        ]
         ref = None if loss.kl is None else old
         out = step_policy_loss(
             logp, old, batch, reward, outcome, loss=loss, token_logp_ref=ref, impl="cpp"
@@ -242,7 +279,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
         (0.3 * out.loss).backward()
         assert logp.grad is not None
         spans = [batch.step_start, batch.step_end, batch.step_offsets]
-        results.append([*spans, advantage, out.loss, logp.grad, *out.metrics.values()])
+        results.append([*spans, *by_scope, out.loss, logp.grad, *out.metrics.values()])
     for other in results[1:]:
         assert all(one.equal(two) for one, two in zip(results[0], other, strict=True))
 

@@ -7,6 +7,7 @@ subclasses.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ NOISE = torch.Generator().manual_seed(0)
 LOGP, OLD = -torch.rand(T, generator=NOISE), -torch.rand(T, generator=NOISE)
 ADVANTAGE = torch.randn(S, generator=NOISE)
 REWARD, OUTCOME = torch.rand(S, generator=NOISE), torch.tensor([1.0, 0.0])
+VALUE = torch.rand(S, generator=NOISE)
 HIDDEN = torch.randn(T, D, generator=NOISE)
 WEIGHT = torch.randn(V, D, generator=NOISE)
 TARGET = torch.arange(T) % V
@@ -56,6 +58,14 @@ def of_rewards(impl: str) -> Callable[[Tensor], Tensor]:
     return lambda x: ff.step_advantage(BATCH, x, OUTCOME, impl=impl).square().sum()
 
 
+def of_values(impl: str) -> Callable[[Tensor], Tensor]:
+    def squared(x: Tensor) -> Tensor:
+        given: dict[str, Any] = {"credit": "finestep_value", "step_value": x, "impl": impl}
+        return ff.step_advantage(BATCH, REWARD, OUTCOME, **given).square().sum()
+
+    return squared
+
+
 DIFFERENTIABLE: dict[str, tuple[Callable[[str], Callable[[Tensor], Tensor]], Tensor]] = {
     "token_logp": (of_logp, LOGP),
     "token_logp of step_policy_loss": (of_logp_from_rewards, LOGP),
@@ -63,7 +73,7 @@ DIFFERENTIABLE: dict[str, tuple[Callable[[str], Callable[[Tensor], Tensor]], Ten
     "hidden": (of_hidden, HIDDEN),
     "hidden of token_logp": (logp_of_hidden, HIDDEN),
 }
-OTHERS = {"step_reward": (of_rewards, REWARD)}
+OTHERS = {"step_reward": (of_rewards, REWARD), "step_value": (of_values, VALUE)}
 TRANSFORMS: dict[str, Callable[[Callable[[Tensor], Tensor], Tensor], Any]] = {
     "vmap": lambda f, x: vmap(f)(torch.stack([x, x / 2])),
     "grad": lambda f, x: grad(f)(x),
@@ -160,6 +170,22 @@ def test_a_sign_of_any_constant_is_applied() -> None:
         )
         assert lazy.loss.equal(plain.loss)
     assert ff.token_advantage(BATCH, negated(ADVANTAGE)).equal(ff.token_advantage(BATCH, ADVANTAGE))
+
+
+def test_states_may_lie_apart_in_memory_and_may_not_be_batched() -> None:
+    state = torch.tensor([5, -1, 5])
+    apart = torch.stack([state, state + torch.arange(S)], dim=1)[:, 0]
+    assert not apart.is_contiguous()
+
+    def advantage(step_state: Tensor, *, impl: str) -> Tensor:
+        given: dict[str, Any] = {"credit": "finestep_state", "step_state": step_state, "impl": impl}
+        return ff.step_advantage(BATCH, REWARD, OUTCOME, **given)
+
+    for impl in IMPLS:
+        assert advantage(apart, impl=impl).equal(advantage(state, impl=impl))
+    for impl in compiled_impls("step_state"):
+        with pytest.raises(InputError, match=r"step_state is wrapped by torch.func"):
+            vmap(partial(advantage, impl=impl))(torch.stack([state, apart]))
 
 
 def test_zeros_without_memory_are_zeros() -> None:

@@ -1,101 +1,93 @@
 #include "credit/state_visits.h"
 
-#include <algorithm>
+#include <bit>
 
 namespace finestep {
 namespace {
 
-constexpr std::size_t kFirstSlots = 64;
 constexpr std::uint32_t kNone = ~std::uint32_t{0};
-
-// Where the search for a key begins; the number of slots is a power of two.
-std::size_t first_slot(std::int64_t key, std::size_t num_slots) {
-  const std::uint64_t mixed = static_cast<std::uint64_t>(key) * 0x9e3779b97f4a7c15U;
-  return static_cast<std::size_t>(mixed >> 32U) & (num_slots - 1);
-}
 
 }  // namespace
 
-void StateVisits::clear() {
-  for (const State& state : states_) {
-    slots_[state.slot].number = 0;
-  }
-  steps_.clear();
-  states_.clear();
+void StateVisits::clear(std::size_t num_steps) {
+  num_steps_ = 0;
+  num_visits_ = 0;
+  steps_.resize(num_steps);
+  visits_.resize(num_steps);
+  const std::size_t num_slots = std::bit_ceil((2 * num_steps) + 2);
+  shift_ = 64 - static_cast<std::uint32_t>(std::countr_zero(num_slots));
+  slots_.assign(num_slots, 0);
+  keys_.resize(num_slots);
 }
 
 void StateVisits::add_rollout(std::span<const std::int64_t> step_state) {
-  const auto first = static_cast<std::uint32_t>(steps_.size());
+  const std::uint32_t start = num_steps_;
   for (const std::int64_t key : step_state) {
-    const std::uint32_t number = state_of(key);
-    State& state = states_[number];
-    std::uint32_t visit = 0;
-    if (state.first_step == first) {
-      visit = steps_[state.last_step].visit + 1;
-      steps_[state.last_step].is_last_visit = false;
+    const std::uint32_t first = first_visit(key);
+    Visit& state = visits_[first];
+    std::uint32_t visit = first;
+    if (state.rollout_start == start) {
+      Step& before = steps_[state.last_step];
+      before.is_last_visit = false;
+      visit = visit_after(before.visit);
     } else {
-      state.first_step = first;
+      state.rollout_start = start;
       ++state.num_visitors;
     }
-    state.last_step = static_cast<std::uint32_t>(steps_.size());
-    state.most_visits = std::max(state.most_visits, visit + 1);
-    steps_.push_back({.state = number, .visit = visit, .is_last_visit = true});
+    state.last_step = num_steps_;
+    steps_[num_steps_++] = {.visit = visit, .is_last_visit = true};
   }
 }
 
-void StateVisits::total(std::span<const double> step_value, double pseudo) {
-  std::uint32_t place = 0;
-  for (State& state : states_) {
-    state.first_total = place;
-    place += state.most_visits;
-    const double others = (static_cast<double>(state.num_visitors) - 1) + pseudo;
-    state.share = others == 0 ? 0 : 1 / others;
-  }
-  totals_.assign(place, 0.0);
-  for (std::size_t s = 0; s < steps_.size(); ++s) {
-    const State& state = states_[steps_[s].state];
-    const std::uint32_t end = steps_[s].is_last_visit ? state.most_visits : steps_[s].visit + 1;
-    for (std::uint32_t visit = steps_[s].visit; visit < end; ++visit) {
-      totals_[state.first_total + visit] += step_value[s];
+void StateVisits::total(std::span<const double> step_value, double shrinkage) {
+  totals_.assign(num_visits_, 0.0);
+  ended_.assign(num_visits_, 0.0);
+  shares_.resize(num_visits_);
+  for (std::size_t s = 0; s < num_steps_; ++s) {
+    const Step& step = steps_[s];
+    totals_[step.visit] += step_value[s];
+    if (step.is_last_visit && visits_[step.visit].next != kNone) {
+      ended_[visits_[step.visit].next] += step_value[s];
     }
   }
+  for (std::size_t number = 0; number < num_visits_; ++number) {
+    const Visit& visit = visits_[number];
+    totals_[number] += ended_[number];
+    if (visit.next != kNone) {  // a later one has a larger number
+      ended_[visit.next] += ended_[number];
+    }
+    const double weight = visits_[visit.first].num_visitors - 1 + shrinkage;
+    shares_[number] = weight == 0 ? 0 : 1 / weight;
+  }
 }
 
-std::uint32_t StateVisits::state_of(std::int64_t key) {
-  if (2 * (states_.size() + 1) > slots_.size()) {
-    grow();
-  }
-  std::size_t place = first_slot(key, slots_.size());
-  while (slots_[place].number != 0) {
-    if (slots_[place].key == key) {
-      return slots_[place].number - 1;
+std::uint32_t StateVisits::first_visit(std::int64_t key) {
+  // The upper bits of such a product keep keys apart that follow each other.
+  const std::uint64_t mixed = static_cast<std::uint64_t>(key) * 0x9e3779b97f4a7c15U;
+  std::size_t place = mixed >> shift_;
+  while (slots_[place] != 0) {
+    if (keys_[place] == key) {
+      return slots_[place] - 1;
     }
     place = (place + 1) & (slots_.size() - 1);
   }
-  states_.push_back({.share = 0,
-                     .slot = static_cast<std::uint32_t>(place),
-                     .num_visitors = 0,
-                     .most_visits = 0,
-                     .first_step = kNone,
-                     .last_step = 0,
-                     .first_total = 0});
-  slots_[place] = {.key = key, .number = static_cast<std::uint32_t>(states_.size())};
-  return slots_[place].number - 1;
+  const std::uint32_t visit = add_visit(num_visits_);
+  slots_[place] = visit + 1;
+  keys_[place] = key;
+  return visit;
 }
 
-void StateVisits::grow() {
-  std::vector<Slot> before(std::max(kFirstSlots, 2 * slots_.size()), Slot{.key = 0, .number = 0});
-  before.swap(slots_);
-  for (const Slot& slot : before) {
-    if (slot.number != 0) {
-      std::size_t place = first_slot(slot.key, slots_.size());
-      while (slots_[place].number != 0) {
-        place = (place + 1) & (slots_.size() - 1);
-      }
-      slots_[place] = slot;
-      states_[slot.number - 1].slot = static_cast<std::uint32_t>(place);
-    }
+std::uint32_t StateVisits::visit_after(std::uint32_t visit) {
+  if (visits_[visit].next == kNone) {
+    visits_[visit].next = add_visit(visits_[visit].first);
   }
+  return visits_[visit].next;
+}
+
+std::uint32_t StateVisits::add_visit(std::uint32_t first) {
+  visits_[num_visits_] = {
+      .first = first, .next = kNone, .num_visitors = 0, .rollout_start = kNone, .last_step = 0};
+  return num_visits_++;
 }
 
 }  // namespace finestep
