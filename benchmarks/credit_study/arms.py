@@ -62,7 +62,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 BASELINE = "grpo"
 """What the others are compared with, seed by seed."""
 
-KL_BOUNDS = (0.002, 0.006, 0.018)
+KL_BOUNDS = (0.004, 0.012, 0.036)
 """The values of `update.max_kl` from which each arm's is chosen, in nats per token."""
 
 REPORTED_SEEDS = range(8)
