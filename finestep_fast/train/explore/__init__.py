@@ -1,0 +1,1 @@
+"""The explore world: databases in which a question takes several looks."""
