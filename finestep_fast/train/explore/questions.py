@@ -125,15 +125,15 @@ class Draft:
         """Return the question."""
         theme = self.database.theme
         words = {
-            "links": theme_word(theme.bridge),
-            "quantity_word": theme_word(theme.quantity),
+            "links": theme.bridge_word,
+            "quantity_word": theme.quantity_word,
             "flag_word": self.flag_word,
         }
         for letter in ("x", "y"):
             entity = self.database.entity(self.side_of(letter))
-            words[letter] = theme_word(entity.tables)
-            words[f"{letter}_word"] = theme_word(entity.category)
-            words[f"{letter}_number_word"] = theme_word(entity.number)
+            words[letter] = entity.word
+            words[f"{letter}_word"] = entity.category_word
+            words[f"{letter}_number_word"] = entity.number_word
             words[f"{letter}_value"] = self.values[letter]
         return KINDS[self.kind].text.format_map(words)
 
@@ -178,11 +178,6 @@ class Draft:
         mistakes += [self.names(stale=copies)]
         mistakes += [gold | {f"{letter}_value": self.values[letter]} for letter in kind.searched]
         return [self.sql(names) for names in mistakes]
-
-
-def theme_word(names: tuple[str, ...]) -> str:
-    """Return what questions call an idea."""
-    return names[0]
 
 
 def draft_question(

@@ -34,41 +34,55 @@ _CITIES = _words("Rome Oslo Paris Lima Cairo Bern")
 
 @dataclass(frozen=True)
 class Entity:
-    """One side of a theme; the first of its names is what questions call it."""
+    """One side of a theme. No table uses the words that questions say."""
 
+    word: str
+    """What questions call it."""
     tables: tuple[str, ...]
+    """Names of its table."""
     labels: tuple[str, ...]
     """What its label column holds, each at most once."""
+    category_word: str
+    """What questions call its category."""
     category: tuple[str, ...]
     """Names of its category."""
     values: tuple[str, ...]
-    """What a category may be; a database stores each with a digit of its own."""
+    """What a category may be; a table stores each with a digit of its own."""
+    number_word: str
+    """What questions call its number."""
     number: tuple[str, ...]
     """Names of its number."""
 
 
 @dataclass(frozen=True)
 class Theme:
-    """Two entities and the bridge between them; the first name is what questions say."""
+    """Two entities and the bridge between them."""
 
     name: str
     first: Entity
     second: Entity
+    bridge_word: str
+    """What questions call the rows of the bridge."""
     bridge: tuple[str, ...]
-    """Names of the bridge table."""
+    """Names of the bridge."""
+    quantity_word: str
+    """What questions call its number."""
     quantity: tuple[str, ...]
     """Names of its number."""
     flag: tuple[str, str]
     """What questions call rows whose flag has its positive form, and the others."""
 
 
-def _persons(tables: str) -> Entity:
+def _persons(word: str, tables: str) -> Entity:
     return Entity(
-        _words(tables),
-        _PEOPLE,
-        _words("city town place seat"),
-        _CITIES,
-        _words("age years rank size"),
+        word=word,
+        tables=_words(tables),
+        labels=_PEOPLE,
+        category_word="city",
+        category=_words("town place seat home"),
+        values=_CITIES,
+        number_word="age",
+        number=_words("years rank size born"),
     )
 
 
@@ -76,43 +90,58 @@ THEMES = (
     Theme(
         name="shop",
         first=Entity(
-            _words("products goods items"),
-            _THINGS,
-            _words("kind sort type class"),
-            _words("Garden Kitchen Office Travel Sport Music"),
-            _words("price cost rate tag"),
+            word="products",
+            tables=_words("goods items wares"),
+            labels=_THINGS,
+            category_word="kind",
+            category=_words("sort type class range"),
+            values=_words("Garden Kitchen Office Travel Sport Music"),
+            number_word="price",
+            number=_words("cost rate tag rank"),
         ),
-        second=_persons("buyers clients people"),
-        bridge=_words("sales orders deals"),
-        quantity=_words("units amount pieces total"),
+        second=_persons("buyers", "clients people users"),
+        bridge_word="sales",
+        bridge=_words("orders deals trades"),
+        quantity_word="units",
+        quantity=_words("amount pieces total size"),
         flag=("paid", "unpaid"),
     ),
     Theme(
         name="library",
         first=Entity(
-            _words("books volumes works"),
-            _THINGS,
-            _words("genre sort style shelf"),
-            _words("Crime Poetry Science History Fantasy Romance"),
-            _words("pages length size sheets"),
+            word="books",
+            tables=_words("volumes works prints"),
+            labels=_THINGS,
+            category_word="genre",
+            category=_words("sort style shelf class"),
+            values=_words("Crime Poetry Science History Fantasy Romance"),
+            number_word="pages",
+            number=_words("length size sheets rate"),
         ),
-        second=_persons("readers members people"),
-        bridge=_words("loans rentals leases"),
-        quantity=_words("days amount span total"),
+        second=_persons("readers", "members people users"),
+        bridge_word="loans",
+        bridge=_words("rentals leases orders"),
+        quantity_word="days",
+        quantity=_words("amount span total length"),
         flag=("ended", "running"),
     ),
     Theme(
         name="clinic",
         first=Entity(
-            _words("doctors medics staff"),
-            _PEOPLE,
-            _words("ward class unit floor"),
-            _words("Heart Bone Skin Nerve Blood Lung"),
-            _words("salary pay wage rank"),
+            word="doctors",
+            tables=_words("medics staff experts"),
+            labels=_PEOPLE,
+            category_word="ward",
+            category=_words("class unit floor place"),
+            values=_words("Heart Bone Skin Nerve Blood Lung"),
+            number_word="salary",
+            number=_words("pay wage rank rate"),
         ),
-        second=_persons("patients cases people"),
-        bridge=_words("visits stays checks"),
-        quantity=_words("fee cost price bill"),
+        second=_persons("patients", "cases people members"),
+        bridge_word="visits",
+        bridge=_words("stays checks trades"),
+        quantity_word="fee",
+        quantity=_words("cost amount bill total"),
         flag=("settled", "unsettled"),
     ),
 )
