@@ -32,7 +32,7 @@ All but `perfect` may miss something: the key `right` says whether the answer is
 class ExploreDemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    per_question: Annotated[int, at_least(0), at_most(1000)] = 4
+    per_question: Annotated[int, at_least(0), at_most(1000)] = 3
     """Demonstrations of each training question; dev and test questions have none."""
     direct_share: Share = 0.34
     """Share that goes the short way and submits."""
@@ -113,7 +113,7 @@ def demonstrate(
     answer = agent.sql()
     if way != "blind" and rng.random() < config.run_share:
         calls += [run(answer)] * (1 + (way == "wasteful" and rng.random() < 0.5))
-    calls = [*calls[: MOST_CALLS - 1], submit(answer)]
+    calls = [*calls[: MOST_CALLS - 1], submit(answer)]  # at most a run of the answer is cut
     right = gives_rows_of(connection, answer, question.gold_sql)
     quality = ("perfect" if right else "wrong") if way == "direct" else way
     return Demonstration(
@@ -139,9 +139,10 @@ def _looks(
     late: list[str] = []
     calls: list[Call] = []
     if way == "gathers":
-        calls += agent.take(LIST)
-        calls += [agent.look_at(table.name) for table in draft.database.tables]
         kept = [name for name in kept if name.split()[0] in ("search", FORM)]
+        calls += agent.take(LIST)
+        room = MOST_CALLS - 2 - len(kept)
+        calls += [agent.look_at(table.name) for table in draft.database.tables[:room]]
     early = rng.randrange(len(kept) + 1) if way == "mended" else len(needed) + 1
     for place, name in enumerate([*kept, ""]):
         if place == early:
@@ -151,7 +152,8 @@ def _looks(
                 late = [name for name in missed if rng.random() < config.mend_share]
         if name:
             calls += agent.take(name)
-            if way == "wasteful" and rng.random() < config.waste_share:
+            has_room = len(calls) < MOST_CALLS // 2
+            if way == "wasteful" and has_room and rng.random() < config.waste_share:
                 calls.append(_wasted(agent, calls[-1]))
     return calls + [call for name in late for call in agent.take(name)]
 

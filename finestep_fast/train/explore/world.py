@@ -51,7 +51,7 @@ class ExploreConfig:
     """Databases for dev questions; training never sees them."""
     test_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 15
     """Databases for test questions, which are in no other split."""
-    train_questions: _Count = 1500
+    train_questions: _Count = 1400
     """Training questions, dealt out evenly over databases and kinds."""
     dev_questions: _Count = 180
     """Dev questions, dealt out in the same way."""
