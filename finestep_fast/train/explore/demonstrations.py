@@ -18,7 +18,7 @@ from finestep_fast.train.explore.questions import WorldQuestion
 from finestep_fast.train.explore.words import LABELS
 from finestep_fast.train.generated.calls import Call, list_tables, look, run, search_values, submit
 from finestep_fast.train.generated.demonstration import Demonstration, check_way_shares
-from finestep_fast.train.generated.rows import gives_rows_of, rows_of
+from finestep_fast.train.generated.rows import Cell, gives_rows_of, rows_of
 
 MOST_CALLS = 12
 QUALITIES = ("perfect", "wrong", "wasteful", "mended", "gathers", "blind")
@@ -133,7 +133,8 @@ def _looks(
     if way == "blind":
         return agent.take(LIST) if rng.random() < 0.5 else []
     needed = needed_looks(draft.kind)
-    kept, missed = [], []
+    kept: list[str] = []
+    missed: list[str] = []
     for name in needed:
         (missed if rng.random() < config.miss_share(name) else kept).append(name)
     late: list[str] = []
@@ -158,7 +159,7 @@ def _looks(
     return calls + [call for name in late for call in agent.take(name)]
 
 
-def _shows_something(rows: list[tuple[object, ...]] | None) -> bool:
+def _shows_something(rows: list[tuple[Cell, ...]] | None) -> bool:
     return bool(rows) and rows not in ([(None,)], [(0,)])
 
 
