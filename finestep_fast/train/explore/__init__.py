@@ -8,7 +8,7 @@ database, every table picks its own names, and none of them are the words of the
   look-alike tables is the live one. Of an entity it shows the columns, and the primary key that
   stale copies lack.
 - `search_values` shows under which column and with which digit a category is stored ('Rome' is
-  'Rome 3'). The stale copy stores another digit, and a column of another table holds the same words.
+  'Rome 3'). The stale copy stores another digit, and another column the same words.
 - A query that shows rows of the bridge shows how its flag is stored ('Yes', 'Done', ...).
 
 A question needs two to five of these looks, and with one missing its query fails, finds nothing or
