@@ -1,12 +1,12 @@
 """A scripted agent: it looks, and writes the query with what it has found and guesses for the rest.
 
-It knows the theme's words, as a trained policy would, so its guesses are names that the database
-might have used. Nothing is drawn twice: an agent that guesses again guesses the same.
+It knows the theme's words, as a trained policy would: what it has not seen it calls by the first of
+the names that the database might have used. Guesses that varied would only be noise to imitate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from random import Random
 
 from finestep_fast.train.explore.databases import Names
@@ -34,7 +34,7 @@ class Agent:
 
     Args:
         draft: The question.
-        rng: Of its guesses.
+        rng: Of what it takes for the live table before it knows.
     """
 
     def __init__(self, draft: Draft, rng: Random) -> None:
@@ -44,7 +44,6 @@ class Agent:
         self.described: set[str] = set()
         # Without a look there is nothing to tell a stale copy from the live table.
         self.hunch = {letter: rng.random() < 0.5 for letter in "xy"}
-        self._guesses: dict[str, str] = {}
 
     def take(self, look_name: str) -> list[Call]:
         """Take a look and keep what it shows; returns its calls."""
@@ -60,15 +59,10 @@ class Agent:
         bridge, theme = database.bridge, database.theme
         seen = bridge.table in self.described
         names = {
-            "bridge": self._known(self.listed or seen, bridge.table, theme.bridge, "bridge"),
-            "quantity": self._known(seen, bridge.quantity, theme.quantity, "quantity"),
-            "flag": self._known(seen, bridge.flag, FLAGS, "flag"),
-            "form": self._known(
-                self.formed,
-                bridge.forms[not self.draft.positive],
-                [forms[not self.draft.positive] for forms in FORMS],
-                "form",
-            ),
+            "bridge": bridge.table if self.listed or seen else theme.bridge[0],
+            "quantity": bridge.quantity if seen else theme.quantity[0],
+            "flag": bridge.flag if seen else FLAGS[0],
+            "form": (bridge.forms if self.formed else FORMS[0])[not self.draft.positive],
         }
         for letter in "xy":
             side = self.draft.side_of(letter)
@@ -77,17 +71,15 @@ class Agent:
             found = letter in self.searched
             described = of.table in self.described
             named = self.listed or found or described or (seen and is_live)
-            pieces: dict[str, tuple[bool, str, Sequence[str]]] = {
-                "table": (named, of.table, entity.tables),
-                "key": (described or (seen and is_live), of.key, KEYS),
-                "label": (described, of.label, LABELS),
-                "category": (described or found, of.category, entity.category),
-                "number": (described, of.number, entity.number),
-                "link": (seen, bridge.link[side], LINKS),
-                "value": (found, of.stored[value], [value]),
+            names |= {
+                f"{letter}_table": of.table if named else entity.tables[0],
+                f"{letter}_key": of.key if described or (seen and is_live) else KEYS[0],
+                f"{letter}_label": of.label if described else LABELS[0],
+                f"{letter}_category": of.category if described or found else entity.category[0],
+                f"{letter}_number": of.number if described else entity.number[0],
+                f"{letter}_link": bridge.link[side] if seen else LINKS[0],
+                f"{letter}_value": of.stored[value] if found else value,
             }
-            for piece, (known, name, guesses) in pieces.items():
-                names[f"{letter}_{piece}"] = self._known(known, name, guesses, letter + piece)
         return names
 
     def believed(self, letter: str) -> tuple[Names, bool]:
@@ -103,13 +95,6 @@ class Agent:
         """Read a table's columns."""
         self.described.add(table)
         return look(table)
-
-    def _known(self, known: bool, name: str, guesses: Sequence[str], place: str) -> str:
-        if known:
-            return name
-        if place not in self._guesses:
-            self._guesses[place] = self.rng.choice(guesses)
-        return self._guesses[place]
 
     def take_list(self, _: str) -> list[Call]:
         """List the tables."""

@@ -48,7 +48,7 @@ class ExploreDemonstrationConfig:
     """Share of the looks of a wasteful demonstration that a wasted call follows."""
     mend_share: Share = 0.5
     """Share of the missed looks that are taken after a query that failed or found nothing."""
-    run_share: Share = 0.3
+    run_share: Share = 0.5
     """Share that runs its query before it submits."""
     miss_list_share: Share = 0.05
     """Share of the needed lists of tables that are left out."""
