@@ -37,6 +37,7 @@ from finestep_fast.train.explore.questions import (
 )
 from finestep_fast.train.explore.words import THEMES
 from finestep_fast.train.generated.calls import Call
+from finestep_fast.train.generated.model import SmallModelConfig, small_tokenizer
 from support.json_lines import json_lines
 
 SMALL = ExploreConfig(
@@ -257,6 +258,23 @@ def test_too_few_rows_for_the_questions_are_refused_and_leave_nothing(tmp_path: 
     with pytest.raises(InputError, match="holds no further question"):
         write_world(tmp_path / "world", config)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_split_names_are_one_token_wherever_they_stand(root: Path) -> None:
+    config = SmallModelConfig(split_names=True)
+    texts = [text for q in questions_of(root, "train") for text in (q["question"], q["SQL"])]
+    tokenizer = small_tokenizer(texts, config)
+    database_words = {name for q in questions_of(root, "train") for name in q["SQL"].split()}
+    names = sorted(word for word in database_words if re.fullmatch("[a-z]+", word))
+    assert len(names) > 40
+    for name in names:
+        (token,) = tokenizer.encode(name, add_special_tokens=False)
+        for text in (f"{name}\n", f"x {name} TEXT", f"SELECT {name} FROM {name}", f"-> a.{name}"):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert token in ids, text
+            assert tokenizer.decode(ids) == text
+    text = 'é {"a": 1}  \n\n <|im_start|>'
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
 
 def test_the_shipped_config_trains_from_nothing_to_a_model(tmp_path: Path) -> None:
