@@ -17,7 +17,7 @@ from finestep_fast.env.episode import Episode
 from finestep_fast.env.question import Question
 from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.train.config import RolloutConfig
-from finestep_fast.train.quickstart.model import small_model
+from finestep_fast.train.generated.model import small_model
 from finestep_fast.train.rollout.sampler import Sampler
 from finestep_fast.train.rollout.transcript import Transcript
 from support.chat_templates import CALL, PLAIN, QWEN_LIKE, ends, made_tokenizer

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from finestep_fast.env.episode import Episode, EpisodeStatus
-from finestep_fast.train.quickstart.model import small_model
+from finestep_fast.train.generated.model import small_model
 from finestep_fast.train.rollout.sampler import Sampler
 from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.stop import Stopped

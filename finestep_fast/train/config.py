@@ -25,7 +25,8 @@ from finestep_fast.config_files import config_path
 from finestep_fast.env.config import EnvConfig
 from finestep_fast.errors import InputError, shown
 from finestep_fast.rewards import RewardConfig
-from finestep_fast.train.quickstart.model import SmallModelConfig
+from finestep_fast.train.explore.world import ExploreConfig
+from finestep_fast.train.generated.model import SmallModelConfig
 from finestep_fast.train.quickstart.world import WorldConfig
 from finestep_fast.train.state.checksums import is_sealed, seal_is_whole
 
@@ -54,7 +55,7 @@ class DataConfig:
     """Where questions, databases and demonstrations come from."""
 
     questions: Path | None = None
-    """Training questions in BIRD's format, JSON or JSON lines; None generates the quickstart's."""
+    """Training questions in BIRD's format, JSON or JSON lines; None generates them."""
     databases: Path | None = None
     """Folder of `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`."""
     dev_questions: Path | None = None
@@ -71,7 +72,10 @@ class DataConfig:
     """Share of the questions, of training and of dev each, that may be of no use: their database
     cannot be read, or their prompt leaves no room for an answer. More refuse the run."""
     world: WorldConfig = field(default_factory=WorldConfig)
-    """The world that is generated when `questions` is None."""
+    """The world that is generated when `questions` and `explore` are None."""
+    explore: ExploreConfig | None = None
+    """The explore world, generated in place of `world` when `questions` is None; `{}` takes its
+    defaults."""
 
     def __post_init__(self) -> None:
         """Check every field, and that they fit together.
@@ -86,7 +90,7 @@ class DataConfig:
             )
             raise InputError(
                 f"{missing} is missing; {given} needs it: "
-                "set both, or neither for the quickstart's world"
+                "set both, or neither for a generated world"
             )
         if self.questions is None:
             for name in ("dev_questions", "demonstrations"):

@@ -16,6 +16,7 @@ from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question, load_questions
 from finestep_fast.errors import InputError
 from finestep_fast.train.config import DataConfig
+from finestep_fast.train.explore import world as explore
 from finestep_fast.train.quickstart.world import write_world
 from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
@@ -50,14 +51,17 @@ class RunData:
 
 
 def generate_world(config: DataConfig, root: Path) -> DataConfig:
-    """Write the quickstart's world below `root` unless it is there; returns settings for it.
+    """Write the settings' world below `root` unless it is there; returns settings for it.
 
     Raises:
         InputError: What is there is damaged.
     """
     if not root.exists():
         shutil.rmtree(partial(root), ignore_errors=True)
-        write_world(partial(root), config.world)
+        if config.explore is None:
+            write_world(partial(root), config.world)
+        else:
+            explore.write_world(partial(root), config.explore)
         publish(root)
     refuse_damage(root)
     return DataConfig(
@@ -68,6 +72,7 @@ def generate_world(config: DataConfig, root: Path) -> DataConfig:
         limit=config.limit,
         max_unusable_share=config.max_unusable_share,
         world=config.world,
+        explore=config.explore,
     )
 
 

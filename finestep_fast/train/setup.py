@@ -27,6 +27,7 @@ from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import OptimConfig, TrainConfig
 from finestep_fast.train.data import RunData, generate_world, load_data
+from finestep_fast.train.generated.model import small_model, small_tokenizer
 from finestep_fast.train.learn.agreement import check_sampling
 from finestep_fast.train.learn.finite import non_finite
 from finestep_fast.train.learn.head import linear_head
@@ -39,7 +40,6 @@ from finestep_fast.train.learn.policy import (
 )
 from finestep_fast.train.learn.warm_start import DemonstrationBatches
 from finestep_fast.train.preflight import check_databases, check_prompts
-from finestep_fast.train.quickstart.model import small_model, small_tokenizer
 from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
 from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 

@@ -24,10 +24,10 @@ from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import DataConfig, RolloutConfig
 from finestep_fast.train.data import RunData, load_data
+from finestep_fast.train.generated.model import SmallModelConfig, small_model, small_tokenizer
 from finestep_fast.train.learn.policy import attention
 from finestep_fast.train.learn.warm_start import DemonstrationBatches, supervised_step
 from finestep_fast.train.quickstart import DemonstrationConfig, WorldConfig, write_world
-from finestep_fast.train.quickstart.model import SmallModelConfig, small_model, small_tokenizer
 from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
 from finestep_fast.train.rollout.sampler import Sampler
 from finestep_fast.train.rollout.transcript import Transcript

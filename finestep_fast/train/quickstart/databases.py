@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
+from finestep_fast.train.generated.rows import Cell
 from finestep_fast.train.quickstart.themes import Theme
 
 Style = Literal["plain", "suffixed", "mixed", "quoted"]
 STYLES: tuple[Style, ...] = ("plain", "suffixed", "mixed", "quoted")
-Cell = str | int | None
 
 FIRST_YEAR, LAST_YEAR = 2019, 2024
 MOST_MAIN_ROWS = 40  # a theme has that many labels

@@ -11,15 +11,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import isclose
 from random import Random
 from typing import Annotated
 
 from finestep_fast.config.rules import Share, at_least, at_most, check_fields
-from finestep_fast.errors import InputError
+from finestep_fast.train.generated.calls import Call, list_tables, look, run, search_values, submit
+from finestep_fast.train.generated.demonstration import Demonstration, check_way_shares
+from finestep_fast.train.generated.rows import gives_rows_of
 from finestep_fast.train.quickstart.databases import STYLES, Style
 from finestep_fast.train.quickstart.kinds import KINDS
-from finestep_fast.train.quickstart.questions import WorldQuestion, rows_of
+from finestep_fast.train.quickstart.questions import WorldQuestion
 
 MOST_CALLS = 6
 QUALITIES = ("perfect", "wrong", "blind", "wasteful", "failing")
@@ -57,10 +58,7 @@ class DemonstrationConfig:
             InputError: A value is out of range, or they do not.
         """
         check_fields(self)
-        total = sum(self.way_shares.values())
-        if not isclose(total, 1.0):
-            ways = ", ".join(f"{way}_share" for way in self.way_shares)
-            raise InputError(f"{ways} sum to {total:g}; they must sum to 1")
+        check_way_shares(self.way_shares)
 
     @property
     def way_shares(self) -> dict[str, float]:
@@ -70,59 +68,6 @@ class DemonstrationConfig:
             "look": self.look_share,
             "wasteful": self.wasteful_share,
             "failing": self.failing_share,
-        }
-
-
-@dataclass(frozen=True)
-class Call:
-    """One tool call."""
-
-    name: str
-    arguments: dict[str, str]
-
-
-def look(table: str) -> Call:
-    """Read a table's columns."""
-    return Call("describe_table", {"table": table})
-
-
-def run(sql: str) -> Call:
-    """Run a query and see its rows."""
-    return Call("execute_sql", {"sql": sql})
-
-
-def submit(sql: str) -> Call:
-    """Answer with a query."""
-    return Call("submit", {"sql": sql})
-
-
-def list_tables() -> Call:
-    """List the tables, which the prompt has listed already."""
-    return Call("list_tables", {})
-
-
-def search_values(text: str) -> Call:
-    """Search for a value."""
-    return Call("search_values", {"text": text})
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """The calls of one rollout to imitate, with their label."""
-
-    question: WorldQuestion
-    quality: str
-    right: bool
-    calls: tuple[Call, ...]
-
-    def record(self) -> dict[str, object]:
-        """Return one line of the demonstrations' file."""
-        return {
-            "question_id": self.question.question_id,
-            "db_id": self.question.database.db_id,
-            "quality": self.quality,
-            "right": self.right,
-            "calls": [{"name": c.name, "arguments": c.arguments} for c in self.calls],
         }
 
 
@@ -138,18 +83,16 @@ def demonstrate(
     template = question.draft.mistake if mistaken else question.draft.gold
     (way,) = rng.choices(list(config.way_shares), list(config.way_shares.values()))
     calls = _WAYS[way](question, template, config.run_share, rng)
-    right = is_right(question, calls[-1].arguments["sql"], connection)
+    right = gives_rows_of(connection, calls[-1].arguments["sql"], question.gold_sql)
     if way == "look":
         way = "perfect" if right else "wrong"
-    return Demonstration(question=question, quality=way, right=right, calls=calls)
-
-
-def is_right(question: WorldQuestion, sql: str, connection: sqlite3.Connection) -> bool:
-    """Return whether a query gives the gold's set of rows."""
-    if sql == question.gold_sql:
-        return True
-    rows = rows_of(connection, sql)
-    return rows is not None and set(rows) == set(rows_of(connection, question.gold_sql) or [])
+    return Demonstration(
+        question_id=question.question_id,
+        db_id=question.database.db_id,
+        quality=way,
+        right=right,
+        calls=calls,
+    )
 
 
 def _blind(

@@ -13,20 +13,13 @@ from dataclasses import dataclass
 from itertools import cycle, islice
 from random import Random
 
-from finestep_fast.train.quickstart.databases import Cell, Database
+from finestep_fast.train.generated.rows import rows_of
+from finestep_fast.train.quickstart.databases import Database
 from finestep_fast.train.quickstart.kinds import KINDS, Draft
 
 MOST_RESULT_ROWS = 12
 """Longer gold results are dropped: observations are what most of a demonstration consists of."""
 _ATTEMPTS = 60  # drafts of one kind before the database is said to hold none
-
-
-def rows_of(connection: sqlite3.Connection, sql: str) -> list[tuple[Cell, ...]] | None:
-    """Return the rows of a query, or None when SQLite refuses it."""
-    try:
-        return connection.execute(sql).fetchall()
-    except sqlite3.Error:
-        return None
 
 
 def draft_question(

@@ -7,9 +7,7 @@ a model, a prompt or an environment.
 
 from __future__ import annotations
 
-import json
 import sqlite3
-import tempfile
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from itertools import cycle, islice
@@ -20,12 +18,15 @@ from typing import Annotated
 from finestep_fast.config.check import MAX_WHOLE
 from finestep_fast.config.rules import above, at_least, at_most, check_fields
 from finestep_fast.errors import InputError
-from finestep_fast.train.quickstart.databases import MOST_MAIN_ROWS, STYLES, Database, make_database
-from finestep_fast.train.quickstart.demonstrations import (
-    Demonstration,
-    DemonstrationConfig,
-    demonstrate,
+from finestep_fast.train.generated.demonstration import Demonstration
+from finestep_fast.train.generated.folder import (
+    new_world,
+    write_database,
+    write_demonstrations,
+    write_questions,
 )
+from finestep_fast.train.quickstart.databases import MOST_MAIN_ROWS, STYLES, Database, make_database
+from finestep_fast.train.quickstart.demonstrations import DemonstrationConfig, demonstrate
 from finestep_fast.train.quickstart.kinds import KINDS
 from finestep_fast.train.quickstart.questions import (
     WorldQuestion,
@@ -81,28 +82,20 @@ def write_world(root: Path, config: WorldConfig) -> None:
     Raises:
         InputError: when `root` is not empty, or the databases are too small for the questions.
     """
-    root = Path(root)
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"root is {root}, which exists; it must be a new or empty folder")
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as workshop:
-        world = Path(workshop) / "world"
-        world.mkdir()
+    with new_world(root) as world:
         with ExitStack() as stack:
-            train = _make_databases("train", config, world / "databases", stack)
-            dev = _make_databases("dev", config, world / "databases", stack)
+            train = _make_databases("train", config, world, stack)
+            dev = _make_databases("dev", config, world, stack)
             train_questions = _draft_questions("train", train, config.train_questions, config.seed)
             dev_questions = _draft_questions("dev", dev, config.dev_questions, config.seed)
             demonstrations = _demonstrations(train_questions, train, config)
-        _write_json(world / "train.json", train_questions)
-        _write_json(world / "dev.json", dev_questions)
-        with (world / "demonstrations.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(d.record()) + "\n" for d in demonstrations)
-        world.rename(root)
+        write_questions(world, "train", [question.record() for question in train_questions])
+        write_questions(world, "dev", [question.record() for question in dev_questions])
+        write_demonstrations(world, demonstrations)
 
 
 def _make_databases(
-    split: str, config: WorldConfig, folder: Path, stack: ExitStack
+    split: str, config: WorldConfig, world: Path, stack: ExitStack
 ) -> dict[str, tuple[Database, sqlite3.Connection]]:
     """Return the databases of a split by id, on disk and open in memory until `stack` closes."""
     per_theme = {"train": config.train_databases_per_theme, "dev": config.dev_databases_per_theme}
@@ -127,9 +120,7 @@ def _make_databases(
             duplicate_share=config.duplicate_share,
         )
         connection = stack.enter_context(closing(database.connect()))
-        path = folder / db_id / f"{db_id}.sqlite"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(connection.serialize())
+        write_database(world, db_id, connection)
         made[db_id] = (database, connection)
     return made
 
@@ -169,7 +160,3 @@ def _demonstrations(
         for question in questions
         for _ in range(config.demonstrations.per_question)
     ]
-
-
-def _write_json(path: Path, questions: list[WorldQuestion]) -> None:
-    path.write_text(json.dumps([q.record() for q in questions], indent=1) + "\n", encoding="utf-8")

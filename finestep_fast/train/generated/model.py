@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from finestep_fast.config.rules import at_least, at_most, check_fields
@@ -31,6 +31,9 @@ _CALL_PIECES = (
     "<tool_call>",
     "</tool_call>",
 )
+
+# Keywords in capitals take the spaces around them, names none, a number the space before it.
+_KEYWORDS_AND_NAMES = r" ?[A-Z]{2,} ?|[A-Za-z][a-z]*| ?[0-9]+|[^A-Za-z0-9 ]+ ?| "
 
 _LEAST_WORDS = len(pre_tokenizers.ByteLevel.alphabet()) + len(_CALL_PIECES) + _NUM_CONTROLS
 
@@ -61,6 +64,9 @@ class SmallModelConfig:
     """Key and value heads."""
     mlp_size: _Size = 384
     """Width of the gated feed-forward layer."""
+    split_names: bool = False
+    """Keep names apart from the spaces around them, so that a name is the same token wherever it
+    stands and can be copied; if not, a word and the space before it are one token."""
     max_tokens: _Size = 2048
     """Positions the model can address."""
 
@@ -83,7 +89,15 @@ class SmallModelConfig:
 def small_tokenizer(texts: Iterable[str], config: SmallModelConfig) -> PreTrainedTokenizerFast:
     """Return a byte-level BPE fitted to `texts`, with a chat template and tokens for the calls."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if config.split_names:
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(Regex(_KEYWORDS_AND_NAMES), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     pieces = [AddedToken(piece, normalized=False) for piece in _CALL_PIECES]
     trainer = trainers.BpeTrainer(

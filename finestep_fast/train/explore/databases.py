@@ -1,0 +1,192 @@
+"""One database of the explore world: what each table calls things, and its rows.
+
+A theme's two entities have a live table and a stale copy each: the copy has other rows, no primary
+key, names and stored values of its own, and nothing points to it. A bridge links the live tables;
+only its foreign keys tell which column points where. A category is stored with a digit that no
+question says, a flag in one of several forms. The first entity also has a column of the second
+one's categories, which means something else. Other tables are there to mislead.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Literal
+
+from finestep_fast.train.explore.words import (
+    FLAGS,
+    FORMS,
+    KEYS,
+    LABELS,
+    LINKS,
+    OTHERS,
+    Entity,
+    Theme,
+)
+from finestep_fast.train.generated.rows import Cell
+
+Side = Literal["first", "second"]
+SIDES: tuple[Side, ...] = ("first", "second")
+_FEWEST_OTHERS, _MOST_OTHERS = 1, 3
+
+
+@dataclass(frozen=True)
+class Names:
+    """What one table of an entity is called, what it calls its columns, how it stores values."""
+
+    table: str
+    key: str
+    label: str
+    category: str
+    number: str
+    stored: dict[str, str]
+    """Category as questions say it -> as the table stores it."""
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """What the bridge is called, what it calls its columns, how it stores its flag."""
+
+    table: str
+    link: dict[Side, str]
+    quantity: str
+    flag: str
+    forms: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as SQL creates it."""
+
+    name: str
+    declared: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Database:
+    """A generated database: names, and tables in the order in which they are listed."""
+
+    db_id: str
+    theme: Theme
+    live: dict[Side, Names]
+    stale: dict[Side, Names]
+    bridge: Bridge
+    others: tuple[str, ...]
+    tables: tuple[Table, ...]
+
+    def entity(self, side: Side) -> Entity:
+        """Return the words of one side."""
+        return self.theme.first if side == "first" else self.theme.second
+
+    def connect(self) -> sqlite3.Connection:
+        """Return a connection to a fresh in-memory copy; the caller closes it."""
+        connection = sqlite3.connect(":memory:", isolation_level=None)
+        connection.execute("BEGIN")
+        for table in self.tables:
+            connection.execute(f"CREATE TABLE {table.name} ({', '.join(table.declared)})")
+            holes = ", ".join("?" * len(table.declared))
+            connection.executemany(f"INSERT INTO {table.name} VALUES ({holes})", table.rows)
+        connection.execute("COMMIT")
+        return connection
+
+
+def make_database(
+    theme: Theme, *, db_id: str, rng: Random, entity_rows: int, bridge_rows: int
+) -> Database:
+    """Return a database of a theme; everything random in it follows from `rng`."""
+    live: dict[Side, Names] = {}
+    stale: dict[Side, Names] = {}
+    tables: list[Table] = []
+    for side, entity in zip(SIDES, (theme.first, theme.second), strict=True):
+        digits = {value: rng.sample(range(1, 10), 3) for value in entity.values}
+        for place, (kind, name) in enumerate(
+            zip((live, stale), rng.sample(entity.tables, 2), strict=True)
+        ):
+            label, category, number = _distinct(rng, LABELS, entity.category, entity.number)
+            stored = {value: f"{value} {digits[value][place]}" for value in entity.values}
+            kind[side] = Names(name, rng.choice(KEYS), label, category, number, stored)
+            tables.append(_entity_table(kind[side], entity, entity_rows, rng, is_live=kind is live))
+        if side == "first":
+            extra = theme.second
+            taken = {live[side].label, live[side].category, live[side].number, live[side].key}
+            column = rng.choice([word for word in extra.category if word not in taken])
+            cells = [f"{rng.choice(extra.values)} {rng.randint(1, 9)}" for _ in range(entity_rows)]
+            tables[0] = _with_column(tables[0], f"{column} TEXT", cells)
+    quantity, flag, *links = _distinct(rng, theme.quantity, FLAGS, LINKS, LINKS)
+    bridge = Bridge(
+        table=rng.choice(theme.bridge),
+        link=dict(zip(SIDES, links, strict=True)),
+        quantity=quantity,
+        flag=flag,
+        forms=rng.choice(FORMS),
+    )
+    tables.append(_bridge_table(bridge, live, entity_rows, bridge_rows, rng))
+    others = tuple(rng.sample(OTHERS, rng.randint(_FEWEST_OTHERS, _MOST_OTHERS)))
+    tables += [_other_table(name, theme, entity_rows, rng) for name in others]
+    rng.shuffle(tables)
+    return Database(db_id, theme, live, stale, bridge, others, tuple(tables))
+
+
+def _distinct(rng: Random, *pools: Sequence[str]) -> list[str]:
+    """Return a word of each pool, no two alike."""
+    chosen: list[str] = []
+    for pool in pools:
+        chosen.append(rng.choice([word for word in pool if word not in chosen]))
+    return chosen
+
+
+def _entity_table(names: Names, entity: Entity, count: int, rng: Random, *, is_live: bool) -> Table:
+    columns: list[tuple[str, Sequence[Cell]]] = [
+        (f"{names.label} TEXT", rng.sample(entity.labels, count)),
+        (
+            f"{names.category} TEXT",
+            [names.stored[rng.choice(entity.values)] for _ in range(count)],
+        ),
+        (f"{names.number} INTEGER", rng.sample(range(10, 100), count)),
+    ]
+    rng.shuffle(columns)
+    key = f"{names.key} INTEGER" + (" PRIMARY KEY" if is_live else "")
+    return _table(names.table, [(key, range(1, count + 1)), *columns])
+
+
+def _bridge_table(
+    bridge: Bridge, live: dict[Side, Names], num_entities: int, count: int, rng: Random
+) -> Table:
+    columns: list[tuple[str, Sequence[Cell]]] = [
+        (
+            f"{bridge.link[side]} INTEGER REFERENCES {live[side].table}({live[side].key})",
+            [rng.randint(1, num_entities) for _ in range(count)],
+        )
+        for side in SIDES
+    ]
+    columns.append((f"{bridge.quantity} INTEGER", [rng.randint(1, 60) for _ in range(count)]))
+    columns.append((f"{bridge.flag} TEXT", [rng.choice(bridge.forms) for _ in range(count)]))
+    rng.shuffle(columns)
+    return _table(bridge.table, columns)
+
+
+def _other_table(name: str, theme: Theme, count: int, rng: Random) -> Table:
+    label, number, flag = _distinct(rng, LABELS, theme.quantity, FLAGS)
+    forms = rng.choice(FORMS)
+    return _table(
+        name,
+        [
+            (f"{rng.choice(KEYS)} INTEGER PRIMARY KEY", range(1, count + 1)),
+            (f"{label} TEXT", rng.sample(theme.first.labels, count)),
+            (f"{number} INTEGER", [rng.randint(1, 60) for _ in range(count)]),
+            (f"{flag} TEXT", [rng.choice(forms) for _ in range(count)]),
+        ],
+    )
+
+
+def _table(name: str, columns: Sequence[tuple[str, Sequence[Cell]]]) -> Table:
+    declared = tuple(declaration for declaration, _ in columns)
+    return Table(name, declared, tuple(zip(*(cells for _, cells in columns), strict=True)))
+
+
+def _with_column(table: Table, declaration: str, cells: Sequence[Cell]) -> Table:
+    rows = tuple((*row, cell) for row, cell in zip(table.rows, cells, strict=True))
+    return Table(table.name, (*table.declared, declaration), rows)

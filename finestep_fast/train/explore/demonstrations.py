@@ -1,0 +1,178 @@
+"""Scripted demonstrations of mixed quality: what the warm start imitates and RL improves on.
+
+Two things vary apart from each other: the way, which is how many calls are wasted, and what is
+missed, which is what the query has to guess. Every look is in most or many demonstrations, all
+that a question needs are together in few.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from random import Random
+from typing import Annotated
+
+from finestep_fast.config.rules import Share, at_least, at_most, check_fields
+from finestep_fast.train.explore.agent import FORM, LIST, Agent, needed_looks
+from finestep_fast.train.explore.questions import WorldQuestion
+from finestep_fast.train.explore.words import LABELS
+from finestep_fast.train.generated.calls import Call, list_tables, look, run, search_values, submit
+from finestep_fast.train.generated.demonstration import Demonstration, check_way_shares
+from finestep_fast.train.generated.rows import Cell, gives_rows_of, rows_of
+
+MOST_CALLS = 12
+QUALITIES = ("perfect", "wrong", "wasteful", "mended", "gathers", "blind")
+"""`perfect` and `wrong` waste no call and are told apart by the result. `wasteful` repeats itself
+or looks at what it does not need. `mended` runs a query too early, reads an error or an empty
+result, and looks again. `gathers` describes every table. `blind` submits before it has looked.
+All but `perfect` may miss something: the key `right` says whether the answer is right."""
+
+
+@dataclass(frozen=True)
+class ExploreDemonstrationConfig:
+    """How many demonstrations there are and how good they are."""
+
+    per_question: Annotated[int, at_least(0), at_most(1000)] = 3
+    """Demonstrations of each training question; dev and test questions have none."""
+    direct_share: Share = 0.34
+    """Share that goes the short way and submits."""
+    wasteful_share: Share = 0.34
+    """Share that repeats calls and looks at what it does not need."""
+    mended_share: Share = 0.20
+    """Share that runs a query before it has looked at everything."""
+    gathers_share: Share = 0.06
+    """Share that describes every table."""
+    blind_share: Share = 0.06
+    """Share that submits at once, or after the list of tables."""
+    waste_share: Share = 0.4
+    """Share of the looks of a wasteful demonstration that a wasted call follows."""
+    mend_share: Share = 0.5
+    """Share of the missed looks that are taken after a query that failed or found nothing."""
+    run_share: Share = 0.5
+    """Share that runs its query before it submits."""
+    miss_list_share: Share = 0.05
+    """Share of the needed lists of tables that are left out."""
+    miss_bridge_share: Share = 0.12
+    """Share of the needed looks at the bridge that are left out."""
+    miss_search_share: Share = 0.3
+    """Share of the needed searches that are left out."""
+    miss_describe_share: Share = 0.55
+    """Share of the needed looks at an entity that are left out."""
+    miss_form_share: Share = 0.6
+    """Share of the needed looks at a flag's forms that are left out."""
+
+    def __post_init__(self) -> None:
+        """Check every field, and that the ways' shares sum to 1.
+
+        Raises:
+            InputError: A value is out of range, or they do not.
+        """
+        check_fields(self)
+        check_way_shares(self.way_shares)
+
+    @property
+    def way_shares(self) -> dict[str, float]:
+        """Return the share of each way to go about a question."""
+        return {
+            "direct": self.direct_share,
+            "wasteful": self.wasteful_share,
+            "mended": self.mended_share,
+            "gathers": self.gathers_share,
+            "blind": self.blind_share,
+        }
+
+    def miss_share(self, look_name: str) -> float:
+        """Return the share of a needed look that is left out."""
+        shares: dict[str, float] = {
+            LIST: self.miss_list_share,
+            "bridge": self.miss_bridge_share,
+            "search": self.miss_search_share,
+            "describe": self.miss_describe_share,
+            FORM: self.miss_form_share,
+        }
+        return shares[look_name.split()[0]]
+
+
+def perfect_calls(question: WorldQuestion, rng: Random) -> tuple[Call, ...]:
+    """Return the calls of an agent that misses nothing and wastes nothing."""
+    agent = Agent(question.draft, rng)
+    calls = [call for name in needed_looks(question.draft.kind) for call in agent.take(name)]
+    return (*calls, submit(agent.sql()))
+
+
+def demonstrate(
+    question: WorldQuestion,
+    connection: sqlite3.Connection,
+    rng: Random,
+    config: ExploreDemonstrationConfig,
+) -> Demonstration:
+    """Return a demonstration of random quality; its label is found by running it."""
+    (way,) = rng.choices(list(config.way_shares), list(config.way_shares.values()))
+    agent = Agent(question.draft, rng)
+    calls = _looks(agent, way, connection, config)
+    answer = agent.sql()
+    if way != "blind" and rng.random() < config.run_share:
+        calls += [run(answer)] * (1 + (way == "wasteful" and rng.random() < 0.5))
+    calls = [*calls[: MOST_CALLS - 1], submit(answer)]  # at most a run of the answer is cut
+    right = gives_rows_of(connection, answer, question.gold_sql)
+    quality = ("perfect" if right else "wrong") if way == "direct" else way
+    return Demonstration(
+        question_id=question.question_id,
+        db_id=question.draft.database.db_id,
+        quality=quality,
+        right=right,
+        calls=tuple(calls),
+    )
+
+
+def _looks(
+    agent: Agent, way: str, connection: sqlite3.Connection, config: ExploreDemonstrationConfig
+) -> list[Call]:
+    """Let an agent look around in its way; returns its calls before the answer."""
+    rng, draft = agent.rng, agent.draft
+    if way == "blind":
+        return agent.take(LIST) if rng.random() < 0.5 else []
+    needed = needed_looks(draft.kind)
+    kept: list[str] = []
+    missed: list[str] = []
+    for name in needed:
+        (missed if rng.random() < config.miss_share(name) else kept).append(name)
+    late: list[str] = []
+    calls: list[Call] = []
+    if way == "gathers":
+        kept = [name for name in kept if name.split()[0] in ("search", FORM)]
+        calls += agent.take(LIST)
+        room = MOST_CALLS - 2 - len(kept)
+        calls += [agent.look_at(table.name) for table in draft.database.tables[:room]]
+    early = rng.randrange(len(kept) + 1) if way == "mended" else len(needed) + 1
+    for place, name in enumerate([*kept, ""]):
+        if place == early:
+            calls.append(run(agent.sql()))
+            # An error or an empty result may send it back to what it would have missed.
+            if not _shows_something(rows_of(connection, agent.sql())):
+                late = [name for name in missed if rng.random() < config.mend_share]
+        if name:
+            calls += agent.take(name)
+            has_room = len(calls) < MOST_CALLS // 2
+            if way == "wasteful" and has_room and rng.random() < config.waste_share:
+                calls.append(_wasted(agent, calls[-1]))
+    return calls + [call for name in late for call in agent.take(name)]
+
+
+def _shows_something(rows: list[tuple[Cell, ...]] | None) -> bool:
+    return bool(rows) and rows not in ([(None,)], [(0,)])
+
+
+def _wasted(agent: Agent, last: Call) -> Call:
+    """Return a call that tells nothing new or nothing of use."""
+    rng, database = agent.rng, agent.draft.database
+    return rng.choice(
+        (
+            last,
+            last,
+            list_tables(),
+            look(rng.choice(database.others)),
+            search_values(agent.draft.values["y"]),
+            run(f"SELECT {rng.choice(LABELS)} FROM {rng.choice(database.others)}"),
+        )
+    )
