@@ -29,7 +29,7 @@ WIDE_BLOCK = 512
 NUM_WARPS = 4
 FEW_REGISTERS, ALL_REGISTERS, FEW_STEPS = 128, 255, 32
 """Per thread and for NVIDIA only: left alone, ptxas aims at fewer and spills some of them. Float64,
-rollouts of more than FEW_STEPS steps and credit of two channels apart need all."""
+rollouts of more than FEW_STEPS steps, credit of two channels apart and of states need all."""
 PROGRAMS_WANTED = 1024
 """About as many programs as one device runs at a time."""
 PART_SLOTS = 1024
@@ -87,19 +87,18 @@ def launched(
         value = token_logp.new_zeros((), dtype=dtype)
         metrics = token_logp.new_zeros(len(SUMS) - 1 + batch.max_rollout_steps, dtype=dtype)
     else:
-        is_decoupled = False
+        needs_all = False
         if isinstance(advantages, Earned):
             step_advantage = torch.empty_like(advantages.rewards.step_reward)
-            is_decoupled = advantages.credit.channels == "decoupled"
+            credit = advantages.credit
+            needs_all = credit.channels == "decoupled" or credit.scope == "state"
         else:
             step_advantage = advantages
         parts = num_parts(num_tokens, num_rollouts)
         program_sum = torch.empty(
             len(SUMS), num_rollouts * parts, dtype=torch.float64, device=token_logp.device
         )
-        is_small = (
-            dtype == torch.float32 and batch.max_rollout_steps <= FEW_STEPS and not is_decoupled
-        )
+        is_small = dtype == torch.float32 and batch.max_rollout_steps <= FEW_STEPS and not needs_all
         with torch.cuda.device_of(token_logp):
             policy_loss_forward[(num_rollouts * parts,)](
                 program_sum,
