@@ -11,13 +11,13 @@ from random import Random
 
 import pytest
 
+from finestep_fast.train.generated.rows import rows_of
 from finestep_fast.train.quickstart.databases import STYLES
 from finestep_fast.train.quickstart.kinds import KINDS
 from finestep_fast.train.quickstart.questions import (
     MOST_RESULT_ROWS,
     WorldQuestion,
     draft_question,
-    rows_of,
 )
 from finestep_fast.train.quickstart.themes import THEMES
 from support.quickstart_world import World, small_database
