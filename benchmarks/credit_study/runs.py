@@ -13,7 +13,9 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.credit_study.arms import ARMS
+from finestep_fast.train.quickstart import WorldConfig, write_world
 
+_TEST_SEED = 10_000
 _EVERY = 15  # updates between evaluations on dev
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 _MEANS = ("ex", "calls", "redundant_rate", "malformed_rate", "unsubmitted_rate", "policy_tokens")
@@ -66,7 +68,7 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
     warm = root / "warm" / f"{cell.world}-w{cell.warm}"
     folder = root / "runs" / cell.name
     words = [
-        *_data(warm, "dev.json"),
+        *_data(warm, split="dev"),
         *ARMS[cell.arm],
         "credit.allow_reward_imbalance=true",  # presets are compared as they are
         f"rollout.prompts={cell.prompts}",
@@ -78,7 +80,7 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
     ]
     _train(cell.world, folder, cell.seed, words)
     examined = root / "runs" / f"{cell.name}-test"
-    words = [*_data(warm, "test.json", model=folder / "model"), "update.updates=0"]
+    words = [*_data(warm, split="test", model=folder / "model"), "update.updates=0"]
     _train(cell.world, examined, cell.seed, words)
     record = {"cell": asdict(cell), "learning_rate": learning_rate, **_measured(folder, examined)}
     shutil.rmtree(examined)
@@ -92,14 +94,22 @@ def warm_start(world: str, seed: int, root: Path) -> None:
     folder = root / "warm" / f"{world}-w{seed}"
     of_world = "data.explore.seed" if world == "explore" else "data.world.seed"
     _train(world, folder, seed, [f"{of_world}={seed}", "update.updates=0"])
+    if world == "quickstart" and not (folder / "test_world").exists():
+        # It has no test split: the dev questions of another world of the same kind are it.
+        write_world(folder / "test_world", WorldConfig(seed=seed + _TEST_SEED, train_questions=56))
 
 
-def _data(warm: Path, questions: str, model: Path | None = None) -> list[str]:
+def _data(warm: Path, *, split: str, model: Path | None = None) -> list[str]:
+    world = warm / "world"
+    judged = world
+    if split == "test" and not (world / "test.json").exists():
+        judged, split = warm / "test_world", "dev"
     return [
         f"model={model or warm / 'model'}",
-        f"data.questions={warm / 'world' / 'train.json'}",
-        f"data.databases={warm / 'world' / 'databases'}",
-        f"data.dev_questions={warm / 'world' / questions}",
+        f"data.questions={world / 'train.json'}",
+        f"data.databases={world / 'databases'}",
+        f"data.dev_questions={judged / split}.json",
+        f"data.dev_databases={judged / 'databases'}",
         "warm_start.tokens=0",
         "env.describe_tools=false",  # the warm policy knows its tools from demonstrations
     ]
