@@ -149,30 +149,20 @@ def test_supervised_steps_lower_the_loss(tiny: Tiny) -> None:
     assert losses[-1] < losses[0] - 0.1
 
 
-@pytest.mark.parametrize("learn_observations", [False, True])
-def test_the_loss_is_the_mean_over_the_learnt_tokens_and_no_others(
-    tiny: Tiny, learn_observations: bool
-) -> None:
+def test_the_loss_is_the_mean_over_the_policys_tokens_and_no_others(tiny: Tiny) -> None:
     model, batch = tiny.trainable(), tiny.demonstrations[:3]
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     loss = supervised_step(
-        Accelerator(cpu=True),
-        model,
-        optimizer,
-        batch,
-        dtype=torch.float32,
-        max_grad_norm=1.0,
-        learn_observations=learn_observations,
+        Accelerator(cpu=True), model, optimizer, batch, dtype=torch.float32, max_grad_norm=1.0
     ).loss
     nll = []
     for item in batch:
         ids = torch.tensor([item.token_ids])
         with torch.no_grad():
             logp = model(input_ids=ids).logits[0].log_softmax(-1)
-        after_prompt = [(item.num_prompt_tokens, len(item.token_ids))]
         nll += [
             -float(logp[place - 1, item.token_ids[place]])
-            for start, end in (after_prompt if learn_observations else item.step_spans)
+            for start, end in item.step_spans
             for place in range(start, end)
         ]
     assert loss == pytest.approx(sum(nll) / len(nll), abs=1e-5)

@@ -137,8 +137,6 @@ class WarmStartConfig:
     """Tokens to train on, prompts and observations included; 0 leaves the warm start out."""
     batch_rollouts: Annotated[int, at_least(1)] = 16
     """Demonstrations per optimiser step, over all processes."""
-    learn_observations: bool = False
-    """Also learn to predict observations; a small model learns to copy names sooner."""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(learning_rate=3e-3, schedule="cosine")
     )

@@ -145,7 +145,6 @@ class TrainingRun:
                         batches[step],
                         dtype=self.parts.dtype,
                         max_grad_norm=optim.max_grad_norm,
-                        learn_observations=self.config.warm_start.learn_observations,
                     )
                     self.state.warm_steps = step + 1
                     if taken:

@@ -1,8 +1,4 @@
-"""Supervised steps on demonstrations: the policy's tokens are learnt, on request also what it read.
-
-A small model learns to copy names sooner where it must also predict observations: most of what can
-be copied stands there.
-"""
+"""Supervised steps on demonstrations: the policy's tokens, and only those, are learnt."""
 
 from __future__ import annotations
 
@@ -85,9 +81,8 @@ def supervised_step(
     *,
     dtype: torch.dtype,
     max_grad_norm: float,
-    learn_observations: bool = False,
 ) -> SupervisedStep:
-    """Take one optimiser step on the mean -log-probability of the learnt tokens, if finite.
+    """Take one optimiser step on the mean -log-probability of the policy's tokens, if finite.
 
     Args:
         accelerator: Of the run.
@@ -96,24 +91,15 @@ def supervised_step(
         batch: Demonstrations of the step, at least one per process; each process takes its share.
         dtype: Of the forward pass.
         max_grad_norm: Gradients are scaled down to this norm.
-        learn_observations: Whether observations are learnt beside the policy's tokens.
     """
     share = batch[accelerator.process_index :: accelerator.num_processes]
-    total = sum(end - start for item in batch for start, end in _learnt(item, learn_observations))
+    total = sum(item.num_policy_tokens for item in batch)
     rows = pad_rows([item.token_ids for item in share], accelerator.device)
     with torch.autocast(accelerator.device.type, dtype=dtype, enabled=dtype != torch.float32):
-        spans = [_learnt(item, learn_observations) for item in share]
-        logp = written_logp(model, rows, spans, temperature=1.0)
+        logp = written_logp(model, rows, [item.step_spans for item in share], temperature=1.0)
         loss = -logp.sum() / total
     accelerator.backward(loss * accelerator.num_processes)  # the wrapper averages over processes
     grad_norm, taken = step_if_finite(
         accelerator, model, optimizer, [loss.detach()], max_grad_norm=max_grad_norm
     )
     return SupervisedStep(float(accelerator.reduce(loss.detach(), "sum")), grad_norm, taken)
-
-
-def _learnt(item: Transcript, learn_observations: bool) -> list[tuple[int, int]]:
-    """Return the spans of the tokens that are learnt: the steps, or all after the prompt."""
-    if learn_observations:
-        return [(item.num_prompt_tokens, len(item.token_ids))]
-    return item.step_spans
