@@ -230,7 +230,7 @@ def test_demonstrations_are_of_every_quality_and_labelled_by_their_result(root: 
         expected = rows(root, question["db_id"], question["SQL"])
         assert demonstration["right"] == (found is not None and set(found) == set(expected))
     right = [d["right"] for d in demonstrations]
-    assert 0.25 < sum(right) / len(right) < 0.5
+    assert 0.7 < sum(right) / len(right) < 0.95
     perfect = [d["quality"] == "perfect" for d in demonstrations]
     assert 0.05 < sum(perfect) / len(perfect) < 0.25
 

@@ -1,10 +1,10 @@
 """One database of the explore world: what each table calls things, and its rows.
 
 A theme's two entities have a live table and a stale copy each: the copy has other rows, no primary
-key, names and stored values of its own, and nothing points to it. A bridge links the live tables;
-only its foreign keys tell which column points where. A category is stored with a digit that no
-question says, a flag in one of several forms. The first entity also has a column of the second
-one's categories, which means something else. Other tables are there to mislead.
+key, and names of its own, and nothing points to it. A bridge links the live tables. A category is
+stored with a digit that no question says and that each database has for itself, a flag in one of
+several forms. The first entity also has a column of the second one's categories, which means
+something else. Other tables are there to mislead.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from random import Random
 from typing import Literal
 
 from finestep_fast.train.explore.words import (
+    FIRST_LINKS,
     FLAGS,
     FORMS,
-    KEYS,
+    KEY,
     LABELS,
-    LINKS,
     OTHERS,
+    SECOND_LINKS,
     Entity,
     Theme,
 )
@@ -37,7 +38,6 @@ class Names:
     """What one table of an entity is called, what it calls its columns, how it stores values."""
 
     table: str
-    key: str
     label: str
     category: str
     number: str
@@ -100,22 +100,20 @@ def make_database(
     live: dict[Side, Names] = {}
     stale: dict[Side, Names] = {}
     tables: list[Table] = []
+    values = sorted({*theme.first.values, *theme.second.values})
+    stored = {value: f"{value} {rng.randint(1, 9)}" for value in values}
     for side, entity in zip(SIDES, (theme.first, theme.second), strict=True):
-        digits = {value: rng.sample(range(1, 10), 3) for value in entity.values}
-        for place, (kind, name) in enumerate(
-            zip((live, stale), rng.sample(entity.tables, 2), strict=True)
-        ):
+        for kind, name in zip((live, stale), rng.sample(entity.tables, 2), strict=True):
             label, category, number = _distinct(rng, LABELS, entity.category, entity.number)
-            stored = {value: f"{value} {digits[value][place]}" for value in entity.values}
-            kind[side] = Names(name, rng.choice(KEYS), label, category, number, stored)
+            kind[side] = Names(name, label, category, number, stored)
             tables.append(_entity_table(kind[side], entity, entity_rows, rng, is_live=kind is live))
         if side == "first":
             extra = theme.second
-            taken = {live[side].label, live[side].category, live[side].number, live[side].key}
+            taken = {live[side].label, live[side].category, live[side].number}
             column = rng.choice([word for word in extra.category if word not in taken])
-            cells = [f"{rng.choice(extra.values)} {rng.randint(1, 9)}" for _ in range(entity_rows)]
+            cells = [stored[rng.choice(extra.values)] for _ in range(entity_rows)]
             tables[0] = _with_column(tables[0], f"{column} TEXT", cells)
-    quantity, flag, *links = _distinct(rng, theme.quantity, FLAGS, LINKS, LINKS)
+    quantity, flag, *links = _distinct(rng, theme.quantity, FLAGS, FIRST_LINKS, SECOND_LINKS)
     bridge = Bridge(
         table=rng.choice(theme.bridge),
         link=dict(zip(SIDES, links, strict=True)),
@@ -148,7 +146,7 @@ def _entity_table(names: Names, entity: Entity, count: int, rng: Random, *, is_l
         (f"{names.number} INTEGER", rng.sample(range(10, 100), count)),
     ]
     rng.shuffle(columns)
-    key = f"{names.key} INTEGER" + (" PRIMARY KEY" if is_live else "")
+    key = f"{KEY} INTEGER" + (" PRIMARY KEY" if is_live else "")
     return _table(names.table, [(key, range(1, count + 1)), *columns])
 
 
@@ -157,7 +155,7 @@ def _bridge_table(
 ) -> Table:
     columns: list[tuple[str, Sequence[Cell]]] = [
         (
-            f"{bridge.link[side]} INTEGER REFERENCES {live[side].table}({live[side].key})",
+            f"{bridge.link[side]} INTEGER REFERENCES {live[side].table}({KEY})",
             [rng.randint(1, num_entities) for _ in range(count)],
         )
         for side in SIDES
@@ -174,7 +172,7 @@ def _other_table(name: str, theme: Theme, count: int, rng: Random) -> Table:
     return _table(
         name,
         [
-            (f"{rng.choice(KEYS)} INTEGER PRIMARY KEY", range(1, count + 1)),
+            (f"{KEY} INTEGER PRIMARY KEY", range(1, count + 1)),
             (f"{label} TEXT", rng.sample(theme.first.labels, count)),
             (f"{number} INTEGER", [rng.randint(1, 60) for _ in range(count)]),
             (f"{flag} TEXT", [rng.choice(forms) for _ in range(count)]),

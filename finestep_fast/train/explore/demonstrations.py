@@ -34,7 +34,7 @@ class ExploreDemonstrationConfig:
 
     per_question: Annotated[int, at_least(0), at_most(1000)] = 3
     """Demonstrations of each training question; dev and test questions have none."""
-    direct_share: Share = 0.34
+    direct_share: Share = 0.37
     """Share that goes the short way and submits."""
     wasteful_share: Share = 0.34
     """Share that repeats calls and looks at what it does not need."""
@@ -42,7 +42,7 @@ class ExploreDemonstrationConfig:
     """Share that runs a query before it has looked at everything."""
     gathers_share: Share = 0.06
     """Share that describes every table."""
-    blind_share: Share = 0.06
+    blind_share: Share = 0.03
     """Share that submits at once, or after the list of tables."""
     waste_share: Share = 0.4
     """Share of the looks of a wasteful demonstration that a wasted call follows."""
@@ -50,15 +50,15 @@ class ExploreDemonstrationConfig:
     """Share of the missed looks that are taken after a query that failed or found nothing."""
     run_share: Share = 0.5
     """Share that runs its query before it submits."""
-    miss_list_share: Share = 0.05
+    miss_list_share: Share = 0.01
     """Share of the needed lists of tables that are left out."""
-    miss_bridge_share: Share = 0.12
+    miss_bridge_share: Share = 0.02
     """Share of the needed looks at the bridge that are left out."""
-    miss_search_share: Share = 0.3
+    miss_search_share: Share = 0.04
     """Share of the needed searches that are left out."""
-    miss_describe_share: Share = 0.55
+    miss_describe_share: Share = 0.08
     """Share of the needed looks at an entity that are left out."""
-    miss_form_share: Share = 0.6
+    miss_form_share: Share = 0.2
     """Share of the needed looks at a flag's forms that are left out."""
 
     def __post_init__(self) -> None:

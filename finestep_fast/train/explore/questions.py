@@ -15,6 +15,7 @@ from itertools import cycle, islice
 from random import Random
 
 from finestep_fast.train.explore.databases import SIDES, Database, Side
+from finestep_fast.train.explore.words import KEY
 from finestep_fast.train.generated.rows import rows_of
 
 MOST_RESULT_ROWS = 8
@@ -156,7 +157,7 @@ class Draft:
             of = (database.stale if letter in stale else database.live)[side]
             names |= {
                 f"{letter}_table": of.table,
-                f"{letter}_key": of.key,
+                f"{letter}_key": KEY,
                 f"{letter}_label": of.label,
                 f"{letter}_category": of.category,
                 f"{letter}_number": of.number,

@@ -14,10 +14,13 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-KEYS = _words("id nr code num")
+KEY = "id"
+"""The key of every table."""
 LABELS = _words("name title label caption")
-LINKS = _words("ref link owner target source part side point")
-"""Names of a bridge's two foreign keys: they do not tell which table a key points to."""
+FIRST_LINKS = _words("ref link target part")
+"""Names of a bridge's foreign key to the first entity."""
+SECOND_LINKS = _words("owner source side point")
+"""Names of its foreign key to the second entity."""
 FLAGS = _words("state status mark flag")
 FORMS = (("Yes", "No"), ("Done", "Open"), ("Full", "Part"), ("High", "Low"))
 """How a flag may be stored: its positive and its negative form."""
