@@ -19,7 +19,7 @@ from benchmarks.credit_study.arms import (
     WORLDS,
 )
 from benchmarks.credit_study.report import best_bounds, print_tables
-from benchmarks.credit_study.runs import Cell, done_cells, run, warm_start
+from benchmarks.credit_study.runs import Cell, done_cells, run, run_elsewhere, warm_start
 from benchmarks.harness import RESULTS
 
 _RESULTS = RESULTS / "credit_study.jsonl"
@@ -30,8 +30,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.credit_study", description=__doc__)
     parser.add_argument(
         "what",
-        choices=["choose", "run", "table"],
-        help="choose the KL bound of each arm, run the reported seeds, print what is there",
+        choices=["choose", "run", "elsewhere", "table"],
+        help="choose the KL bound of each arm, run the reported seeds, let the agents that are "
+        "done answer the questions of --data, print what is there",
     )
     parser.add_argument("--worlds", nargs="+", choices=WORLDS, default=list(WORLDS))
     parser.add_argument("--prompts", nargs="+", type=int, default=list(PROMPTS))
@@ -46,12 +47,16 @@ def main() -> None:
     parser.add_argument("--max-kl", type=float, help="for all arms, instead of the chosen bounds")
     parser.add_argument("--updates", type=int, default=60)
     parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--data", nargs="+", type=Path, default=[], help="folders, for elsewhere")
     parser.add_argument("--root", type=Path, default=Path("runs/credit_study"))
     parser.add_argument("--results", type=Path, default=_RESULTS)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     if options.what == "table":
         print_tables(done_cells(options.results))
+        return
+    if options.what == "elsewhere":
+        _elsewhere(options)
         return
     cells = [cell for cell in _planned(options) if cell not in done_cells(options.results)]
     print(f"{len(cells)} runs to do")
@@ -68,6 +73,21 @@ def main() -> None:
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda place: warm_start(place[0], place[1], options.root), warm))
         list(pool.map(do, cells))
+
+
+def _elsewhere(options: argparse.Namespace) -> None:
+    results = options.results.with_stem(f"{options.results.stem}_elsewhere")
+    done = {(cell.arm, cell.seed): cell for cell in done_cells(options.results)}
+    cells = [cell for cell in done.values() if cell.arm in options.arms]
+    os.nice(10)
+    with (
+        ThreadPoolExecutor(options.workers) as pool,
+        results.open("a", encoding="utf-8") as file,
+    ):
+        jobs = [(cell, data) for data in options.data for cell in cells]
+        for record in pool.map(lambda job: run_elsewhere(job[0], options.root, job[1]), jobs):
+            file.write(json.dumps(record) + "\n")
+            print(record["cell"]["arm"], record["cell"]["seed"], record["data"], record["rates"])
 
 
 def _planned(options: argparse.Namespace) -> Iterable[Cell]:

@@ -89,6 +89,31 @@ def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:
     return record
 
 
+def run_elsewhere(cell: Cell, root: Path, data: Path) -> dict[str, Any]:
+    """Let the trained agent of a run that is done answer other questions, and return its record.
+
+    Args:
+        cell: Which run.
+        root: Where the folders of runs are.
+        data: A folder of `questions.jsonl` in BIRD's format and `databases`.
+    """
+    folder = root / "elsewhere" / f"{cell.name}-{data.name}"
+    words = [
+        f"model={root / 'runs' / cell.name / 'model'}",
+        f"data.questions={data / 'questions.jsonl'}",
+        f"data.databases={data / 'databases'}",
+        f"data.dev_questions={data / 'questions.jsonl'}",
+        "data.max_unusable_share=1",
+        "warm_start.tokens=0",
+        "env.describe_tools=false",
+        "update.updates=0",
+    ]
+    _train(cell.world, folder, cell.seed, words)
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    rates = {key: report["evaluations"]["before"].get(key) for key in _MEANS}
+    return {"cell": asdict(cell), "data": data.name, "rates": rates}
+
+
 def warm_start(world: str, seed: int, root: Path) -> None:
     """Make the world and the warm policy of a seed, or what is left of them."""
     folder = root / "warm" / f"{world}-w{seed}"
