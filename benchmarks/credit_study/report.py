@@ -70,7 +70,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 def print_tables(done: Records) -> None:
     """Print one table for each world and number of prompts, without the choosing seeds."""
-    console = Console(width=150)
+    console = Console(width=200)
     reported = {cell: record for cell, record in done.items() if cell.seed not in CHOOSING_SEEDS}
     for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in reported}):
         console.print(_table(place, reported))

@@ -1,0 +1,114 @@
+"""The credit study: which bound is chosen, what is compared with what, and figures of gradients."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from benchmarks.credit_study import gradients
+from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
+from benchmarks.credit_study.report import area, best_bounds, interval, print_tables
+from benchmarks.credit_study.runs import Cell, done_cells
+from finestep_fast.train.config import load_config
+
+CHOOSING = CHOOSING_SEEDS[0]
+
+
+def record(cell: Cell, *ex: float, calls: float = 3.0) -> dict[str, Any]:
+    """Return the record of a run with that EX on dev from before the updates to the end."""
+    names = ["before", *(f"update_{15 * n}" for n in range(1, len(ex) - 1)), "final"]
+    rates = {"calls": calls, "redundant_rate": 0.1, "unsubmitted_rate": None, "policy_tokens": 40}
+    return {
+        "cell": dataclasses.asdict(cell),
+        "dev": {name: {"ex": value, **rates} for name, value in zip(names, ex, strict=True)},
+        "test": {"ex": ex[-1], **rates},
+    }
+
+
+def cell(arm: str, seed: int, max_kl: float = 0.01) -> Cell:
+    return Cell("explore", 4, arm, 0, seed, max_kl, 45)
+
+
+def test_every_arm_is_a_setting_of_the_trainer() -> None:
+    assert BASELINE in ARMS
+    configs = {
+        arm: load_config(Path("explore"), [*words, "credit.allow_reward_imbalance=true"])
+        for arm, words in ARMS.items()
+    }
+    settings = {arm: (c.credit, c.value, c.rollout) for arm, c in configs.items()}
+    for arm, setting in settings.items():
+        same = [other for other in settings if settings[other] == setting]
+        assert same == [arm]
+
+
+def test_the_area_is_that_of_trapezoids_in_the_order_of_the_updates() -> None:
+    done = record(cell("grpo", 0), 0.2, 0.4, 0.4, 0.3)
+    done["dev"] = dict(reversed(done["dev"].items()))
+    assert area(done) == pytest.approx((0.3 + 0.4 + 0.35) / 3)
+
+
+def test_the_bound_with_the_largest_mean_area_on_choosing_seeds_is_taken() -> None:
+    low, middle, high = KL_BOUNDS
+    ex = {low: (0.3, 0.3), middle: (0.5, 0.2), high: (0.3, 0.35)}
+    done = {
+        (c := cell("finestep", CHOOSING + number, bound)): record(c, 0.1, value)
+        for bound, values in ex.items()
+        for number, value in enumerate(values)
+    }
+    reported = cell("finestep", 0, high)
+    done[reported] = record(reported, 0.9, 0.9)  # no reported seed may choose
+    bounds = best_bounds(done)
+    assert bounds["explore", 4, "finestep"] == middle
+    assert bounds["explore", 4, "matchtir"] == middle  # nothing to choose by: the middle one
+    baseline = cell(BASELINE, CHOOSING, low)
+    done[baseline] = record(baseline, 0.1, 0.2)
+    assert best_bounds(done)["explore", 4, "matchtir"] == low  # that of the baseline
+
+
+def test_an_interval_holds_the_mean_and_is_a_point_for_equal_differences() -> None:
+    assert interval([0.25] * 8) == (0.25, 0.25)
+    low, high = interval([0.0, 1.0] * 8)
+    assert 0.2 < low < 0.35
+    assert 0.65 < high < 0.8
+
+
+def test_the_table_pairs_seeds_with_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "results.jsonl"
+    records = [
+        record(cell(arm, seed), 0.2, 0.3 + 0.1 * (arm != BASELINE) + 0.05 * seed)
+        for arm in (BASELINE, "finestep")
+        for seed in range(3)
+    ]
+    records.append(record(cell("finestep", CHOOSING), 0.0, 1.0))
+    results.write_text("".join(json.dumps(item) + "\n" for item in records))
+    print_tables(done_cells(results))
+    shown = capsys.readouterr().out
+    assert "explore, 4 prompts an update, 45 updates" in shown
+    (line,) = [line for line in shown.splitlines() if "finestep" in line]
+    assert "+10.0 [+10.0, +10.0]" in line  # the choosing seed is left out
+    assert "45.0" in line
+
+
+def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:
+    """Gradients with a known mean and variance; the second arm's mean is turned by 60 degrees."""
+    generator = torch.Generator().manual_seed(0)
+    means = {"(leave one out)": [2.0, 0.0], "turned": [1.0, 3**0.5]}
+    updates, size = 4000, 2
+    sums = {name: [torch.zeros(size) for _ in range(2)] for name in means}
+    squares = dict.fromkeys(means, 0.0)
+    for update in range(updates):
+        for name, mean in means.items():
+            gradient = torch.tensor(mean) + torch.randn(size, generator=generator)
+            sums[name][update % 2] += gradient
+            squares[name] += float(gradient.square().sum())
+    figures = gradients._figures(sums, squares, updates)
+    assert figures["turned"]["cosine"] == pytest.approx(0.5, abs=0.03)
+    assert figures["turned"]["snr"] == pytest.approx(4 / 2, rel=0.1)
+    assert figures["turned"]["useful_snr"] == pytest.approx(1 / 2, rel=0.2)
