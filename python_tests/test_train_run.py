@@ -99,6 +99,7 @@ def test_a_run_with_the_reference_begins_as_one_with_the_compiled_core(
     run = tmp_path / "run"
     assert main([*SMALL, f"output={run}", "impl=reference", "update.updates=1"]) == 0
     plain, fast = (without_seconds(records(r, "metrics")[0]) for r in (run, left_alone))
+    assert plain.pop("state_share") == pytest.approx(fast.pop("state_share"))
     assert plain == pytest.approx(fast, rel=1e-4, abs=1e-6)
     rollouts = [records(r, "rollouts")[:16] for r in (run, left_alone)]
     for one, two in zip(*rollouts, strict=True):

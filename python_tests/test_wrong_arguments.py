@@ -109,6 +109,7 @@ def tried_ops() -> dict[str, Tried]:
     credit = {"credit": ff.CreditConfig()}
     advantage = {"step_advantage": torch.ones(S)}
     accepted = {**TOKENS, **COUNTS, **REWARDS, **HEAD, "step_advantage": ANY_REAL}
+    accepted |= {"step_state": "integers", "step_value": ANY_REAL}
     table: dict[str, Tried] = {}
     for impl in IMPLS:
         tokens = {**token_arguments(), "impl": impl}
@@ -119,6 +120,12 @@ def tried_ops() -> dict[str, Tried]:
         table[f"step_policy_loss {impl}"] = Tried(
             ff.step_policy_loss, {**tokens, **rewards, **credit}, accepted
         )
+        for given in ({"step_state": torch.arange(S)}, {"step_value": torch.ones(S)}):
+            (name,) = given
+            scope = {"credit": f"finestep_{name.removeprefix('step_')}", "impl": impl}
+            table[f"step_advantage {impl}, {name}"] = Tried(
+                ff.step_advantage, {"batch": BATCH, **rewards, **given, **scope}, accepted
+            )
     for impl in ("reference", *ROW_IMPLS):
         head = {**head_arguments(), "impl": impl}
         logits = {"logits": torch.zeros(T, V), "inplace": False}
@@ -188,6 +195,8 @@ def tried_configs() -> dict[str, Tried]:
                 "epsilon": weight,
                 "leave_one_out": "True",
                 "step_weight": weight,
+                "state_shrinkage": weight,
+                "gae_lambda": share,
                 "rollout_weight": weight,
                 "advantage_clip": "None|one|a fraction",
                 "allow_reward_imbalance": "True",
