@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import finestep_fast as ff
-from support.profile import THOROUGH
+from support.profile import left_to_the_gate
 
 R, L, D, V = 4, 24, 8, 13
 MASK = torch.zeros(R, L, dtype=torch.bool)
@@ -197,8 +197,7 @@ def test_a_training_step_that_makes_its_batch_compiles_in_one_graph(op: Op) -> N
 
 
 # Graphs are cut and traced as by aot_eager; what inductor adds is the same for all ops.
-@pytest.mark.slow
-@pytest.mark.skipif(not THOROUGH, reason="compiles C++; the gate does it")
+@left_to_the_gate
 @pytest.mark.parametrize(
     ("op", "is_made_inside"), [(step_policy_loss, False), (linear_policy_loss, True)]
 )

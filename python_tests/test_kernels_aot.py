@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from support.profile import THOROUGH
+from support.profile import left_to_the_gate
 
-IN_PAIRS = ("sm_90", "gfx942")
-TARGETS = (*IN_PAIRS, "sm_80", "sm_100")
+IN_PAIRS = ("sm_90",)
+TARGETS = (*IN_PAIRS, "gfx942", "sm_80", "sm_100")
 STEP_KERNELS = {
     "policy_loss_forward",
     "policy_loss_reduction",
@@ -113,8 +113,7 @@ def finished(process: subprocess.Popen[str]) -> str:
     return output
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not THOROUGH, reason="a minute each; the gate compiles them")
+@left_to_the_gate
 @pytest.mark.parametrize("target", TARGETS)
 def test_every_variant_compiles_spills_no_register_and_loads_rows_ahead(
     target: str, root: Path
@@ -136,7 +135,7 @@ def test_every_variant_compiles_spills_no_register_and_loads_rows_ahead(
             assert usage["shared_bytes"] <= usage["shared_limit_bytes"] // 8, usage
 
 
-@pytest.mark.slow
+@left_to_the_gate
 def test_fifty_lengths_compile_each_kernel_once_a_scope(root: Path) -> None:
     num_launches, names = finished(started(root, "-c", FIFTY_LENGTHS)).split(maxsplit=1)
     assert int(num_launches) == 3 * 4 * 50

@@ -22,7 +22,7 @@ from support import entry_points
 from support.batches import SHAPES, Rollout, packed, placed, policy_values
 from support.entry_points import device_of, poisoned
 from support.launches import launched
-from support.profile import THOROUGH
+from support.profile import LEFT_TO_THE_GATE, left_to_the_gate
 from support.tolerance import assert_as_exact
 
 DEVICE = device_of("triton")
@@ -110,7 +110,7 @@ def test_parts_are_few_for_many_rollouts_and_never_none() -> None:
     assert launch.num_parts(num_tokens=1, num_rollouts=5) == 1
 
 
-@pytest.mark.parametrize("num_steps", [9, 33, 129])
+@pytest.mark.parametrize("num_steps", [9, 33, pytest.param(129, marks=LEFT_TO_THE_GATE)])
 def test_rollouts_of_many_steps_fit_their_tile(num_steps: int) -> None:
     lengths = [num_steps, 2]
     rollouts = [Rollout(0, (1,) * length, (0,) * length, gap=(0, 1)) for length in lengths]
@@ -140,8 +140,14 @@ def assert_advantages_agree(size: Sequence[int], outcome: Tensor, **settings: An
     assert truth.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("scope", ["pooled", "state", "value"])
-@pytest.mark.parametrize("num_steps", [8, 33, *([129, 600] if THOROUGH else [])])
+@pytest.mark.parametrize(
+    ("num_steps", "scope"),
+    [
+        *((n, scope) for n in (8, 33) for scope in ("pooled", "state", "value")),
+        *(pytest.param(129, scope, marks=LEFT_TO_THE_GATE) for scope in ("pooled", "state")),
+        pytest.param(600, "value", marks=LEFT_TO_THE_GATE),
+    ],
+)
 def test_credit_of_many_steps_fits_its_tile(num_steps: int, scope: Scope) -> None:
     outcome = torch.tensor([1.0, 0, 1])
     assert_advantages_agree([2, num_steps, 5], outcome, scope=scope, smoothing=1)
@@ -188,6 +194,7 @@ def test_a_rollouts_group_is_found_among_many() -> None:
     assert advantage.tolist() == pytest.approx([z, -z, 0, -z, z], abs=1e-5)
 
 
+@left_to_the_gate
 def test_steps_of_a_row_beyond_65536_tokens_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "WIDE_BLOCK", 8192)  # fewer passes for the interpreter
     spans = [[(3, 5), (70_000, 70_003)], [(69_990, 70_010)]]

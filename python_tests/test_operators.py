@@ -43,7 +43,7 @@ from support.batches import (
     some_values,
     step_reward,
 )
-from support.profile import THOROUGH
+from support.profile import LEFT_TO_THE_GATE
 from support.programs import printed
 
 STATE = available_impls()["cpp"]
@@ -161,7 +161,7 @@ def trained(token_logp: Tensor, old: Tensor, batch: StepBatch, rewards: Any, los
 
 
 @pytest.mark.parametrize("loss", [LOSSES[0], LossConfig(ratio="step", aggregation="step_mean")])
-@pytest.mark.parametrize("backend", ["aot_eager", *(["inductor"] if THOROUGH else [])])
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=LEFT_TO_THE_GATE)])
 def test_a_loss_compiles_without_a_break_and_once_for_all_lengths(
     loss: LossConfig, backend: str
 ) -> None:

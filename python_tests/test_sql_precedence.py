@@ -160,6 +160,7 @@ def differences(
 WITH_SIGNS = BINARY if THOROUGH else BINARY[::2]
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(
     "rows",
     [

@@ -24,6 +24,7 @@ from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.run import TrainingRun
 from finestep_fast.train.stop import DivergedError, StopRequest
 from support.commands import SMALL, evaluations, records, weights
+from support.profile import left_to_the_gate
 from support.rollouts import learner_of, sampled
 from support.tiny import Tiny
 
@@ -201,7 +202,7 @@ class Spoiled(TrainingRun):
         self.handle = next(self.parts.policy.parameters()).register_hook(hook)
 
 
-@pytest.mark.slow
+@left_to_the_gate
 def test_a_run_with_a_nan_gradient_ends_with_the_same_kind_of_result(tmp_path: Path) -> None:
     words = [*SMALL, "update.updates=3", "update.minibatches=2", "eval.every_updates=0"]
     plain, run = tmp_path / "plain", tmp_path / "run"

@@ -32,7 +32,7 @@ from support.profile import THOROUGH
 
 pytestmark = pytest.mark.slow
 
-KILLS = 20 if THOROUGH else 3
+KILLS = 20 if THOROUGH else 2
 MOMENTS = (
     ".lock",
     "checkpoints/.partial-checkpoint-*",
