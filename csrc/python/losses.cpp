@@ -86,7 +86,8 @@ std::vector<double> advantages(const Groups& groups, const Rewards& rewards,
   const auto reward = numbers(step_reward, num_steps);
   const auto outcome = numbers(rollout_outcome, std::ssize(map.group_rollouts));
   std::vector<double> value;
-  finestep::Rewards given{.step_reward = reward, .rollout_outcome = outcome};
+  finestep::Rewards given{
+      .step_reward = reward, .rollout_outcome = outcome, .step_state = {}, .step_value = {}};
   if (credit.scope == finestep::Scope::state) {
     require(step_state && step_state->size == num_steps, "step_state must be [S]");
     given.step_state = positions(*step_state);
