@@ -48,7 +48,6 @@ def group_relative(
     total = none.index_add(0, set_of_value, value)
     others = (count - 1).clamp(min=1)
     deviation = value - (total / count.clamp(min=1))[set_of_value]
-    square = none.index_add(0, set_of_value, deviation**2)
     low = none.scatter_reduce(0, set_of_value, value, "amin", include_self=False)
     high = none.scatter_reduce(0, set_of_value, value, "amax", include_self=False)
     within = none.scatter_reduce(0, set_of_value, rounding, "amax")
@@ -57,22 +56,27 @@ def group_relative(
     if credit.leave_one_out:
         deviation = deviation * (count / others)[set_of_value]
     if credit.std != "none":
-        std = standard_deviation(square, count, credit=credit).clamp(min=std_floor)
-        deviation = deviation / (std + credit.epsilon)[set_of_value]
+        std = set_std(value, set_of_value, num_sets=num_sets, credit=credit)
+        deviation = deviation / (std.clamp(min=std_floor) + credit.epsilon)[set_of_value]
     return torch.where(alike[set_of_value], 0.0, deviation)
 
 
-def standard_deviation(square: Tensor, count: Tensor, *, credit: CreditConfig) -> Tensor:
-    """Return the sample or population standard deviation, as `credit.std` says.
+def set_std(value: Tensor, set_of_value: Tensor, *, num_sets: int, credit: CreditConfig) -> Tensor:
+    """Return the sample or population standard deviation of each set, as `credit.std` says.
 
     Args:
-        square: Sums of squared deviations from the mean.
-        count: How many deviations each sum has, of the same shape.
+        value: [M] values.
+        set_of_value: [M] the set of each value.
+        num_sets: One more than the largest set.
         credit: The settings.
 
     Returns:
-        Standard deviations of that shape; 0 for fewer than 2 deviations.
+        [num_sets] standard deviations; 0 for a set with fewer than 2 members.
     """
+    none = value.new_zeros(num_sets)
+    count = none.index_add(0, set_of_value, torch.ones_like(value))
+    mean = none.index_add(0, set_of_value, value) / count.clamp(min=1)
+    square = none.index_add(0, set_of_value, (value - mean[set_of_value]) ** 2)
     freedom = count - 1 if credit.std == "sample" else count
     return (square / freedom.clamp(min=1)).sqrt()
 

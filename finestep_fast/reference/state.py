@@ -7,7 +7,7 @@ from torch import Tensor
 
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
-from finestep_fast.reference.comparison import carried, standard_deviation
+from finestep_fast.reference.comparison import carried, set_std
 from finestep_fast.reference.returns import return_to_go
 
 
@@ -64,8 +64,8 @@ def state(
     )
     nothing = (num_members < 2) | (others + pseudo == 0) | (deviation.abs() <= largest[group])
     if credit.std != "none":
-        std = _std_of_groups(batch, group, value, credit=credit).clamp(min=std_floor)
-        deviation = deviation / (std + credit.epsilon)[group]
+        std = set_std(value, group, num_sets=batch.num_groups, credit=credit)
+        deviation = deviation / (std.clamp(min=std_floor) + credit.epsilon)[group]
     return torch.where(nothing, 0.0, deviation).to(exact.dtype)
 
 
@@ -104,17 +104,6 @@ def _other_rollouts(batch: StepBatch, value: Tensor) -> tuple[Tensor, Tensor]:
     group = batch.group_of_rollout[batch.rollout_of_step]
     others = total[group, batch.position_of_step] - value
     return members[group], others / (members[group] - 1).clamp(min=1)
-
-
-def _std_of_groups(
-    batch: StepBatch, group: Tensor, value: Tensor, *, credit: CreditConfig
-) -> Tensor:
-    """Return the standard deviation over all steps of each group, [G]."""
-    none = value.new_zeros(batch.num_groups)
-    count = none.index_add(0, group, torch.ones_like(value))
-    mean = none.index_add(0, group, value) / count.clamp(min=1)
-    square = none.index_add(0, group, (value - mean[group]) ** 2)
-    return standard_deviation(square, count, credit=credit)
 
 
 def _numbered(owner: Tensor, key: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from finestep_fast.batch import StepBatch
 from finestep_fast.config import CreditConfig
-from finestep_fast.reference.comparison import standard_deviation
+from finestep_fast.reference.comparison import set_std
 from finestep_fast.reference.returns import process_return
 
 
@@ -62,12 +62,10 @@ def _std_of_outcomes(
     """Return the spread over the rollouts with steps of each group, [G]; 0 if within rounding."""
     has_steps = batch.step_offsets.diff() > 0
     group = batch.group_of_rollout.masked_fill(~has_steps, batch.num_groups)
-    none = outcome.new_zeros(batch.num_groups + 1)
-    count = none.index_add(0, group, torch.ones_like(outcome))
-    mean = none.index_add(0, group, outcome) / count.clamp(min=1)
-    square = none.index_add(0, group, (outcome - mean[group]) ** 2)
+    num_sets = batch.num_groups + 1  # the last holds rollouts without steps
+    none = outcome.new_zeros(num_sets)
     low = none.scatter_reduce(0, group, outcome, "amin", include_self=False)
     high = none.scatter_reduce(0, group, outcome, "amax", include_self=False)
     within = none.scatter_reduce(0, group, rounding, "amax")
-    std = standard_deviation(square, count, credit=credit)
+    std = set_std(outcome, group, num_sets=num_sets, credit=credit)
     return torch.where(high - low <= within, 0.0, std)[:-1]
