@@ -68,6 +68,7 @@ LAWS = [
         "test_policy_loss",
         "test_policy_loss_by_hand",
         "test_policy_loss_laws",
+        "test_state_and_value_laws",
         "test_step_advantage",
     )
     for law in laws(imported_with(FEWER_EXAMPLES, name))

@@ -85,7 +85,7 @@ class Agent:
                 f"{letter}_category": of.category if described or found else entity.category[0],
                 f"{letter}_number": of.number if described else entity.number[0],
                 f"{letter}_link": bridge.link[side] if seen else _LINKS[side],
-                f"{letter}_value": of.stored[value] if found else value,
+                f"{letter}_value": database.stored[value] if found else value,
             }
         return names
 

@@ -35,14 +35,12 @@ _FEWEST_OTHERS, _MOST_OTHERS = 1, 3
 
 @dataclass(frozen=True)
 class Names:
-    """What one table of an entity is called, what it calls its columns, how it stores values."""
+    """What one table of an entity is called, and what it calls its columns."""
 
     table: str
     label: str
     category: str
     number: str
-    stored: dict[str, str]
-    """Category as questions say it -> as the table stores it."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +69,8 @@ class Database:
 
     db_id: str
     theme: Theme
+    stored: dict[str, str]
+    """Category as questions say it -> as the database stores it."""
     live: dict[Side, Names]
     stale: dict[Side, Names]
     bridge: Bridge
@@ -105,8 +105,10 @@ def make_database(
     for side, entity in zip(SIDES, (theme.first, theme.second), strict=True):
         for kind, name in zip((live, stale), rng.sample(entity.tables, 2), strict=True):
             label, category, number = _distinct(rng, LABELS, entity.category, entity.number)
-            kind[side] = Names(name, label, category, number, stored)
-            tables.append(_entity_table(kind[side], entity, entity_rows, rng, is_live=kind is live))
+            kind[side] = Names(name, label, category, number)
+            tables.append(
+                _entity_table(kind[side], entity, stored, entity_rows, rng, is_live=kind is live)
+            )
         if side == "first":
             extra = theme.second
             taken = {live[side].label, live[side].category, live[side].number}
@@ -125,7 +127,7 @@ def make_database(
     others = tuple(rng.sample(OTHERS, rng.randint(_FEWEST_OTHERS, _MOST_OTHERS)))
     tables += [_other_table(name, theme, entity_rows, rng) for name in others]
     rng.shuffle(tables)
-    return Database(db_id, theme, live, stale, bridge, others, tuple(tables))
+    return Database(db_id, theme, stored, live, stale, bridge, others, tuple(tables))
 
 
 def _distinct(rng: Random, *pools: Sequence[str]) -> list[str]:
@@ -136,12 +138,14 @@ def _distinct(rng: Random, *pools: Sequence[str]) -> list[str]:
     return chosen
 
 
-def _entity_table(names: Names, entity: Entity, count: int, rng: Random, *, is_live: bool) -> Table:
+def _entity_table(
+    names: Names, entity: Entity, stored: dict[str, str], count: int, rng: Random, *, is_live: bool
+) -> Table:
     columns: list[tuple[str, Sequence[Cell]]] = [
         (f"{names.label} TEXT", rng.sample(entity.labels, count)),
         (
             f"{names.category} TEXT",
-            [names.stored[rng.choice(entity.values)] for _ in range(count)],
+            [stored[rng.choice(entity.values)] for _ in range(count)],
         ),
         (f"{names.number} INTEGER", rng.sample(range(10, 100), count)),
     ]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from itertools import cycle, islice
 from random import Random
 
 from finestep_fast.train.explore.databases import SIDES, Database, Side
@@ -162,7 +161,7 @@ class Draft:
                 f"{letter}_category": of.category,
                 f"{letter}_number": of.number,
                 f"{letter}_link": bridge.link[side],
-                f"{letter}_value": of.stored[self.values[letter]],
+                f"{letter}_value": database.stored[self.values[letter]],
             }
         return names
 
@@ -186,7 +185,6 @@ def draft_question(
     database: Database,
     connection: sqlite3.Connection,
     rng: Random,
-    *,
     asked: Collection[str] = (),
 ) -> Draft | None:
     """Return a usable question of a kind whose gold is not `asked`, or None when none turns up."""
@@ -239,10 +237,3 @@ class WorldQuestion:
             "difficulty": KINDS[self.draft.kind].difficulty,
             "kind": self.draft.kind,
         }
-
-
-def planned_kinds(count: int, rng: Random) -> list[str]:
-    """Return [count] kinds in random order; no kind comes twice more often than another."""
-    kinds = list(islice(cycle(KINDS), count))
-    rng.shuffle(kinds)
-    return kinds

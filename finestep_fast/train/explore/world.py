@@ -17,16 +17,15 @@ from typing import Annotated
 
 from finestep_fast.config.check import MAX_WHOLE
 from finestep_fast.config.rules import at_least, at_most, check_fields
-from finestep_fast.errors import InputError
 from finestep_fast.train.explore.databases import Database, make_database
 from finestep_fast.train.explore.demonstrations import ExploreDemonstrationConfig, demonstrate
 from finestep_fast.train.explore.questions import (
     KINDS,
     WorldQuestion,
     draft_question,
-    planned_kinds,
 )
 from finestep_fast.train.explore.words import THEMES
+from finestep_fast.train.generated.dealing import dealt_drafts
 from finestep_fast.train.generated.demonstration import Demonstration
 from finestep_fast.train.generated.folder import (
     new_world,
@@ -131,25 +130,18 @@ def _draft_questions(split: str, made: _Made, config: ExploreConfig) -> list[Wor
         "dev": config.dev_questions,
         "test": config.test_questions,
     }[split]
-    rng = Random(f"{config.seed}/{split}/questions")
-    questions: list[WorldQuestion] = []
-    asked: dict[str, set[str]] = {db_id: set() for db_id in made}
-    for number, planned in enumerate(planned_kinds(count, rng)):
-        database, connection = list(made.values())[number % len(made)]
-        # When the database holds no new question of the planned kind, any other kind will do.
-        for kind in (planned, *rng.sample(list(KINDS), len(KINDS))):
-            draft = draft_question(kind, database, connection, rng, asked=asked[database.db_id])
-            if draft is not None:
-                break
-        else:
-            raise InputError(
-                f"explore: {database.db_id} holds no further question; "
-                f"{count} {split} questions need more databases or more rows"
-            )
-        question = WorldQuestion(f"{split}_{number:04d}", draft)
-        asked[database.db_id].add(question.gold_sql)
-        questions.append(question)
-    return questions
+    drafts = dealt_drafts(
+        made,
+        count,
+        kinds=KINDS,
+        draft=draft_question,
+        gold=lambda draft: draft.sql(draft.names()),
+        rng=Random(f"{config.seed}/{split}/questions"),
+        what=f"explore, {split}",
+    )
+    return [
+        WorldQuestion(f"{split}_{number:04d}", draft) for number, (_, _, draft) in enumerate(drafts)
+    ]
 
 
 def _demonstrations(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection
 from dataclasses import dataclass
-from itertools import cycle, islice
 from random import Random
 
 from finestep_fast.train.generated.rows import rows_of
@@ -27,7 +26,6 @@ def draft_question(
     database: Database,
     connection: sqlite3.Connection,
     rng: Random,
-    *,
     asked: Collection[str] = (),
 ) -> Draft | None:
     """Return a usable question of a kind whose gold is not `asked`, or None when none turns up."""
@@ -85,10 +83,3 @@ class WorldQuestion:
             "difficulty": KINDS[self.kind].difficulty,
             "kind": self.kind,
         }
-
-
-def planned_kinds(count: int, rng: Random) -> list[str]:
-    """Return [count] kinds in random order; no kind comes twice more often than another."""
-    kinds = list(islice(cycle(KINDS), count))
-    rng.shuffle(kinds)
-    return kinds

@@ -17,7 +17,7 @@ from typing import Annotated
 
 from finestep_fast.config.check import MAX_WHOLE
 from finestep_fast.config.rules import above, at_least, at_most, check_fields
-from finestep_fast.errors import InputError
+from finestep_fast.train.generated.dealing import dealt_drafts
 from finestep_fast.train.generated.demonstration import Demonstration
 from finestep_fast.train.generated.folder import (
     new_world,
@@ -31,7 +31,6 @@ from finestep_fast.train.quickstart.kinds import KINDS
 from finestep_fast.train.quickstart.questions import (
     WorldQuestion,
     draft_question,
-    planned_kinds,
 )
 from finestep_fast.train.quickstart.themes import THEMES
 
@@ -129,24 +128,19 @@ def _draft_questions(
     split: str, made: dict[str, tuple[Database, sqlite3.Connection]], count: int, seed: int
 ) -> list[WorldQuestion]:
     """Return [count] questions, over the databases in turn; no two of a database are alike."""
-    rng = Random(f"{seed}/{split}/questions")
-    questions: list[WorldQuestion] = []
-    asked: dict[str, set[str]] = {db_id: set() for db_id in made}
-    for number, planned in enumerate(planned_kinds(count, rng)):
-        database, connection = list(made.values())[number % len(made)]
-        # When the database holds no new question of the planned kind, any other kind will do.
-        for kind in (planned, *rng.sample(list(KINDS), len(KINDS))):
-            draft = draft_question(kind, database, connection, rng, asked=asked[database.db_id])
-            if draft is not None:
-                break
-        else:
-            raise InputError(
-                f"world: {database.db_id} holds no further question; "
-                f"{count} {split} questions need more databases or more rows"
-            )
-        asked[database.db_id].add(draft.gold)
-        questions.append(WorldQuestion(f"{split}_{number:04d}", kind, draft, database))
-    return questions
+    drafts = dealt_drafts(
+        made,
+        count,
+        kinds=KINDS,
+        draft=draft_question,
+        gold=lambda draft: draft.gold,
+        rng=Random(f"{seed}/{split}/questions"),
+        what=f"world, {split}",
+    )
+    return [
+        WorldQuestion(f"{split}_{number:04d}", kind, draft, database)
+        for number, (database, kind, draft) in enumerate(drafts)
+    ]
 
 
 def _demonstrations(
