@@ -73,6 +73,9 @@ def test_demonstrations_warm_up_a_given_model(own: Path, tiny: Tiny) -> None:
     losses = [record["loss"] for record in records(run, "warm_start")]
     assert losses[-1] < losses[0] / 2
     assert evaluations(run)["final"]["calls"] == 1.0
+    # Without an update the weights stay as they are: the questions are not answered again.
+    assert evaluations(run)["final"] == evaluations(run)["before"]
+    assert {record["name"] for record in records(run, "evaluations")} == {"before"}
 
 
 def test_a_run_with_a_reference_goes_on_with_the_same_one(

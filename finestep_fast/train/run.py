@@ -272,8 +272,8 @@ class TrainingRun:
         questions = self.parts.data.dev[: self.config.eval.questions]
         if name in self.state.evaluations or not questions:
             return
-        if name == FINAL and self.config.update.updates == 0:
-            self.state.evaluations[FINAL] = self.state.evaluations[BEFORE]  # by the same weights
+        if name == FINAL and self.state.updates == 0:
+            self.state.evaluations[FINAL] = self.state.evaluations[BEFORE]  # of the same weights
             return
         self.stop.check_together(self.accelerator)
         begin = time.perf_counter()
