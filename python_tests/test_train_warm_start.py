@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -12,10 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finestep_fast.env.calls import parse_call
-from finestep_fast.train.data import Demonstration
+from finestep_fast.errors import InputError
+from finestep_fast.train.config import DataConfig
+from finestep_fast.train.data import Demonstration, load_data
 from finestep_fast.train.learn.padding import micro_batches, pad_rows, padded_length
 from finestep_fast.train.learn.policy import written_logp
-from finestep_fast.train.learn.warm_start import DemonstrationBatches, supervised_step
+from finestep_fast.train.learn.warm_start import (
+    DemonstrationBatches,
+    StagedBatches,
+    supervised_step,
+)
 from finestep_fast.train.rollout.replay import replay, transcripts
 from finestep_fast.train.rollout.transcript import Transcript
 from support.tiny import ENV, Tiny
@@ -86,6 +93,35 @@ def test_the_number_of_steps_spends_the_tokens(tiny: Tiny) -> None:
     assert len(batches) == 48
     spent = sum(len(item.token_ids) for step in range(48) for item in batches[step])
     assert spent == 3 * total
+
+
+def test_stages_follow_one_another_and_share_the_tokens_by_their_size(tiny: Tiny) -> None:
+    first, second = tiny.demonstrations[:84], tiny.demonstrations[84:]
+    total = sum(len(item.token_ids) for item in tiny.demonstrations)
+    batches = StagedBatches([first, second], tokens=4 * total, batch_rollouts=7, seed=0)
+    assert len(batches) == 4 * (12 + 4)  # of 7 demonstrations each
+    owner = {id(item): 0 for item in first} | {id(item): 1 for item in second}
+    owners = [{owner[id(item)] for item in batches[step]} for step in range(len(batches))]
+    assert owners == [{0}] * 48 + [{1}] * 16
+    assert batches[3] is not batches[3]
+    assert [id(item) for item in batches[50]] == [id(item) for item in batches[50]]
+    with pytest.raises(IndexError):
+        batches[64]
+
+
+def test_a_stage_that_is_no_whole_number_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    line = {"question_id": tiny.data.train[0].question_id, "calls": [], "stage": "late"}
+    path = tmp_path / "demonstrations.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+    with pytest.raises(InputError, match="line 1: stage is 'late'; it must be a whole number"):
+        load_data(
+            DataConfig(
+                questions=tiny.root / "world" / "train.json",
+                databases=tiny.root / "world" / "databases",
+                demonstrations=path,
+            ),
+            seed=0,
+        )
 
 
 def test_the_steps_of_a_transcript_are_the_calls_of_the_demonstration(tiny: Tiny) -> None:

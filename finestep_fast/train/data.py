@@ -27,6 +27,8 @@ class Demonstration:
 
     question: Question
     calls: tuple[ToolCall, ...]
+    stage: int = 0
+    """The warm start learns a lower stage first."""
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,17 @@ def _load_demonstrations(path: Path, questions: list[Question]) -> list[Demonstr
             calls = tuple(
                 ToolCall(call["name"], dict(call["arguments"])) for call in record["calls"]
             )
+            stage = record.get("stage", 0)
         except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise InputError(
                 f"{path}: line {number}: {error}; "
                 "it must hold question_id and calls of name and arguments"
             ) from error
+        if type(stage) is not int:
+            raise InputError(
+                f"{path}: line {number}: stage is {stage!r}; it must be a whole number"
+            )
         if question_id not in question_of_id:
             raise InputError(f"{path}: line {number}: no question has question_id {question_id!r}")
-        demonstrations.append(Demonstration(question_of_id[question_id], calls))
+        demonstrations.append(Demonstration(question_of_id[question_id], calls, stage))
     return demonstrations

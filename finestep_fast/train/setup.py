@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from finestep_fast.env.tools import TOOL_SCHEMAS
 from finestep_fast.errors import InputError
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import OptimConfig, TrainConfig
-from finestep_fast.train.data import RunData, generate_world, load_data
+from finestep_fast.train.data import Demonstration, RunData, generate_world, load_data
 from finestep_fast.train.generated.model import small_model, small_tokenizer
 from finestep_fast.train.learn.agreement import check_sampling
 from finestep_fast.train.learn.finite import non_finite
@@ -38,9 +38,10 @@ from finestep_fast.train.learn.policy import (
     load_tokenizer,
     training_dtype,
 )
-from finestep_fast.train.learn.warm_start import DemonstrationBatches
+from finestep_fast.train.learn.warm_start import StagedBatches
 from finestep_fast.train.preflight import check_databases, check_prompts
 from finestep_fast.train.rollout.replay import Dialogue, replay, transcripts
+from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.state.checksums import partial, publish, refuse_damage
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Parts:
     """The model as prepared for training."""
     dtype: torch.dtype
     """Of training passes."""
-    batches: DemonstrationBatches | None
+    batches: StagedBatches | None
     """Of the warm start; None if there is none."""
     warm: Optimization
     """Of the warm start."""
@@ -132,10 +133,10 @@ def make_parts(
     _tell(check_prompts(data, config, chat, engine), accelerator)
     batches = None
     if dialogues:
-        shown = transcripts(dialogues, chat, config.rollout.max_rollout_tokens)
-        _check_demonstrations(len(shown), len(dialogues), config, accelerator)
-        batches = DemonstrationBatches(
-            shown,
+        stages = _stages(data.demonstrations, dialogues, chat, config.rollout.max_rollout_tokens)
+        _check_demonstrations(sum(map(len, stages)), len(dialogues), config, accelerator)
+        batches = StagedBatches(
+            stages,
             tokens=warm_tokens,
             batch_rollouts=config.warm_start.batch_rollouts,
             seed=config.seed,
@@ -166,6 +167,20 @@ def make_parts(
         warm=warm,
         update=update,
     )
+
+
+def _stages(
+    demonstrations: Sequence[Demonstration],
+    dialogues: Sequence[Dialogue],
+    chat: ChatFormat,
+    max_tokens: int,
+) -> list[list[Transcript]]:
+    """Return the demonstrations that can be shown as token ids, stage by stage."""
+    members: dict[int, list[Dialogue]] = {}
+    for demonstration, dialogue in zip(demonstrations, dialogues, strict=True):
+        members.setdefault(demonstration.stage, []).append(dialogue)
+    stages = [transcripts(members[stage], chat, max_tokens) for stage in sorted(members)]
+    return [stage for stage in stages if stage]
 
 
 def _tokenizer(

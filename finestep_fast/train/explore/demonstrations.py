@@ -1,8 +1,9 @@
-"""Scripted demonstrations of mixed quality: what the warm start imitates and RL improves on.
+"""Scripted demonstrations: careful ones, then hasty ones; RL improves on what the hasty ones teach.
 
-Two things vary apart from each other: the way, which is how many calls are wasted, and what is
-missed, which is what the query has to guess. Every look is in most or many demonstrations, all
-that a question needs are together in few.
+The careful ones are perfect: from them a small model learns to copy what it has seen. In the hasty
+ones two things vary apart from each other: the way, which is how many calls are wasted, and what is
+missed, which is what the query has to guess. Every look is in many of them, all that a question
+needs are together in few.
 """
 
 from __future__ import annotations
@@ -32,33 +33,35 @@ All but `perfect` may miss something: the key `right` says whether the answer is
 class ExploreDemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    per_question: Annotated[int, at_least(0), at_most(1000)] = 3
-    """Demonstrations of each training question; dev and test questions have none."""
-    direct_share: Share = 0.37
+    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 3
+    """Perfect demonstrations of each training question, learnt first; others have none."""
+    hasty_per_question: Annotated[int, at_least(0), at_most(1000)] = 1
+    """Hasty ones, learnt after them; the shares below are theirs."""
+    direct_share: Share = 0.25
     """Share that goes the short way and submits."""
-    wasteful_share: Share = 0.34
+    wasteful_share: Share = 0.45
     """Share that repeats calls and looks at what it does not need."""
-    mended_share: Share = 0.20
+    mended_share: Share = 0.24
     """Share that runs a query before it has looked at everything."""
-    gathers_share: Share = 0.06
+    gathers_share: Share = 0.03
     """Share that describes every table."""
     blind_share: Share = 0.03
     """Share that submits at once, or after the list of tables."""
-    waste_share: Share = 0.4
+    waste_share: Share = 0.5
     """Share of the looks of a wasteful demonstration that a wasted call follows."""
-    mend_share: Share = 0.5
+    mend_share: Share = 0.3
     """Share of the missed looks that are taken after a query that failed or found nothing."""
     run_share: Share = 0.5
     """Share that runs its query before it submits."""
-    miss_list_share: Share = 0.01
+    miss_list_share: Share = 0.05
     """Share of the needed lists of tables that are left out."""
-    miss_bridge_share: Share = 0.02
+    miss_bridge_share: Share = 0.2
     """Share of the needed looks at the bridge that are left out."""
-    miss_search_share: Share = 0.04
+    miss_search_share: Share = 0.3
     """Share of the needed searches that are left out."""
-    miss_describe_share: Share = 0.08
+    miss_describe_share: Share = 0.3
     """Share of the needed looks at an entity that are left out."""
-    miss_form_share: Share = 0.2
+    miss_form_share: Share = 0.4
     """Share of the needed looks at a flag's forms that are left out."""
 
     def __post_init__(self) -> None:
@@ -100,13 +103,30 @@ def perfect_calls(question: WorldQuestion, rng: Random) -> tuple[Call, ...]:
     return (*calls, submit(agent.sql()))
 
 
+def perfect_demonstration(
+    question: WorldQuestion, rng: Random, config: ExploreDemonstrationConfig
+) -> Demonstration:
+    """Return a careful demonstration; some run their query before they submit it."""
+    *looks, answer = perfect_calls(question, rng)
+    if rng.random() < config.run_share:
+        looks.append(run(question.gold_sql))
+    return Demonstration(
+        question_id=question.question_id,
+        db_id=question.draft.database.db_id,
+        quality="perfect",
+        right=True,
+        stage=0,
+        calls=(*looks, answer),
+    )
+
+
 def demonstrate(
     question: WorldQuestion,
     connection: sqlite3.Connection,
     rng: Random,
     config: ExploreDemonstrationConfig,
 ) -> Demonstration:
-    """Return a demonstration of random quality; its label is found by running it."""
+    """Return a hasty demonstration of random quality; its label is found by running it."""
     (way,) = rng.choices(list(config.way_shares), list(config.way_shares.values()))
     agent = Agent(question.draft, rng)
     calls = _looks(agent, way, connection, config)
@@ -121,6 +141,7 @@ def demonstrate(
         db_id=question.draft.database.db_id,
         quality=quality,
         right=right,
+        stage=1,
         calls=tuple(calls),
     )
 

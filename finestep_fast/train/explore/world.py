@@ -18,7 +18,11 @@ from typing import Annotated
 from finestep_fast.config.check import MAX_WHOLE
 from finestep_fast.config.rules import at_least, at_most, check_fields
 from finestep_fast.train.explore.databases import Database, make_database
-from finestep_fast.train.explore.demonstrations import ExploreDemonstrationConfig, demonstrate
+from finestep_fast.train.explore.demonstrations import (
+    ExploreDemonstrationConfig,
+    demonstrate,
+    perfect_demonstration,
+)
 from finestep_fast.train.explore.questions import (
     KINDS,
     WorldQuestion,
@@ -148,8 +152,15 @@ def _demonstrations(
     questions: list[WorldQuestion], made: _Made, config: ExploreConfig
 ) -> list[Demonstration]:
     rng = Random(f"{config.seed}/demonstrations")
-    return [
-        demonstrate(question, made[question.draft.database.db_id][1], rng, config.demonstrations)
+    settings = config.demonstrations
+    careful = [
+        perfect_demonstration(question, rng, settings)
         for question in questions
-        for _ in range(config.demonstrations.per_question)
+        for _ in range(settings.careful_per_question)
     ]
+    hasty = [
+        demonstrate(question, made[question.draft.database.db_id][1], rng, settings)
+        for question in questions
+        for _ in range(settings.hasty_per_question)
+    ]
+    return careful + hasty

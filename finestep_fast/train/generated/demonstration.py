@@ -21,6 +21,8 @@ class Demonstration:
     right: bool
     """Whether the answer gives the gold's rows."""
     calls: tuple[Call, ...]
+    stage: int = 0
+    """Demonstrations of a lower stage are learnt first."""
 
     def record(self) -> dict[str, object]:
         """Return one line of the demonstrations' file."""
@@ -29,6 +31,7 @@ class Demonstration:
             "db_id": self.db_id,
             "quality": self.quality,
             "right": self.right,
+            **({"stage": self.stage} if self.stage else {}),
             "calls": [{"name": c.name, "arguments": c.arguments} for c in self.calls],
         }
 

@@ -226,7 +226,6 @@ class Learner:
         return max(everywhere)
 
     @torch.no_grad()
-    @torch.no_grad()
     def _kl(self, rollouts: Sequence[Rollout]) -> float:
         """Estimate the KL divergence of the policy from the one that sampled, in nats per token.
 

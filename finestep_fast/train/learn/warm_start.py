@@ -62,6 +62,50 @@ class DemonstrationBatches:
         return [int(index) for index in order]
 
 
+class StagedBatches:
+    """The batches of a warm start in stages: all of one stage come before those of the next.
+
+    Each stage has the share of the tokens that its demonstrations make of all demonstrations.
+
+    Args:
+        stages: Of each stage, in order, its demonstrations as token ids; none is empty.
+        tokens: How many tokens to train on.
+        batch_rollouts: Demonstrations per step, over all processes.
+        seed: Of the order within a stage.
+    """
+
+    def __init__(
+        self,
+        stages: Sequence[Sequence[Transcript]],
+        *,
+        tokens: int,
+        batch_rollouts: int,
+        seed: int,
+    ) -> None:
+        sizes = [sum(len(item.token_ids) for item in stage) for stage in stages]
+        self._stages = [
+            DemonstrationBatches(
+                stage,
+                tokens=math.ceil(tokens * size / sum(sizes)),
+                batch_rollouts=batch_rollouts,
+                seed=seed,
+            )
+            for stage, size in zip(stages, sizes, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        """Return the number of steps."""
+        return sum(len(stage) for stage in self._stages)
+
+    def __getitem__(self, step: int) -> list[Transcript]:
+        """Return the demonstrations of one step."""
+        for stage in self._stages:
+            if step < len(stage):
+                return stage[step]
+            step -= len(stage)
+        raise IndexError(step)
+
+
 class SupervisedStep(NamedTuple):
     """What came of a step."""
 
