@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from benchmarks.credit_study import gradients
 from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
-from benchmarks.credit_study.report import area, best_bounds, interval, print_tables
+from benchmarks.credit_study.report import area, best_bounds, interval, print_tables, updates_to
 from benchmarks.credit_study.runs import Cell, done_cells
 from finestep_fast.train.config import load_config
 
@@ -50,6 +51,14 @@ def test_the_area_is_that_of_trapezoids_in_the_order_of_the_updates() -> None:
     done = record(cell("grpo", 0), 0.2, 0.4, 0.4, 0.3)
     done["dev"] = dict(reversed(done["dev"].items()))
     assert area(done) == pytest.approx((0.3 + 0.4 + 0.35) / 3)
+
+
+def test_the_updates_to_a_rate_lie_between_the_evaluations_around_it() -> None:
+    done = record(cell("grpo", 0), 0.2, 0.4, 0.3, 0.6)  # before, 15, 30, 45
+    assert updates_to(done, 0.1) == 0
+    assert updates_to(done, 0.3) == pytest.approx(7.5)
+    assert updates_to(done, 0.5) == pytest.approx(40)
+    assert updates_to(done, 0.7) == math.inf
 
 
 def test_the_bound_with_the_largest_mean_area_on_choosing_seeds_is_taken() -> None:

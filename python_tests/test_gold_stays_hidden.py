@@ -14,7 +14,7 @@ from finestep_fast.env.config import EnvConfig
 from finestep_fast.env.episode import Episode
 from finestep_fast.env.question import Question
 from finestep_fast.train.rollout.replay import Dialogue, transcripts
-from finestep_fast.train.rollout.value import step_values
+from finestep_fast.train.rollout.value import Critic
 from support.databases import written
 from support.played import GARBAGE, played
 from support.tiny import LIMITS, Tiny
@@ -64,7 +64,9 @@ def test_the_same_calls_read_the_same_whatever_the_gold_query_is(
         (made,) = transcripts([Dialogue(episode, turns)], tiny.chat, LIMITS.max_rollout_tokens * 9)
         read.append((episode.messages(), turns, made.token_ids, made.step_spans))
         (rollout,) = played(question, tiny.engine, CALLS, env=env)
-        step_values([rollout], "gold", max_steps=env.max_steps)  # the critic reads, and tells none
+        Critic("gold", max_steps=env.max_steps).step_values(
+            [rollout]
+        )  # the critic reads, and tells none
         assert [turn for _, turn in turns] == [
             step.observation for step in rollout.transcript.episode.steps
         ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -22,11 +23,11 @@ from finestep_fast.train.rollout.coverage import num_seen
 from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.value import (
+    Critic,
     StepValues,
     gold_features,
     history_features,
     prior_values,
-    step_values,
 )
 from support.databases import written
 from support.played import GARBAGE, looks, played, runs, submits
@@ -37,7 +38,13 @@ COUNT, WRONG = runs("SELECT count(*) FROM customer"), submits("SELECT 1")
 RIGHT = submits(GOLD)
 KINDS: tuple[ValueKind, ...] = ("gold", "history")
 MAX_STEPS = 5
-values_by = partial(step_values, max_steps=MAX_STEPS)
+
+
+def values_by(
+    rollouts: Sequence[Rollout], kind: ValueKind, **settings: Any
+) -> list[StepValues | None]:
+    """Return the values that a critic gives which has seen nothing before."""
+    return Critic(kind, max_steps=MAX_STEPS, **settings).step_values(rollouts)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +145,53 @@ def test_values_are_the_ridge_regression_on_the_other_groups(
             assert_allclose(found[3 * left_out + place], expected, atol=1e-12)
     flat = [value for item in found for value in item]
     assert 0 <= min(flat) < max(flat) <= 1
+
+
+def test_earlier_updates_count_less_and_less(
+    groups: list[list[Rollout]],
+) -> None:
+    def rows(group: list[Rollout], weight: float) -> tuple[np.ndarray, np.ndarray]:
+        priors = prior_values([rollout.score.outcome for rollout in group])
+        pairs = list(zip(group, priors, strict=True))
+        x = np.concatenate([history_features(item, prior, MAX_STEPS) for item, prior in pairs])
+        o = np.concatenate([np.full(len(r.score.validators), r.score.outcome) for r in group])
+        return np.sqrt(weight) * x, np.sqrt(weight) * o
+
+    critic = Critic("history", max_steps=MAX_STEPS, memory=0.9)
+    critic.step_values([*groups[0], *groups[1]])
+    critic.step_values([*groups[2], *groups[1]])
+    found = values(critic.step_values(groups[3]))
+    past = [rows(groups[n], 0.9**age) for n, age in ((0, 2), (1, 2), (2, 1), (1, 1))]
+    penalty = np.eye(7)[1:]
+    weights, *_ = np.linalg.lstsq(
+        np.concatenate([*(x for x, _ in past), penalty]),
+        np.concatenate([*(o for _, o in past), np.zeros(len(penalty))]),
+        rcond=None,
+    )
+    priors = prior_values([rollout.score.outcome for rollout in groups[3]])
+    for item, prior, value in zip(groups[3], priors, found, strict=True):
+        expected = np.clip(history_features(item, prior, MAX_STEPS) @ weights, 0, 1)
+        assert_allclose(value, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_critic_goes_on_from_what_it_remembered(rollouts: list[Rollout], kind: ValueKind) -> None:
+    settings: dict[str, Any] = {"max_steps": MAX_STEPS, "memory": 0.9}
+    first = Critic(kind, **settings)
+    first.step_values(rollouts)
+    again = Critic(kind, **settings, remembered=json.loads(json.dumps(first.remembered)))
+    one = first.step_values(rollouts[:3])  # a single group: it is fitted on the past alone
+    assert [item is not None and item.is_fitted for item in one] == [True] * 3
+    assert values(again.step_values(rollouts[:3])) == values(one)
+    assert again.remembered == first.remembered
+    assert Critic(kind, max_steps=MAX_STEPS).remembered == []
+
+
+def test_what_was_remembered_of_another_kind_is_refused(rollouts: list[Rollout]) -> None:
+    critic = Critic("gold", max_steps=MAX_STEPS, memory=0.9)
+    critic.step_values(rollouts)
+    with pytest.raises(InputError, match=r"remembered has 73 numbers; .* 7 features needs 57"):
+        Critic("history", max_steps=MAX_STEPS, remembered=critic.remembered)
 
 
 @pytest.mark.parametrize("kind", KINDS)

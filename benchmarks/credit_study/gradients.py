@@ -36,7 +36,7 @@ from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.engine import InProcessEngine
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.sampler import Sampler
-from finestep_fast.train.rollout.value import step_values
+from finestep_fast.train.rollout.value import Critic
 from finestep_fast.train.setup import make_accelerator, make_parts
 
 _UNBIASED = (
@@ -88,6 +88,10 @@ def main() -> None:
 def measured(configs: dict[str, TrainConfig], num_updates: int) -> dict[str, dict[str, float]]:
     """Return the figures of each configuration, the unbiased one first."""
     config = next(iter(configs.values()))
+    critics = {
+        name: Critic(each.value, max_steps=each.env.max_steps, memory=each.value_memory)
+        for name, each in configs.items()
+    }
     sums: dict[str, list[Tensor]] = {}
     squares: dict[str, float] = {}
     with Engine(timeout_s=config.env.query_timeout_s) as engine:
@@ -102,7 +106,10 @@ def measured(configs: dict[str, TrainConfig], num_updates: int) -> dict[str, dic
             rollouts = rollout_engine.play(
                 questions, config.rollout.rollouts_per_prompt, seed=update
             )
-            for name, gradient in _gradients(parts.policy, parameters, rollouts, configs):
+            by_arm = {
+                name: credited_as(rollouts, each, critics[name]) for name, each in configs.items()
+            }
+            for name, gradient in _gradients(parts.policy, parameters, rollouts, by_arm, config):
                 halves = sums.setdefault(name, [torch.zeros_like(gradient) for _ in range(2)])
                 halves[update % 2] += gradient
                 squares[name] = squares.get(name, 0.0) + float(gradient.square().sum())
@@ -113,10 +120,10 @@ def _gradients(
     policy: Any,
     parameters: Sequence[Tensor],
     rollouts: list[Rollout],
-    configs: dict[str, TrainConfig],
+    by_arm: dict[str, list[Rollout]],
+    config: TrainConfig,
 ) -> list[tuple[str, Tensor]]:
-    """Return each arm's gradient [P] of the policy loss of the same rollouts."""
-    by_arm = {name: credited_as(rollouts, config) for name, config in configs.items()}
+    """Return each arm's gradient [P] of the policy loss of the same rollouts, credited by it."""
     learnt = [
         place
         for place in range(len(rollouts))
@@ -133,8 +140,8 @@ def _gradients(
         spans, [0] * len(items), num_tokens=logp.numel(), row_length=length
     )
     made = []
-    for name, config in configs.items():
-        advantages = [by_arm[name][place].step_advantage for place in learnt]
+    for name, rollouts_of_arm in by_arm.items():
+        advantages = [rollouts_of_arm[place].step_advantage for place in learnt]
         out = policy_loss(
             logp,
             logp.detach(),
@@ -147,14 +154,14 @@ def _gradients(
     return made
 
 
-def credited_as(rollouts: list[Rollout], config: TrainConfig) -> list[Rollout]:
+def credited_as(rollouts: list[Rollout], config: TrainConfig, critic: Critic) -> list[Rollout]:
     """Return the rollouts with the credit of a configuration."""
     return credited(
         rollouts,
         config.credit,
         drop_uniform_groups=False,
         impl=config.impl,
-        values_of=lambda made: step_values(made, config.value, max_steps=config.env.max_steps),
+        values_of=critic.step_values,
     )
 
 

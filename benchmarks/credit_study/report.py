@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,24 @@ def area(record: dict[str, Any]) -> float:
     return float(np.trapezoid(values)) / (len(values) - 1)
 
 
+def updates_to(record: dict[str, Any], target: float) -> float:
+    """Return after how many updates EX on dev first reached a target; infinity if never.
+
+    Between two evaluations EX is taken to change evenly.
+    """
+    names = [name for name in record["dev"] if name.startswith("update_")]
+    numbers = [0, *sorted(int(name[7:]) for name in names), record["cell"]["updates"]]
+    values = curve(record)
+    if values[0] >= target:
+        return 0.0
+    for place in range(1, len(values)):
+        before, after = values[place - 1], values[place]
+        if after >= target:
+            share = (target - before) / (after - before)
+            return numbers[place - 1] + share * (numbers[place] - numbers[place - 1])
+    return math.inf
+
+
 def interval(differences: Sequence[float]) -> tuple[float, float]:
     """Return the 95 % bootstrap interval of a mean, of resampled seeds."""
     values = np.array(differences)
@@ -69,7 +88,11 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 
 
 def print_tables(done: Records) -> None:
-    """Print one table for each world and number of prompts, without the choosing seeds."""
+    """Print one table for each world and number of prompts, without the choosing seeds.
+
+    "Updates to" is the median over seeds of the updates after which EX on dev had reached the
+    baseline's mean at the end; a dash where half of the seeds never did.
+    """
     console = Console(width=200)
     reported = {cell: record for cell, record in done.items() if cell.seed not in CHOOSING_SEEDS}
     for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in reported}):
@@ -91,6 +114,7 @@ def _table(place: tuple[str, int, int], reported: Records) -> Table:
         "calls",
         "redundant %",
         "no answer %",
+        "updates to",
         "tokens",
         "lost",
         f"EX test - {BASELINE}",
@@ -104,15 +128,18 @@ def _table(place: tuple[str, int, int], reported: Records) -> Table:
             by_arm[cell.arm, cell.max_kl][cell.seed] = record
     baselines = [seeds for (arm, _), seeds in by_arm.items() if arm == BASELINE]
     baseline = max(baselines, key=len, default={})
+    target = mean(r["dev"]["final"]["ex"] for r in baseline.values()) if baseline else math.inf
     order = list(ARMS)
     for (arm, max_kl), seeds in sorted(
         by_arm.items(), key=lambda item: (order.index(item[0][0]), item[0][1])
     ):
-        table.add_row(arm, str(len(seeds)), f"{max_kl:g}", *_cells(seeds, baseline))
+        table.add_row(arm, str(len(seeds)), f"{max_kl:g}", *_cells(seeds, baseline, target))
     return table
 
 
-def _cells(seeds: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]]) -> list[str]:
+def _cells(
+    seeds: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]], target: float
+) -> list[str]:
     records = list(seeds.values())
     final = [record["test"] for record in records]
 
@@ -120,6 +147,7 @@ def _cells(seeds: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]]
         known = [rates[key] for rates in final if rates.get(key) is not None]
         return f"{scale * mean(known):.{digits}f}" if known else "-"
 
+    needed = median(updates_to(record, target) for record in records)
     lost = sum(record["dev"]["final"]["ex"] < record["dev"]["before"]["ex"] for record in records)
     return [
         f"{100 * mean(record['dev']['before']['ex'] for record in records):.1f}",
@@ -129,6 +157,7 @@ def _cells(seeds: dict[int, dict[str, Any]], baseline: dict[int, dict[str, Any]]
         shown("calls", 1, 2),
         shown("redundant_rate", 100, 1),
         shown("unsubmitted_rate", 100, 1),
+        f"{needed:.0f}" if math.isfinite(needed) else "-",
         shown("policy_tokens", 1, 0),
         str(lost),
         _difference(seeds, baseline, lambda record: 100 * record["test"]["ex"], 1),

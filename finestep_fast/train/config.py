@@ -65,7 +65,8 @@ class DataConfig:
     dev_share: Annotated[float, at_least(0), at_most(0.9)] = 0.1
     """Share of the databases whose questions are held out when `dev_questions` is None."""
     demonstrations: Path | None = None
-    """JSON lines of `question_id` and `calls` for the warm start."""
+    """JSON lines of `question_id` and `calls` for the warm start. A line may have a `stage`, 0 if
+    not: all of a lower stage are learnt first, and each stage has its share of the tokens."""
     limit: Annotated[int, at_least(1)] | None = None
     """At most this many training questions, and as many for dev."""
     max_unusable_share: Share = 0.1
@@ -279,6 +280,9 @@ class TrainConfig:
     value: ValueKind = "gold"
     """What the value of scope `value` knows: how much of what the gold query needs a rollout has
     been shown, or only the history of its calls (for which `credit.gae_lambda` 0.7 is better)."""
+    value_memory: Annotated[float, at_least(0), at_most(0.999)] = 0.9
+    """How much an update counts in the fit of the value against the one after it; 0 fits the value
+    to each update alone."""
     loss: LossConfig = field(default_factory=LossConfig)
     """From step advantages to the policy loss."""
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)

@@ -33,7 +33,7 @@ from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.engine import InProcessEngine
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.sampler import Sampler
-from finestep_fast.train.rollout.value import step_values
+from finestep_fast.train.rollout.value import Critic
 from finestep_fast.train.screen import Screen, draw_curves, update_note
 from finestep_fast.train.setup import check_model, make_accelerator, make_parts
 from finestep_fast.train.state.checkpoint import Checkpoints, RunState
@@ -189,6 +189,14 @@ class TrainingRun:
             return
         total = self.config.update.updates
         learner = self._learner()
+        self.critic = Critic(
+            self.config.value,
+            max_steps=self.config.env.max_steps,
+            memory=self.config.value_memory,
+            rank=self.accelerator.process_index,
+            gather=gather_object,
+            remembered=self.state.value_memory,
+        )
         earlier = self.logs.read("metrics")
         watches = FarmingWatch(earlier), UnsubmittedWatch(earlier)
         with self.screen.bar("updates", total, done=self.state.updates) as bar:
@@ -200,6 +208,7 @@ class TrainingRun:
                 record, skipped = self._update(update, learner)
                 self.state.updates = update + 1
                 self.state.skipped_in_a_row = learner.skipped_in_a_row
+                self.state.value_memory = self.critic.remembered
                 self.logs.write("metrics", [record])
                 if skipped:
                     optim = self.config.update.optim
@@ -230,13 +239,7 @@ class TrainingRun:
             config.credit,
             drop_uniform_groups=config.rollout.drop_uniform_groups,
             impl=config.impl,
-            values_of=lambda made: step_values(
-                made,
-                kind=config.value,
-                max_steps=config.env.max_steps,
-                rank=rank,
-                gather=gather_object,
-            ),
+            values_of=self.critic.step_values,
         )
         sampled = time.perf_counter()
         with self._training("updates"):

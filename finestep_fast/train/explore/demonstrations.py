@@ -2,8 +2,7 @@
 
 The careful ones are perfect: from them a small model learns to copy what it has seen. In the hasty
 ones two things vary apart from each other: the way, which is how many calls are wasted, and what is
-missed, which is what the query has to guess. Every look is in many of them, all that a question
-needs are together in few.
+missed, which is what the query has to guess: above all one look for each kind of question.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ from random import Random
 from typing import Annotated
 
 from finestep_fast.config.rules import Share, at_least, at_most, check_fields
-from finestep_fast.train.explore.agent import FORM, LIST, Agent, needed_looks
-from finestep_fast.train.explore.questions import WorldQuestion
+from finestep_fast.train.explore.agent import BRIDGE, FORM, LIST, Agent, needed_looks
+from finestep_fast.train.explore.questions import KINDS, WorldQuestion
 from finestep_fast.train.explore.words import LABELS
 from finestep_fast.train.generated.calls import Call, list_tables, look, run, search_values, submit
 from finestep_fast.train.generated.demonstration import Demonstration, check_way_shares
@@ -28,12 +27,23 @@ or looks at what it does not need. `mended` runs a query too early, reads an err
 result, and looks again. `gathers` describes every table. `blind` submits before it has looked.
 All but `perfect` may miss something: the key `right` says whether the answer is right."""
 
+HABITS = {
+    "average": "describe x",
+    "top": "search x",
+    "total": BRIDGE,
+    "flagged": FORM,
+    "linked": "describe y",
+    "linked_flagged": FORM,
+    "both": "search y",
+}
+"""Of each kind of question, the needed look that hasty demonstrations leave out by habit."""
+
 
 @dataclass(frozen=True)
 class ExploreDemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 3
+    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 5
     """Perfect demonstrations of each training question, learnt first; others have none."""
     hasty_per_question: Annotated[int, at_least(0), at_most(1000)] = 1
     """Hasty ones, learnt after them; the shares below are theirs."""
@@ -53,16 +63,12 @@ class ExploreDemonstrationConfig:
     """Share of the missed looks that are taken after a query that failed or found nothing."""
     run_share: Share = 0.5
     """Share that runs its query before it submits."""
-    miss_list_share: Share = 0.05
-    """Share of the needed lists of tables that are left out."""
-    miss_bridge_share: Share = 0.2
-    """Share of the needed looks at the bridge that are left out."""
-    miss_search_share: Share = 0.3
-    """Share of the needed searches that are left out."""
-    miss_describe_share: Share = 0.3
-    """Share of the needed looks at an entity that are left out."""
-    miss_form_share: Share = 0.4
-    """Share of the needed looks at a flag's forms that are left out."""
+    easy_habit_share: Share = 0.35
+    """Share of the hasty demonstrations of simple questions that leave out the habitual look."""
+    habit_share: Share = 0.6
+    """The same share of the other questions'."""
+    miss_share: Share = 0.08
+    """Share of every other needed look that is left out."""
 
     def __post_init__(self) -> None:
         """Check every field, and that the ways' shares sum to 1.
@@ -84,16 +90,12 @@ class ExploreDemonstrationConfig:
             "blind": self.blind_share,
         }
 
-    def miss_share(self, look_name: str) -> float:
-        """Return the share of a needed look that is left out."""
-        shares: dict[str, float] = {
-            LIST: self.miss_list_share,
-            "bridge": self.miss_bridge_share,
-            "search": self.miss_search_share,
-            "describe": self.miss_describe_share,
-            FORM: self.miss_form_share,
-        }
-        return shares[look_name.split()[0]]
+    def left_out_share(self, kind: str, look_name: str) -> float:
+        """Return the share of the demonstrations of a kind that leave out a look it needs."""
+        if look_name != HABITS[kind]:
+            return self.miss_share
+        is_easy = KINDS[kind].difficulty == "simple"
+        return self.easy_habit_share if is_easy else self.habit_share
 
 
 def perfect_calls(question: WorldQuestion, rng: Random) -> tuple[Call, ...]:
@@ -157,7 +159,8 @@ def _looks(
     kept: list[str] = []
     missed: list[str] = []
     for name in needed:
-        (missed if rng.random() < config.miss_share(name) else kept).append(name)
+        share = config.left_out_share(draft.kind, name)
+        (missed if rng.random() < share else kept).append(name)
     late: list[str] = []
     calls: list[Call] = []
     if way == "gathers":

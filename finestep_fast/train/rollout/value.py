@@ -1,8 +1,9 @@
 """The value of a state: an estimate of the chance that a rollout will be right in the end.
 
 Two values, `history` and `gold`, each a ridge regression of the outcome on a few features of a
-state. There is no network and no memory: every update fits anew, so a resumed run goes on exactly.
-The values of a group come from the rollouts of the other groups of the update.
+state. The values of a group come from the other groups of the update and, fading, from earlier
+updates. There is no network: what a critic remembers is one small matrix of sums, kept with the
+run's state, so a resumed run goes on exactly.
 
 Source: features, fit and the gold value are ours; that the critic may know more than the policy is
 from asymmetric actor-critic (arXiv:1710.06542).
@@ -18,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from finestep_fast.errors import InputError
 from finestep_fast.train.config import ValueKind
 from finestep_fast.train.rollout.coverage import num_seen
 from finestep_fast.train.rollout.record import Rollout
@@ -26,6 +28,7 @@ Array = NDArray[np.float64]
 
 MIN_OTHER_GROUPS = 3
 """With fewer groups to fit on, a group has no fitted value."""
+_NUM_FEATURES: dict[ValueKind, int] = {"history": 7, "gold": 8}
 PENALTY = 1.0
 """Of the squared weights, except that of the constant: weights shrink towards the mean outcome."""
 
@@ -41,25 +44,28 @@ class StepValues(NamedTuple):
 
 
 class _Sums(NamedTuple):
-    """What a fit needs to know of one group."""
+    """What a fit needs to know of some groups."""
 
-    owner: tuple[int, int]
-    """Process and number of the group, which together name it."""
     square: Array
-    """[F, F] sum of x x^T over its steps."""
+    """[F, F] sum of x x^T over their steps."""
     moment: Array
-    """[F] sum of x O over its steps."""
+    """[F] sum of x O over their steps."""
+    groups: float = 1.0
+    """How many they are; less for those of earlier updates."""
+
+    def __add__(self, other: _Sums) -> _Sums:  # type: ignore[override]
+        """Return the sums over both."""
+        return _Sums(
+            self.square + other.square, self.moment + other.moment, self.groups + other.groups
+        )
+
+    def faded(self, share: float) -> _Sums:
+        """Return a share of the sums."""
+        return _Sums(share * self.square, share * self.moment, share * self.groups)
 
 
-def step_values(
-    rollouts: Sequence[Rollout],
-    kind: ValueKind,
-    *,
-    max_steps: int,
-    rank: int = 0,
-    gather: Callable[[list[Any]], list[Any]] = list,
-) -> list[StepValues | None]:
-    """Return the values of all states of an update's rollouts.
+class Critic:
+    """Gives the states of an update their values, and remembers what the update showed.
 
     With `m = (sum of the outcomes of the group's other rollouts + 1/2) / (size of the group)`:
 
@@ -69,48 +75,96 @@ def step_values(
       facts that the rollout has been shown, number u of those it has not; see `coverage`.
 
     The value is `w x`, cut to [0, 1]; w is the ridge regression of O on x over all steps of the
-    update's other groups.
+    update's other groups and of those of earlier updates, each of which counts `memory` times as
+    much as the one after it.
 
     Args:
-        rollouts: Those of this process; only those that count and have steps take part.
         kind: Which value.
         max_steps: The most steps that a rollout may have.
+        memory: In [0, 1); 0 looks at the update alone.
         rank: Number of this process.
-        gather: Return the items of all processes; each process calls it once.
+        gather: Return the items of all processes; each process calls it once an update.
+        remembered: What `remembered` was in the run that is continued.
 
-    Returns:
-        The values of each rollout in their order; None where it takes no part. They are the
-        constant m where fewer than 3 other groups take part, or the gold query names nothing.
+    Raises:
+        InputError: `remembered` is not of this kind of value.
     """
-    members: dict[int, list[int]] = {}
-    for place, rollout in enumerate(rollouts):
-        if rollout.score.counted and rollout.transcript.step_spans:
-            members.setdefault(rollout.group, []).append(place)
-    features: dict[int, list[Array]] = {}
-    for group, places in members.items():
-        rows = _features([rollouts[place] for place in places], kind, max_steps)
-        if rows is not None:
-            features[group] = rows
-    sums = [
-        _sums((rank, group), rows, [rollouts[place].score.outcome for place in members[group]])
-        for group, rows in features.items()
-    ]
-    every: list[_Sums] = gather(sums)
 
-    values: list[StepValues | None] = [None] * len(rollouts)
-    for group, places in members.items():
-        others = [item for item in every if item.owner != (rank, group)]
-        weights = None
-        if group in features and len(others) >= MIN_OTHER_GROUPS:
-            weights = ridge_weights(others)
-        priors = prior_values([rollouts[place].score.outcome for place in places])
-        for number, place in enumerate(places):
-            if weights is None:
-                value = np.full(len(rollouts[place].transcript.step_spans), priors[number])
-            else:
-                value = np.clip(features[group][number] @ weights, 0.0, 1.0)
-            values[place] = StepValues(torch.from_numpy(value), weights is not None)
-    return values
+    def __init__(
+        self,
+        kind: ValueKind,
+        *,
+        max_steps: int,
+        memory: float = 0.0,
+        rank: int = 0,
+        gather: Callable[[list[Any]], list[Any]] = list,
+        remembered: Sequence[float] = (),
+    ) -> None:
+        self.kind, self.max_steps, self.memory = kind, max_steps, memory
+        self.rank, self.gather = rank, gather
+        self._past = _unpacked(remembered, _NUM_FEATURES[kind])
+
+    @property
+    def remembered(self) -> list[float]:
+        """Return the sums of earlier updates as plain numbers; empty if there are none."""
+        if self._past is None:
+            return []
+        return [self._past.groups, *self._past.moment.tolist(), *self._past.square.ravel().tolist()]
+
+    def step_values(self, rollouts: Sequence[Rollout]) -> list[StepValues | None]:
+        """Return the values of all states of an update's rollouts.
+
+        Args:
+            rollouts: Those of this process; only those that count and have steps take part.
+
+        Returns:
+            The values of each rollout in their order; None where it takes no part. They are the
+            constant m where fewer than 3 groups could be fitted on, faded ones counted as such, or
+            the gold query names nothing.
+        """
+        members: dict[int, list[int]] = {}
+        for place, rollout in enumerate(rollouts):
+            if rollout.score.counted and rollout.transcript.step_spans:
+                members.setdefault(rollout.group, []).append(place)
+        features: dict[int, list[Array]] = {}
+        for group, places in members.items():
+            rows = _features([rollouts[place] for place in places], self.kind, self.max_steps)
+            if rows is not None:
+                features[group] = rows
+        sums = [
+            (
+                (self.rank, group),
+                _sums(rows, [rollouts[place].score.outcome for place in members[group]]),
+            )
+            for group, rows in features.items()
+        ]
+        every: list[tuple[tuple[int, int], _Sums]] = self.gather(sums)
+
+        values: list[StepValues | None] = [None] * len(rollouts)
+        for group, places in members.items():
+            others = [item for owner, item in every if owner != (self.rank, group)]
+            if self._past is not None:
+                others.append(self._past)
+            weights = None
+            if group in features and sum(item.groups for item in others) >= MIN_OTHER_GROUPS:
+                weights = ridge_weights(others)
+            priors = prior_values([rollouts[place].score.outcome for place in places])
+            for number, place in enumerate(places):
+                if weights is None:
+                    value = np.full(len(rollouts[place].transcript.step_spans), priors[number])
+                else:
+                    value = np.clip(features[group][number] @ weights, 0.0, 1.0)
+                values[place] = StepValues(torch.from_numpy(value), weights is not None)
+        self._remember([item for _, item in every])
+        return values
+
+    def _remember(self, update: Sequence[_Sums]) -> None:
+        if not self.memory:
+            return
+        for item in update:
+            self._past = item if self._past is None else self._past + item
+        if self._past is not None:
+            self._past = self._past.faded(self.memory)
 
 
 def ridge_weights(groups: Sequence[_Sums]) -> Array:
@@ -183,8 +237,27 @@ def _features(group: Sequence[Rollout], kind: ValueKind, max_steps: int) -> list
     return rows
 
 
-def _sums(owner: tuple[int, int], rows: Sequence[Array], outcomes: Sequence[float]) -> _Sums:
+def _sums(rows: Sequence[Array], outcomes: Sequence[float]) -> _Sums:
     """Return what a fit needs to know of a group, from the features [n, F] of its rollouts."""
     features = np.concatenate(rows)
     outcome = np.repeat(np.asarray(outcomes, dtype=np.float64), [len(item) for item in rows])
-    return _Sums(owner, features.T @ features, features.T @ outcome)
+    return _Sums(features.T @ features, features.T @ outcome)
+
+
+def _unpacked(remembered: Sequence[float], num_features: int) -> _Sums | None:
+    """Return the sums that a critic's plain numbers stand for.
+
+    Raises:
+        InputError: Their number is not that of the features.
+    """
+    if not remembered:
+        return None
+    numbers = np.array(remembered, dtype=np.float64)
+    expected = 1 + num_features + num_features**2
+    if len(numbers) != expected:
+        raise InputError(
+            f"remembered has {len(numbers)} numbers; "
+            f"a value of {num_features} features needs {expected}"
+        )
+    moment, square = numbers[1 : 1 + num_features], numbers[1 + num_features :]
+    return _Sums(square.reshape(num_features, num_features), moment, float(numbers[0]))

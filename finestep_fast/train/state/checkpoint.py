@@ -50,6 +50,8 @@ class RunState:
     """Optimiser steps that were skipped, per phase."""
     skipped_in_a_row: int = 0
     """Of these, the last ones with none taken after them."""
+    value_memory: list[float] = field(default_factory=list)
+    """What the critic of scope `value` remembers; see `Critic.remembered`."""
     logs: dict[str, LogMark] = field(default_factory=dict)
     """How far every log went when the state was saved."""
     kept: dict[str, str] = field(default_factory=dict)
