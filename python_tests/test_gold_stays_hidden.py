@@ -63,10 +63,9 @@ def test_the_same_calls_read_the_same_whatever_the_gold_query_is(
         turns = [(reply, episode.step(reply).observation) for reply in replies]
         (made,) = transcripts([Dialogue(episode, turns)], tiny.chat, LIMITS.max_rollout_tokens * 9)
         read.append((episode.messages(), turns, made.token_ids, made.step_spans))
-        (rollout,) = played(question, tiny.engine, CALLS, env=env)
-        Critic("gold", max_steps=env.max_steps).step_values(
-            [rollout]
-        )  # the critic reads, and tells none
+        (rollout,) = played(question, tiny.engine, CALLS, env=env, find_answers=True)
+        # The critic reads, and tells none.
+        Critic("gold", max_steps=env.max_steps).step_values([rollout])
         assert [turn for _, turn in turns] == [
             step.observation for step in rollout.transcript.episode.steps
         ]

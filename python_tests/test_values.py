@@ -18,6 +18,7 @@ from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import ValueKind
+from finestep_fast.train.rollout import value as value_file
 from finestep_fast.train.rollout.calibration import calibration
 from finestep_fast.train.rollout.coverage import num_seen
 from finestep_fast.train.rollout.credit import credited
@@ -86,11 +87,12 @@ def test_the_features_of_a_small_episode_by_hand(groups: list[list[Rollout]]) ->
     first = groups[0][0]
     assert num_seen(first.transcript.episode) == (4, [1, 2, 4])
     assert_allclose(
-        gold_features(0.5, 4, [1, 2, 4], MAX_STEPS),
+        gold_features(0.5, 4, [1, 2, 4, 4], [False, False, True, False], MAX_STEPS),
         [
-            [1, 0.5, 0.25, 1, 0.0625, 0.125, 0, 0],
-            [1, 0.5, 0.5, 2 / 3, 0.25, 0.25, 0, 0.2],
-            [1, 0.5, 1, 0, 1, 0.5, 1, 0.4],
+            [1, 0.5, 0.25, 1, 0.0625, 0.125, 0, 0, 0],
+            [1, 0.5, 0.5, 2 / 3, 0.25, 0.25, 0, 0.2, 0],
+            [1, 0.5, 1, 0, 1, 0.5, 1, 0.4, 0],
+            [1, 0.5, 1, 0, 1, 0.5, 1, 0.6, 1],
         ],
     )
     # A malformed step, three sound ones; then a repeat in the rollout beside it.
@@ -105,6 +107,21 @@ def test_the_features_of_a_small_episode_by_hand(groups: list[list[Rollout]]) ->
         ],
     )
     assert history_features(groups[0][1], 0.5, MAX_STEPS)[2].tolist()[2:5] == [1 / 3, 0, 0.5]
+
+
+def test_queries_on_the_way_are_compared_with_the_gold_query_where_asked(
+    question: Question,
+) -> None:
+    found_it = "SELECT name FROM customer WHERE city LIKE 'lond%'"
+    calls: list[ToolCall | str]
+    calls = [LIST, COUNT, runs(found_it), runs("SELECT nothing FROM customer"), GARBAGE, WRONG]
+    with Engine() as engine:
+        (asked,) = played(question, engine, calls, find_answers=True)
+        (not_asked,) = played(question, engine, calls)
+    assert asked.score.found == (False, False, True, False, False, False)
+    assert not_asked.score == dataclasses.replace(asked.score, found=())
+    (rows,) = value_file._features([asked], "gold", MAX_STEPS) or []
+    assert rows[:, 8].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_the_prior_of_a_rollout_is_what_the_others_of_its_group_say() -> None:
@@ -122,7 +139,7 @@ def test_values_are_the_ridge_regression_on_the_other_groups(
             pairs = zip(group, priors, strict=True)
             return [history_features(item, prior, MAX_STEPS) for item, prior in pairs]
         seen = [num_seen(item.transcript.episode) for item in group]
-        return [gold_features(p, *s, MAX_STEPS) for p, s in zip(priors, seen, strict=True)]
+        return [gold_features(p, *s, (), MAX_STEPS) for p, s in zip(priors, seen, strict=True)]
 
     found = values(values_by(rollouts, kind))
     for left_out in range(4):
@@ -190,7 +207,7 @@ def test_a_critic_goes_on_from_what_it_remembered(rollouts: list[Rollout], kind:
 def test_what_was_remembered_of_another_kind_is_refused(rollouts: list[Rollout]) -> None:
     critic = Critic("gold", max_steps=MAX_STEPS, memory=0.9)
     critic.step_values(rollouts)
-    with pytest.raises(InputError, match=r"remembered has 73 numbers; .* 7 features needs 57"):
+    with pytest.raises(InputError, match=r"remembered has 91 numbers; .* 7 features needs 57"):
         Critic("history", max_steps=MAX_STEPS, remembered=critic.remembered)
 
 

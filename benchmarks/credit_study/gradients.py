@@ -97,7 +97,9 @@ def measured(configs: dict[str, TrainConfig], num_updates: int) -> dict[str, dic
     with Engine(timeout_s=config.env.query_timeout_s) as engine:
         parts = make_parts(config, config.output, make_accelerator(), engine)
         sampler = Sampler(parts.policy, parts.chat, config.rollout)
-        rollout_engine = InProcessEngine(sampler, engine, config.env, config.rewards)
+        rollout_engine = InProcessEngine(
+            sampler, engine, config.env, config.rewards, find_answers=True
+        )
         parameters = list(parts.policy.parameters())
         for update in range(num_updates):
             questions = parts.data.questions_of_update(

@@ -6,7 +6,7 @@ Not credit: nothing here depends on another rollout.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from finestep_fast.env.episode import Episode, EpisodeStatus
 from finestep_fast.env.facts import step_facts
@@ -35,10 +35,17 @@ class RolloutScore:
     """What went wrong; empty if nothing did."""
     states: tuple[int, ...] = ()
     """[n] key of the state in which each step was taken; equal keys, equal knowledge."""
+    found: tuple[bool, ...] = ()
+    """[n] whether the step ran a query with the gold query's result; empty if not asked for. It
+    belongs to the critic: no prompt and no reward depends on it."""
 
 
 def score_episodes(
-    episodes: Sequence[Episode], engine: Engine, rewards: RewardConfig
+    episodes: Sequence[Episode],
+    engine: Engine,
+    rewards: RewardConfig,
+    *,
+    find_answers: bool = False,
 ) -> list[RolloutScore]:
     """Score episodes that are over; all final queries are run and compared in one batch.
 
@@ -46,23 +53,39 @@ def score_episodes(
         episodes: The episodes, of any questions on any databases.
         engine: Runs the queries.
         rewards: Decides what is right and how validators are weighed.
+        find_answers: Whether the queries that ran on the way are compared, too.
 
     Returns:
         One score per episode, in their order. A failed gold query or database gives a score that
         is not counted, never an exception.
     """
-    matches = engine.match(
-        [
-            (episode.question.database, episode.final_sql or "", episode.question.gold_sql)
-            for episode in episodes
-        ],
-        semantics=rewards.semantics,
-        timeout_s=rewards.match_timeout_s,
-    )
-    return [
-        rollout_score(episode, match, rewards)
-        for episode, match in zip(episodes, matches, strict=True)
+    queries = [_queries(episode) if find_answers else {} for episode in episodes]
+    pairs = [
+        (episode.question.database, sql, episode.question.gold_sql)
+        for episode, asked in zip(episodes, queries, strict=True)
+        for sql in (episode.final_sql or "", *asked.values())
     ]
+    matches = iter(
+        engine.match(pairs, semantics=rewards.semantics, timeout_s=rewards.match_timeout_s)
+    )
+    scores = []
+    for episode, asked in zip(episodes, queries, strict=True):
+        score = rollout_score(episode, next(matches), rewards)
+        if find_answers:
+            right = {step: next(matches).equal for step in asked}
+            found = tuple(right.get(step, False) for step in range(len(episode.steps)))
+            score = replace(score, found=found)
+        scores.append(score)
+    return scores
+
+
+def _queries(episode: Episode) -> dict[int, str]:
+    """Return the queries on the way that gave rows, by step."""
+    return {
+        place: str(step.call.arguments["sql"])
+        for place, step in enumerate(episode.steps)
+        if step.call is not None and step.digest
+    }
 
 
 def rollout_score(episode: Episode, match: Match, rewards: RewardConfig) -> RolloutScore:

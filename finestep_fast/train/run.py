@@ -112,7 +112,13 @@ class TrainingRun:
         check = self.stop.check if self.accelerator.num_processes == 1 else lambda: None
         config = self.config
         sampler = Sampler(self.parts.policy, self.parts.chat, config.rollout, check)
-        rollout_engine = InProcessEngine(sampler, engine, config.env, config.rewards)
+        rollout_engine = InProcessEngine(
+            sampler,
+            engine,
+            config.env,
+            config.rewards,
+            find_answers=config.credit.scope == "value" and config.value == "gold",
+        )
         return Player(config, self.accelerator, rollout_engine, self.screen)
 
     def _restored_state(self) -> RunState:

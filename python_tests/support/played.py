@@ -50,10 +50,11 @@ def played(
     *rollouts: Sequence[ToolCall | str],
     group: int = 0,
     env: EnvConfig = BARE,
+    find_answers: bool = False,
 ) -> list[Rollout]:
     """Return scored rollouts of one question; each step has one token."""
     episodes = [episode_of(question, engine, calls, env) for calls in rollouts]
-    scores = score_episodes(episodes, engine, RewardConfig())
+    scores = score_episodes(episodes, engine, RewardConfig(), find_answers=find_answers)
     made = []
     for episode, score in zip(episodes, scores, strict=True):
         transcript = Transcript(episode, [0], 1)

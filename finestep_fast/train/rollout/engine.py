@@ -52,13 +52,21 @@ class InProcessEngine:
         engine: Runs the queries.
         env: Tools, prompt, limits of an episode.
         rewards: Weights of the process rewards.
+        find_answers: Whether to find the queries on the way that had the gold's result.
     """
 
     def __init__(
-        self, sampler: Sampler, engine: Engine, env: EnvConfig, rewards: RewardConfig
+        self,
+        sampler: Sampler,
+        engine: Engine,
+        env: EnvConfig,
+        rewards: RewardConfig,
+        *,
+        find_answers: bool = False,
     ) -> None:
         self.sampler, self.engine = sampler, engine
         self.env, self.rewards = env, rewards
+        self.find_answers = find_answers
 
     def play(
         self,
@@ -76,5 +84,5 @@ class InProcessEngine:
         transcripts = self.sampler.play(
             episodes, seed=seed, temperature=temperature, on_end=on_end, on_tokens=on_tokens
         )
-        scores = score_episodes(episodes, self.engine, self.rewards)
+        scores = score_episodes(episodes, self.engine, self.rewards, find_answers=self.find_answers)
         return list(map(Rollout, transcripts, scores, groups))

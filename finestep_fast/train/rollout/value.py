@@ -28,7 +28,7 @@ Array = NDArray[np.float64]
 
 MIN_OTHER_GROUPS = 3
 """With fewer groups to fit on, a group has no fitted value."""
-_NUM_FEATURES: dict[ValueKind, int] = {"history": 7, "gold": 8}
+_NUM_FEATURES: dict[ValueKind, int] = {"history": 7, "gold": 9}
 PENALTY = 1.0
 """Of the squared weights, except that of the constant: weights shrink towards the mean outcome."""
 
@@ -71,8 +71,9 @@ class Critic:
 
     - `history`: `x = [1, m, ok/3, failed/2, repeats/2, s/max_steps, m ok/3]`: calls so far that
       were new and ran, that failed or were malformed, that repeated an earlier one.
-    - `gold`: `x = [1, m, c, u/3, c^2, m c, (u = 0), s/max_steps]`: share c of the gold query's
-      facts that the rollout has been shown, number u of those it has not; see `coverage`.
+    - `gold`: `x = [1, m, c, u/3, c^2, m c, (u = 0), s/max_steps, a]`: share c of the gold query's
+      facts that the rollout has been shown, number u of those it has not, see `coverage`; a is 1
+      once a query of the rollout has had the gold query's result.
 
     The value is `w x`, cut to [0, 1]; w is the ridge regression of O on x over all steps of the
     update's other groups and of those of earlier updates, each of which counts `memory` times as
@@ -207,15 +208,30 @@ def history_features(rollout: Rollout, prior: float, max_steps: int) -> Array:
 
 
 def gold_features(
-    prior: float, num_facts: int, num_seen_facts: Sequence[int], max_steps: int
+    prior: float,
+    num_facts: int,
+    num_seen_facts: Sequence[int],
+    found: Sequence[bool],
+    max_steps: int,
 ) -> Array:
-    """Return the features of a rollout's states for the value `gold`, [n, 8]."""
+    """Return the features of a rollout's states for the value `gold`, [n, 9].
+
+    Args:
+        prior: m.
+        num_facts: How many facts the gold query has.
+        num_seen_facts: [n] how many had been seen before each step.
+        found: [n] whether a step ran a query with the gold query's result.
+        max_steps: The most steps that a rollout may have.
+    """
     rows = []
     for place, seen in enumerate(num_seen_facts):
         share, unseen = seen / num_facts, num_facts - seen
         quadratic = [share**2, prior * share]
         rows.append(
-            [1.0, prior, share, unseen / 3, *quadratic, float(unseen == 0), place / max_steps]
+            [
+                *(1.0, prior, share, unseen / 3, *quadratic),
+                *(float(unseen == 0), place / max_steps, float(any(found[:place]))),
+            ]
         )
     return np.array(rows)
 
@@ -233,7 +249,7 @@ def _features(group: Sequence[Rollout], kind: ValueKind, max_steps: int) -> list
         num_facts, seen = num_seen(rollout.transcript.episode)
         if not num_facts:
             return None
-        rows.append(gold_features(prior, num_facts, seen, max_steps))
+        rows.append(gold_features(prior, num_facts, seen, rollout.score.found, max_steps))
     return rows
 
 
