@@ -41,7 +41,7 @@ def test_every_arm_is_a_setting_of_the_trainer() -> None:
         arm: load_config(Path("explore"), [*words, "credit.allow_reward_imbalance=true"])
         for arm, words in ARMS.items()
     }
-    settings = {arm: (c.credit, c.value, c.rollout) for arm, c in configs.items()}
+    settings = {arm: (c.credit, c.value, c.value_memory, c.rollout) for arm, c in configs.items()}
     for arm, setting in settings.items():
         same = [other for other in settings if settings[other] == setting]
         assert same == [arm]

@@ -46,7 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--max-kl", type=float, help="for all arms, instead of the chosen bounds")
     parser.add_argument("--updates", type=int, default=60)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--data", nargs="+", type=Path, default=[], help="folders, for elsewhere")
     parser.add_argument("--root", type=Path, default=Path("runs/credit_study"))
     parser.add_argument("--results", type=Path, default=_RESULTS)

@@ -13,6 +13,16 @@ ARMS: dict[str, tuple[str, ...]] = {
     "finestep_state": ("credit.preset=finestep_state",),
     "value_history": ("credit.preset=finestep_value", "value=history", "credit.gae_lambda=0.7"),
     "value_gold": ("credit.preset=finestep_value", "value=gold"),
+    # Between a value that may be wrong and the outcome: both, and nothing divided by a spread.
+    "value_gold_mixed": (
+        "credit.preset=finestep_value",
+        "value=gold",
+        "credit.std=none",
+        "credit.process_weight=0.1",
+        "credit.outcome_discount=0.97",
+        "credit.rollout_weight=0.3",
+    ),
+    "value_gold_no_memory": ("credit.preset=finestep_value", "value=gold", "value_memory=0"),
     "value_history_wp0": (
         "credit.preset=finestep_value",
         "value=history",
@@ -62,7 +72,7 @@ ARMS: dict[str, tuple[str, ...]] = {
 BASELINE = "grpo"
 """What the others are compared with, seed by seed."""
 
-KL_BOUNDS = (0.004, 0.012, 0.036)
+KL_BOUNDS = (0.0003, 0.001, 0.003)
 """The values of `update.max_kl` from which each arm's is chosen, in nats per token."""
 
 REPORTED_SEEDS = range(8)
