@@ -18,6 +18,7 @@ FIELDS_OF_THE_TABLE = (
     "outcome_discount",
     "smoothing",
     "scope",
+    "std",
     "std_floor",
     "channels",
     "step_weight",
@@ -25,14 +26,14 @@ FIELDS_OF_THE_TABLE = (
 )
 # The table of presets, column by column as above.
 TABLE: dict[str, tuple[Any, ...]] = {
-    "finestep": (1, 0.1, 0.9, 0.97, 0.7, "pooled", 0.3, "joint", 1, 0),
-    "finestep_index": (1, 0.1, 0.9, 0.97, 0.7, "per_index", 0.3, "joint", 1, 0),
-    "finestep_decoupled": (1, 0.3, 0.9, 0.97, 0.7, "pooled", 0.3, "decoupled", 1, 0),
-    "finestep_state": (1, 0.1, 0.9, 0.97, 1, "state", 0.3, "joint", 0.5, 0.5),
-    "finestep_value": (1, 0.2, 0, 1, 1, "value", 0.3, "joint", 1, 0),
-    "grpo": (0, 0, 1, 1, 1, "trajectory", 0, "joint", 1, 0),
-    "grpo_process": (0, 0.1, 1, 1, 1, "trajectory", 0, "joint", 1, 0),
-    "matchtir": (0, 0.1, 0.9, 0.9, 1, "per_index", 0, "joint", 0.5, 0.5),
+    "finestep": (1, 0.1, 0.9, 0.97, 0.7, "pooled", "sample", 0.3, "joint", 1, 0),
+    "finestep_index": (1, 0.1, 0.9, 0.97, 0.7, "per_index", "sample", 0.3, "joint", 1, 0),
+    "finestep_decoupled": (1, 0.3, 0.9, 0.97, 0.7, "pooled", "sample", 0.3, "decoupled", 1, 0),
+    "finestep_state": (1, 0.1, 0.9, 0.97, 1, "state", "sample", 0.3, "joint", 0.5, 0.5),
+    "finestep_value": (1, 0.1, 0, 0.97, 1, "value", "none", 0.3, "joint", 1, 0.3),
+    "grpo": (0, 0, 1, 1, 1, "trajectory", "sample", 0, "joint", 1, 0),
+    "grpo_process": (0, 0.1, 1, 1, 1, "trajectory", "sample", 0, "joint", 1, 0),
+    "matchtir": (0, 0.1, 0.9, 0.9, 1, "per_index", "sample", 0, "joint", 0.5, 0.5),
 }
 
 

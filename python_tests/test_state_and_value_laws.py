@@ -24,6 +24,7 @@ from support.batches import (
 )
 from support.entry_points import step_advantage
 from support.impls import IMPLS
+from support.settings import VALUE_ALONE
 
 pytestmark = pytest.mark.parametrize("impl", IMPLS)
 
@@ -65,9 +66,7 @@ def test_one_state_for_all_and_endless_shrinkage_are_pooled_without_the_own_roll
 def test_differences_of_a_value_add_up_to_the_outcome_minus_the_first_value(
     rollouts: list[Rollout], scale: float, impl: str
 ) -> None:
-    credit = CreditConfig.preset(
-        "finestep_value", gae_lambda=1, process_weight=0, std="none", outcome_weight=scale
-    )
+    credit = replace(VALUE_ALONE, gae_lambda=1, process_weight=0, std="none", outcome_weight=scale)
     batch, value = packed(rollouts), some_values(packed(rollouts))
     outcome = rollout_outcome(rollouts)
     credited = step_advantage(
@@ -82,7 +81,7 @@ def test_a_constant_added_to_every_value_reaches_the_outcome_alone(
     rollouts: list[Rollout], shift: float, impl: str
 ) -> None:
     """With gamma_o = 1 it leaves all differences but the last, which loses it."""
-    credit = CreditConfig.preset("finestep_value", std="none", process_weight=0)
+    credit = replace(VALUE_ALONE, std="none", process_weight=0)
     batch, rewards = packed(rollouts), (step_reward(rollouts), rollout_outcome(rollouts))
     value = some_values(batch)
 
@@ -97,7 +96,7 @@ def test_a_constant_added_to_every_value_reaches_the_outcome_alone(
 def test_a_step_that_leaves_the_value_as_it_is_is_worth_nothing(impl: str) -> None:
     rollouts = [Rollout(0, (1, 1), (1, 1), 1), Rollout(0, (1, 1, 1), (1, 1, 1), 0)]
     value = torch.tensor([0.4, 0.4, 0.4, 0.4, 0.7], dtype=torch.float64)
-    credit = CreditConfig.preset("finestep_value", gae_lambda=0)
+    credit = replace(VALUE_ALONE, gae_lambda=0)
     rewards = step_reward(rollouts), rollout_outcome(rollouts)
     credited = step_advantage(
         packed(rollouts), *rewards, step_value=value, credit=credit, impl=impl
@@ -119,7 +118,7 @@ def test_an_exact_value_gives_the_exact_advantage(impl: str) -> None:
         rollouts += [Rollout(0, (1, 1), (1, 1), right)] * count
         values += [0.5, after] * count
         expected += [after - 0.5, right - after] * count
-    credit = CreditConfig.preset("finestep_value", gae_lambda=0, std="none")
+    credit = replace(VALUE_ALONE, gae_lambda=0, std="none")
     rewards = step_reward(rollouts), rollout_outcome(rollouts)
     credited = step_advantage(
         packed(rollouts),

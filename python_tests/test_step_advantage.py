@@ -28,6 +28,7 @@ from support.batches import (
 from support.entry_points import device_of, step_advantage
 from support.impls import IMPLS
 from support.loops import loop_returns, loop_step_advantage
+from support.settings import VALUE_ALONE
 from support.tolerance import assert_as_exact
 
 pytestmark = pytest.mark.parametrize("impl", IMPLS)
@@ -146,10 +147,20 @@ def test_the_worked_example_to_six_decimals(name: str, impl: str) -> None:
         ),
         (
             CreditConfig.preset("finestep_value"),
+            "0.441 0.565 0.2288825 0.4595 0.435 -0.572455 -0.368 -0.365 -0.635",
+        ),
+        (
+            VALUE_ALONE,
             "0.519614 0.692819 0.216506 0.579422 0.519614 -0.719614 -0.34641 -0.34641 -0.866024",
         ),
     ],
-    ids=["finestep_state", "state alone", "state, no shrinkage, mean only", "finestep_value"],
+    ids=[
+        "finestep_state",
+        "state alone",
+        "no shrinkage, mean only",
+        "finestep_value",
+        "value alone",
+    ],
 )
 def test_the_worked_example_with_states_or_values_to_six_decimals(
     credit: CreditConfig, expected: str, impl: str

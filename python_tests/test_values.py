@@ -32,6 +32,7 @@ from finestep_fast.train.rollout.value import (
 )
 from support.databases import written
 from support.played import GARBAGE, looks, played, runs, submits
+from support.settings import VALUE_ALONE
 
 GOLD = "SELECT name FROM customer WHERE city = 'London'"
 LIST, CUSTOMER, ORDER = ToolCall("list_tables", {}), looks("customer"), looks("Order Item")
@@ -334,7 +335,7 @@ def by_hand(rollouts: Sequence[Rollout], credit: CreditConfig, kind: ValueKind) 
     )
 
 
-VALUE = CreditConfig.preset("finestep_value")
+VALUE = VALUE_ALONE
 
 
 @pytest.mark.parametrize("kind", KINDS)

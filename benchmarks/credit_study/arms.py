@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+_GOLD = ("credit.preset=finestep_value", "value=gold")
+_HISTORY = ("credit.preset=finestep_value", "value=history", "credit.gae_lambda=0.7")
+
 ARMS: dict[str, tuple[str, ...]] = {
     "grpo": ("credit.preset=grpo",),
     "grpo_no_std": ("credit.preset=grpo", "credit.std=none"),
@@ -11,39 +14,20 @@ ARMS: dict[str, tuple[str, ...]] = {
     "finestep_index": ("credit.preset=finestep_index",),
     "finestep_decoupled": ("credit.preset=finestep_decoupled",),
     "finestep_state": ("credit.preset=finestep_state",),
-    "value_history": ("credit.preset=finestep_value", "value=history", "credit.gae_lambda=0.7"),
-    "value_gold": ("credit.preset=finestep_value", "value=gold"),
-    # Between a value that may be wrong and the outcome: both, and nothing divided by a spread.
-    "value_gold_mixed": (
-        "credit.preset=finestep_value",
-        "value=gold",
-        "credit.std=none",
-        "credit.process_weight=0.1",
-        "credit.outcome_discount=0.97",
-        "credit.rollout_weight=0.3",
-    ),
-    "value_gold_no_memory": ("credit.preset=finestep_value", "value=gold", "value_memory=0"),
-    "value_history_wp0": (
-        "credit.preset=finestep_value",
-        "value=history",
-        "credit.gae_lambda=0.7",
-        "credit.process_weight=0",
-    ),
-    "value_gold_wp0": ("credit.preset=finestep_value", "value=gold", "credit.process_weight=0"),
+    "value_history": _HISTORY,
+    "value_gold": _GOLD,
+    "value_history_wp0": (*_HISTORY, "credit.process_weight=0"),
+    "value_gold_wp0": (*_GOLD, "credit.process_weight=0"),
     "finestep_wp0": ("credit.preset=finestep", "credit.process_weight=0"),
     "finestep_state_wp0": ("credit.preset=finestep_state", "credit.process_weight=0"),
     # What each part of a method is worth.
-    "value_gold_lambda0": ("credit.preset=finestep_value", "value=gold", "credit.gae_lambda=0"),
-    "value_gold_lambda03": ("credit.preset=finestep_value", "value=gold", "credit.gae_lambda=0.3"),
-    "value_gold_lambda1": ("credit.preset=finestep_value", "value=gold", "credit.gae_lambda=1"),
-    "value_gold_no_floor": ("credit.preset=finestep_value", "value=gold", "credit.std_floor=0"),
-    "value_gold_no_std": ("credit.preset=finestep_value", "value=gold", "credit.std=none"),
-    "value_gold_with_trajectory": (
-        "credit.preset=finestep_value",
-        "value=gold",
-        "credit.step_weight=0.5",
-        "credit.rollout_weight=0.5",
-    ),
+    "value_gold_lambda0": (*_GOLD, "credit.gae_lambda=0"),
+    "value_gold_lambda03": (*_GOLD, "credit.gae_lambda=0.3"),
+    "value_gold_lambda1": (*_GOLD, "credit.gae_lambda=1"),
+    "value_gold_no_discount": (*_GOLD, "credit.outcome_discount=1"),
+    "value_gold_no_trajectory": (*_GOLD, "credit.rollout_weight=0"),
+    "value_gold_spread": (*_GOLD, "credit.std=sample"),
+    "value_gold_no_memory": (*_GOLD, "value_memory=0"),
     "finestep_no_smoothing": ("credit.preset=finestep", "credit.smoothing=1"),
     "finestep_no_discount": (
         "credit.preset=finestep",

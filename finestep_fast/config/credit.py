@@ -125,11 +125,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "rollout_weight": 0.5,
     },
     "finestep_value": {
-        "process_weight": 0.2,
         "process_discount": 0.0,
-        "outcome_discount": 1.0,
         "smoothing": 1.0,
         "scope": "value",
+        "std": "none",
+        "rollout_weight": 0.3,
     },
     "grpo": {**_MATCH_GRPO, "process_weight": 0.0},
     "grpo_process": {**_MATCH_GRPO, "process_weight": 0.1},

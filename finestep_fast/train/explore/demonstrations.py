@@ -43,7 +43,7 @@ HABITS = {
 class ExploreDemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 5
+    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 4
     """Perfect demonstrations of each training question, learnt first; others have none."""
     hasty_per_question: Annotated[int, at_least(0), at_most(1000)] = 1
     """Hasty ones, learnt after them; the shares below are theirs."""

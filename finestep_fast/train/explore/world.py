@@ -48,13 +48,13 @@ class ExploreConfig:
 
     seed: Annotated[int, at_least(-MAX_WHOLE)] = 0
     """Everything random follows from it."""
-    train_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 100
+    train_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 450
     """Databases for training questions, for each of the three themes."""
     dev_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 15
     """Databases for dev questions; training never sees them."""
     test_databases_per_theme: Annotated[int, at_least(1), at_most(1000)] = 15
     """Databases for test questions, which are in no other split."""
-    train_questions: _Count = 1400
+    train_questions: _Count = 2800
     """Training questions, dealt out evenly over databases and kinds."""
     dev_questions: _Count = 180
     """Dev questions, dealt out in the same way."""
