@@ -13,7 +13,14 @@ import torch
 
 from benchmarks.credit_study import gradients
 from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
-from benchmarks.credit_study.report import area, best_bounds, interval, print_tables, updates_to
+from benchmarks.credit_study.report import (
+    area,
+    best_bounds,
+    interval,
+    print_tables,
+    sampled,
+    updates_to,
+)
 from benchmarks.credit_study.runs import Cell, done_cells
 from finestep_fast.train.config import load_config
 
@@ -28,6 +35,7 @@ def record(cell: Cell, *ex: float, calls: float = 3.0) -> dict[str, Any]:
         "cell": dataclasses.asdict(cell),
         "dev": {name: {"ex": value, **rates} for name, value in zip(names, ex, strict=True)},
         "test": {"ex": ex[-1], **rates},
+        "sampled": {"ex": [value / 2 for value in ex for _ in range(3)]},
     }
 
 
@@ -51,6 +59,10 @@ def test_the_area_is_that_of_trapezoids_in_the_order_of_the_updates() -> None:
     done = record(cell("grpo", 0), 0.2, 0.4, 0.4, 0.3)
     done["dev"] = dict(reversed(done["dev"].items()))
     assert area(done) == pytest.approx((0.3 + 0.4 + 0.35) / 3)
+
+
+def test_the_last_third_of_the_updates_is_averaged() -> None:
+    assert sampled(record(cell("grpo", 0), 0.2, 0.4, 0.6)) == pytest.approx(0.3)
 
 
 def test_the_updates_to_a_rate_lie_between_the_evaluations_around_it() -> None:

@@ -61,6 +61,15 @@ def area(record: dict[str, Any]) -> float:
     return float(np.trapezoid(values)) / (len(values) - 1)
 
 
+def sampled(record: dict[str, Any]) -> float:
+    """Return the mean EX of the rollouts of the last third of the updates.
+
+    They are on training databases, and on questions that no earlier update asked.
+    """
+    values = record["sampled"]["ex"]
+    return mean(values[-max(len(values) // 3, 1) :])
+
+
 def updates_to(record: dict[str, Any], target: float) -> float:
     """Return after how many updates EX on dev first reached a target; infinity if never.
 
@@ -91,9 +100,10 @@ def print_tables(done: Records) -> None:
     """Print one table for each world and number of prompts, without the choosing seeds.
 
     "Updates to" is the median over seeds of the updates after which EX on dev had reached the
-    baseline's mean at the end; a dash where half of the seeds never did.
+    baseline's mean at the end; a dash where half of the seeds never did. "Sampled" is the mean EX
+    of the rollouts that the last third of the updates learnt from.
     """
-    console = Console(width=200)
+    console = Console(width=240)
     reported = {cell: record for cell, record in done.items() if cell.seed not in CHOOSING_SEEDS}
     for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in reported}):
         console.print(_table(place, reported))
@@ -111,6 +121,7 @@ def _table(place: tuple[str, int, int], reported: Records) -> Table:
         "EX dev",
         "EX test",
         "area",
+        "sampled",
         "calls",
         "redundant %",
         "no answer %",
@@ -119,6 +130,7 @@ def _table(place: tuple[str, int, int], reported: Records) -> Table:
         "lost",
         f"EX test - {BASELINE}",
         "area - same",
+        "sampled - same",
         "calls - same",
     ):
         table.add_column(name, justify="left" if name == "arm" else "right")
@@ -154,6 +166,7 @@ def _cells(
         f"{100 * mean(record['dev']['final']['ex'] for record in records):.1f}",
         shown("ex", 100, 1),
         f"{100 * mean(area(record) for record in records):.1f}",
+        f"{100 * mean(sampled(record) for record in records):.1f}",
         shown("calls", 1, 2),
         shown("redundant_rate", 100, 1),
         shown("unsubmitted_rate", 100, 1),
@@ -162,6 +175,7 @@ def _cells(
         str(lost),
         _difference(seeds, baseline, lambda record: 100 * record["test"]["ex"], 1),
         _difference(seeds, baseline, lambda record: 100 * area(record), 1),
+        _difference(seeds, baseline, lambda record: 100 * sampled(record), 1),
         _difference(seeds, baseline, lambda record: record["test"]["calls"], 2),
     ]
 
