@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.stop import Stopped, StopRequest
+from support.commands import SMALL as WITHOUT_CRITIC
 from support.commands import (
-    SMALL,
     evaluations,
     records,
     started,
@@ -32,6 +32,8 @@ from support.profile import THOROUGH
 
 pytestmark = pytest.mark.slow
 
+SMALL = (*WITHOUT_CRITIC, "credit.preset=finestep_value")
+"""With credit by a value, so that what the critic remembers must be kept, too."""
 KILLS = 20 if THOROUGH else 2
 MOMENTS = (
     ".lock",
@@ -99,7 +101,9 @@ def test_a_run_with_the_reference_begins_as_one_with_the_compiled_core(
     run = tmp_path / "run"
     assert main([*SMALL, f"output={run}", "impl=reference", "update.updates=1"]) == 0
     plain, fast = (without_seconds(records(r, "metrics")[0]) for r in (run, left_alone))
-    assert plain.pop("state_share") == pytest.approx(fast.pop("state_share"))
+    for name in ("state_share", "value_brier_by_step"):
+        assert plain.pop(name) == pytest.approx(fast.pop(name), abs=1e-6)
+    assert plain.pop("value_reliability") == fast.pop("value_reliability")
     assert plain == pytest.approx(fast, rel=1e-4, abs=1e-6)
     rollouts = [records(r, "rollouts")[:16] for r in (run, left_alone)]
     for one, two in zip(*rollouts, strict=True):
