@@ -107,7 +107,8 @@ def test_the_table_pairs_seeds_with_the_baseline(
         for arm in (BASELINE, "finestep")
         for seed in range(3)
     ]
-    records.append(record(cell("finestep", CHOOSING), 0.0, 1.0))
+    records.append(record(cell("finestep", CHOOSING), 0.2, 1.0))
+    records.append(record(cell("finestep", 3), 0.1, 0.9))  # its warm policy could do too little
     results.write_text("".join(json.dumps(item) + "\n" for item in records))
     print_tables(done_cells(results))
     shown = capsys.readouterr().out
@@ -115,6 +116,7 @@ def test_the_table_pairs_seeds_with_the_baseline(
     (line,) = [line for line in shown.splitlines() if "finestep" in line]
     assert "+10.0 [+10.0, +10.0]" in line  # the choosing seed is left out
     assert "45.0" in line
+    assert "left out for the EX of their warm policy: 1 runs" in shown
 
 
 def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:

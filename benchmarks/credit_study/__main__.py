@@ -19,7 +19,15 @@ from benchmarks.credit_study.arms import (
     WORLDS,
 )
 from benchmarks.credit_study.report import best_bounds, print_tables
-from benchmarks.credit_study.runs import Cell, done_cells, run, run_elsewhere, warm_start
+from benchmarks.credit_study.runs import (
+    Cell,
+    done_cells,
+    is_usable,
+    run,
+    run_elsewhere,
+    warm_ex,
+    warm_start,
+)
 from benchmarks.harness import RESULTS
 
 _RESULTS = RESULTS / "credit_study.jsonl"
@@ -72,7 +80,13 @@ def main() -> None:
 
     with ThreadPoolExecutor(options.workers) as pool:
         list(pool.map(lambda place: warm_start(place[0], place[1], options.root), warm))
-        list(pool.map(do, cells))
+        left_out = set()
+        for world, number in warm:
+            ex = warm_ex(world, number, options.root)
+            if not is_usable(world, ex):
+                left_out.add((world, number))
+                print(f"{world}, warm start {number}: EX {ex:.3f}; its seeds are left out")
+        list(pool.map(do, [cell for cell in cells if (cell.world, cell.warm) not in left_out]))
 
 
 def _elsewhere(options: argparse.Namespace) -> None:

@@ -64,4 +64,7 @@ CHOOSING_SEEDS = range(100, 103)
 """Seeds that choose the bound; no table reports them."""
 
 WORLDS = ("explore", "quickstart")
+WARM_EX = {"explore": (0.2, 0.45)}
+"""World -> what a warm policy's EX on dev must be for its seeds to count: some warm starts never
+learn to copy what they see, and no credit can teach that. Decided before any update is made."""
 PROMPTS = (4, 16)

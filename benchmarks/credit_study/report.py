@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
-from benchmarks.credit_study.runs import Cell
+from benchmarks.credit_study.runs import Cell, is_usable
 
 _RESAMPLES = 10_000
 
@@ -99,12 +99,21 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 def print_tables(done: Records) -> None:
     """Print one table for each world and number of prompts, without the choosing seeds.
 
+    Runs from a warm start that the study does not ask for are left out; see `WARM_EX`.
+
     "Updates to" is the median over seeds of the updates after which EX on dev had reached the
     baseline's mean at the end; a dash where half of the seeds never did. "Sampled" is the mean EX
     of the rollouts that the last third of the updates learnt from.
     """
     console = Console(width=240)
-    reported = {cell: record for cell, record in done.items() if cell.seed not in CHOOSING_SEEDS}
+    reported = {
+        cell: record
+        for cell, record in done.items()
+        if cell.seed not in CHOOSING_SEEDS and is_usable(cell.world, record["dev"]["before"]["ex"])
+    }
+    others = sum(cell.seed not in CHOOSING_SEEDS for cell in done) - len(reported)
+    if others:
+        console.print(f"left out for the EX of their warm policy: {others} runs")
     for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in reported}):
         console.print(_table(place, reported))
 

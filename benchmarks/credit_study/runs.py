@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.credit_study.arms import ARMS
+from benchmarks.credit_study.arms import ARMS, WARM_EX
 from finestep_fast.train.quickstart import WorldConfig, write_world
 
 _TEST_SEED = 10_000
@@ -122,6 +122,19 @@ def warm_start(world: str, seed: int, root: Path) -> None:
     if world == "quickstart" and not (folder / "test_world").exists():
         # It has no test split: the dev questions of another world of the same kind are it.
         write_world(folder / "test_world", WorldConfig(seed=seed + _TEST_SEED, train_questions=56))
+
+
+def is_usable(world: str, warm_ex: float) -> bool:
+    """Return whether a warm policy is as good, and as bad, as the study asks for."""
+    low, high = WARM_EX.get(world, (0.0, 1.0))
+    return low <= warm_ex <= high
+
+
+def warm_ex(world: str, seed: int, root: Path) -> float:
+    """Return EX on dev of the warm policy of a seed, which has been made."""
+    report = root / "warm" / f"{world}-w{seed}" / "report.json"
+    evaluations = json.loads(report.read_text(encoding="utf-8"))["evaluations"]
+    return float(evaluations["before"]["ex"])
 
 
 def _data(warm: Path, *, split: str, model: Path | None = None) -> list[str]:
