@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import math
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from benchmarks.credit_study import __main__ as study
 from benchmarks.credit_study import gradients
 from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
 from benchmarks.credit_study.report import (
@@ -89,6 +91,25 @@ def test_the_bound_with_the_largest_mean_area_on_choosing_seeds_is_taken() -> No
     baseline = cell(BASELINE, CHOOSING, low)
     done[baseline] = record(baseline, 0.1, 0.2)
     assert best_bounds(done)["explore", 4, "matchtir"] == low  # that of the baseline
+
+
+def test_choosing_seeds_have_warm_starts_of_their_own(tmp_path: Path) -> None:
+    def warm_starts(what: str) -> set[int]:
+        options = argparse.Namespace(
+            what=what,
+            worlds=["explore"],
+            prompts=[4],
+            arms=["grpo"],
+            seeds=None,
+            warm_starts=8,
+            max_kl=None,
+            updates=60,
+            results=tmp_path / "none.jsonl",
+        )
+        return {planned.warm for planned in study._planned(options)}
+
+    assert warm_starts("run") == set(range(8))
+    assert not warm_starts("choose") & warm_starts("run")
 
 
 def test_an_interval_holds_the_mean_and_is_a_point_for_equal_differences() -> None:

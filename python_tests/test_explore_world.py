@@ -213,7 +213,7 @@ def test_a_question_says_neither_a_name_of_its_table_nor_a_stored_value(root: Pa
 def test_careful_demonstrations_come_first_and_are_perfect(root: Path) -> None:
     demonstrations = json_lines(root / "demonstrations.jsonl")
     careful = demonstrations[: 2 * len(questions_of(root, "train"))]
-    assert all("stage" not in d and d["quality"] == "perfect" and d["right"] for d in careful)
+    assert all(d["stage"] == 0 and d["quality"] == "perfect" and d["right"] for d in careful)
     assert all(d["stage"] == 1 for d in demonstrations[len(careful) :])
     gold = {q["question_id"]: q["SQL"] for q in questions_of(root, "train")}
     assert Counter(d["question_id"] for d in careful) == dict.fromkeys(gold, 2)
@@ -224,7 +224,7 @@ def test_careful_demonstrations_come_first_and_are_perfect(root: Path) -> None:
 
 
 def test_hasty_demonstrations_are_of_every_quality_and_labelled_by_their_result(root: Path) -> None:
-    demonstrations = [d for d in json_lines(root / "demonstrations.jsonl") if d.get("stage")]
+    demonstrations = [d for d in json_lines(root / "demonstrations.jsonl") if d["stage"]]
     gold = {q["question_id"]: q for q in questions_of(root, "train")}
     assert Counter(d["question_id"] for d in demonstrations) == dict.fromkeys(gold, 10)
     assert {d["quality"] for d in demonstrations} == set(QUALITIES)

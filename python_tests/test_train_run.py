@@ -78,9 +78,18 @@ def assert_ended_alike(run: Path, left_alone: Path) -> None:
     metrics = [[without_seconds(x) for x in records(r, "metrics")] for r in (run, left_alone)]
     assert metrics[0] == metrics[1]
     assert evaluations(run) == evaluations(left_alone)
+    remembered = [newest_state(r)["value_memory"] for r in (run, left_alone)]
+    assert remembered[0] == remembered[1] != []
     ours, others = weights(run / "model"), weights(left_alone / "model")
     assert ours.keys() == others.keys()
     assert all(torch.equal(ours[name], others[name]) for name in ours)
+
+
+def newest_state(run: Path) -> dict[str, Any]:
+    """Return where a run's last checkpoint says that it stands."""
+    newest = max((run / "checkpoints").glob("checkpoint-*"))
+    state: dict[str, Any] = json.loads((newest / "run_state.json").read_text())
+    return state
 
 
 def test_a_run_leaves_everything_a_person_wants_to_see(left_alone: Path) -> None:

@@ -1,4 +1,4 @@
-"""The values of states: features by hand, what a fit may know, and the credit that they give."""
+"""The values of states: what a fit may know, what it remembers, and the credit that values give."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from finestep_fast.env.calls import ToolCall
 from finestep_fast.env.question import Question
 from finestep_fast.sql import Engine
 from finestep_fast.train.config import ValueKind
-from finestep_fast.train.rollout import value as value_file
 from finestep_fast.train.rollout.calibration import calibration
 from finestep_fast.train.rollout.coverage import num_seen
 from finestep_fast.train.rollout.credit import credited
@@ -81,53 +80,6 @@ def values(made: Sequence[StepValues | None]) -> list[list[float]]:
 def with_outcome(rollout: Rollout, outcome: float) -> Rollout:
     """Return the rollout with another outcome."""
     return dataclasses.replace(rollout, score=dataclasses.replace(rollout.score, outcome=outcome))
-
-
-def test_the_features_of_a_small_episode_by_hand(groups: list[list[Rollout]]) -> None:
-    # Facts: customer, city, name, 'London'; the question shows the last, the list the table.
-    first = groups[0][0]
-    assert num_seen(first.transcript.episode) == (4, [1, 2, 4])
-    assert_allclose(
-        gold_features(0.5, 4, [1, 2, 4, 4], [False, False, True, False], MAX_STEPS),
-        [
-            [1, 0.5, 0.25, 1, 0.0625, 0.125, 0, 0, 0],
-            [1, 0.5, 0.5, 2 / 3, 0.25, 0.25, 0, 0.2, 0],
-            [1, 0.5, 1, 0, 1, 0.5, 1, 0.4, 0],
-            [1, 0.5, 1, 0, 1, 0.5, 1, 0.6, 1],
-        ],
-    )
-    # A malformed step, three sound ones; then a repeat in the rollout beside it.
-    assert_allclose(
-        history_features(groups[1][1], 0.5, MAX_STEPS),
-        [
-            [1, 0.5, 0, 0, 0, 0, 0],
-            [1, 0.5, 0, 0.5, 0, 0.2, 0],
-            [1, 0.5, 1 / 3, 0.5, 0, 0.4, 1 / 6],
-            [1, 0.5, 2 / 3, 0.5, 0, 0.6, 1 / 3],
-            [1, 0.5, 1, 0.5, 0, 0.8, 0.5],
-        ],
-    )
-    assert history_features(groups[0][1], 0.5, MAX_STEPS)[2].tolist()[2:5] == [1 / 3, 0, 0.5]
-
-
-def test_queries_on_the_way_are_compared_with_the_gold_query_where_asked(
-    question: Question,
-) -> None:
-    found_it = "SELECT name FROM customer WHERE city LIKE 'lond%'"
-    calls: list[ToolCall | str]
-    calls = [LIST, COUNT, runs(found_it), runs("SELECT nothing FROM customer"), GARBAGE, WRONG]
-    with Engine() as engine:
-        (asked,) = played(question, engine, calls, find_answers=True)
-        (not_asked,) = played(question, engine, calls)
-    assert asked.score.found == (False, False, True, False, False, False)
-    assert not_asked.score == dataclasses.replace(asked.score, found=())
-    (rows,) = value_file._features([asked], "gold", MAX_STEPS) or []
-    assert rows[:, 8].tolist() == [0, 0, 0, 1, 1, 1]
-
-
-def test_the_prior_of_a_rollout_is_what_the_others_of_its_group_say() -> None:
-    assert prior_values([1.0, 0.0, 0.0, 1.0]) == [1.5 / 4, 2.5 / 4, 2.5 / 4, 1.5 / 4]
-    assert prior_values([1.0]) == [0.5]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -108,6 +108,7 @@ def _planned(options: argparse.Namespace) -> Iterable[Cell]:
     """Yield the runs seed by seed, so that what is done is always comparable."""
     choosing = options.what == "choose"
     seeds = options.seeds or (CHOOSING_SEEDS if choosing else REPORTED_SEEDS)
+    first_warm = CHOOSING_SEEDS[0] if choosing else 0  # their dev questions are no reported ones
     bounds = best_bounds(done_cells(options.results))
     for world in options.worlds:
         for prompts in options.prompts:
@@ -118,7 +119,7 @@ def _planned(options: argparse.Namespace) -> Iterable[Cell]:
                     else:
                         chosen = (options.max_kl or bounds[world, prompts, arm],)
                     for max_kl in chosen:
-                        warm = seed % options.warm_starts
+                        warm = first_warm + seed % options.warm_starts
                         yield Cell(world, prompts, arm, warm, seed, max_kl, options.updates)
 
 

@@ -66,5 +66,5 @@ CHOOSING_SEEDS = range(100, 103)
 WORLDS = ("explore", "quickstart")
 WARM_EX = {"explore": (0.2, 0.45)}
 """World -> what a warm policy's EX on dev must be for its seeds to count: some warm starts never
-learn to copy what they see, and no credit can teach that. Decided before any update is made."""
+learn to copy what they see, and no credit can teach that. Nothing that comes after counts here."""
 PROMPTS = (4, 16)

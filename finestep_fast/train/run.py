@@ -195,7 +195,7 @@ class TrainingRun:
             return
         total = self.config.update.updates
         learner = self._learner()
-        self.critic = Critic(
+        critic = Critic(
             self.config.value,
             max_steps=self.config.env.max_steps,
             memory=self.config.value_memory,
@@ -211,10 +211,10 @@ class TrainingRun:
                 if every and update and update % every == 0:
                     self._evaluate(f"update_{update}")
                 self.stop.check_together(self.accelerator)
-                record, skipped = self._update(update, learner)
+                record, skipped = self._update(update, learner, critic)
                 self.state.updates = update + 1
                 self.state.skipped_in_a_row = learner.skipped_in_a_row
-                self.state.value_memory = self.critic.remembered
+                self.state.value_memory = critic.remembered
                 self.logs.write("metrics", [record])
                 if skipped:
                     optim = self.config.update.optim
@@ -228,7 +228,9 @@ class TrainingRun:
         self.state.phase = "done"
         self._save()
 
-    def _update(self, update: int, learner: Learner) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def _update(
+        self, update: int, learner: Learner, critic: Critic
+    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Sample, score, credit and learn once.
 
         Returns its line of the log, and a line for every optimiser step that was skipped.
@@ -245,7 +247,7 @@ class TrainingRun:
             config.credit,
             drop_uniform_groups=config.rollout.drop_uniform_groups,
             impl=config.impl,
-            values_of=self.critic.step_values,
+            values_of=critic.step_values,
         )
         sampled = time.perf_counter()
         with self._training("updates"):

@@ -122,7 +122,7 @@ def perfect_demonstration(
     )
 
 
-def demonstrate(
+def hasty_demonstration(
     question: WorldQuestion,
     connection: sqlite3.Connection,
     rng: Random,

@@ -20,7 +20,7 @@ from finestep_fast.config.rules import at_least, at_most, check_fields
 from finestep_fast.train.explore.databases import Database, make_database
 from finestep_fast.train.explore.demonstrations import (
     ExploreDemonstrationConfig,
-    demonstrate,
+    hasty_demonstration,
     perfect_demonstration,
 )
 from finestep_fast.train.explore.questions import (
@@ -159,7 +159,7 @@ def _demonstrations(
         for _ in range(settings.careful_per_question)
     ]
     hasty = [
-        demonstrate(question, made[question.draft.database.db_id][1], rng, settings)
+        hasty_demonstration(question, made[question.draft.database.db_id][1], rng, settings)
         for question in questions
         for _ in range(settings.hasty_per_question)
     ]

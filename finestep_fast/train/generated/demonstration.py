@@ -31,7 +31,7 @@ class Demonstration:
             "db_id": self.db_id,
             "quality": self.quality,
             "right": self.right,
-            **({"stage": self.stage} if self.stage else {}),
+            "stage": self.stage,
             "calls": [{"name": c.name, "arguments": c.arguments} for c in self.calls],
         }
 
