@@ -156,3 +156,34 @@ def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:
     assert figures["turned"]["cosine"] == pytest.approx(0.5, abs=0.03)
     assert figures["turned"]["snr"] == pytest.approx(4 / 2, rel=0.1)
     assert figures["turned"]["useful_snr"] == pytest.approx(1 / 2, rel=0.2)
+
+
+def test_agents_that_have_answered_other_questions_do_not_answer_them_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = tmp_path / "study.jsonl"
+    cells = [cell("grpo", 0), cell("value_gold", 0), cell("grpo", CHOOSING)]
+    results.write_text("".join(json.dumps(record(each, 0.3, 0.5)) + "\n" for each in cells))
+    asked: list[tuple[Cell, str]] = []
+
+    def answer(each: Cell, _: Path, data: Path) -> dict[str, Any]:
+        if asked and data.name == "late":
+            raise KeyboardInterrupt
+        asked.append((each, data.name))
+        return {"cell": dataclasses.asdict(each), "data": data.name, "rates": {}}
+
+    monkeypatch.setattr(study, "run_elsewhere", answer)
+    for folders in (["spider", "late"], ["spider", "defog"], ["defog"]):
+        data = [str(tmp_path / name) for name in folders]
+        words = ["study", "elsewhere", "--results", str(results), "--workers", "1", "--data", *data]
+        monkeypatch.setattr("sys.argv", words)
+        if "late" in folders:
+            with pytest.raises(KeyboardInterrupt):
+                study.main()
+        else:
+            study.main()
+    # The choosing seed is no part of it.
+    assert asked == [(each, data) for data in ("spider", "defog") for each in cells[:2]]
+    lines = (tmp_path / "study_elsewhere.jsonl").read_text().splitlines()
+    assert len(lines) == 4
+    assert capsys.readouterr().out.count("spider") == 2

@@ -26,8 +26,9 @@ from finestep_fast.sql import Engine
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.config import load_config
 from finestep_fast.train.explore import ExploreConfig, ExploreDemonstrationConfig, write_world
+from finestep_fast.train.explore.agent import Agent, needed_looks
 from finestep_fast.train.explore.databases import make_database
-from finestep_fast.train.explore.demonstrations import MOST_CALLS, QUALITIES, perfect_calls
+from finestep_fast.train.explore.demonstrations import MOST_CALLS, QUALITIES
 from finestep_fast.train.explore.questions import (
     KINDS,
     MOST_RESULT_ROWS,
@@ -36,8 +37,8 @@ from finestep_fast.train.explore.questions import (
     draft_question,
 )
 from finestep_fast.train.explore.words import THEMES
-from finestep_fast.train.generated.calls import Call
-from finestep_fast.train.generated.model import SmallModelConfig, small_tokenizer
+from finestep_fast.train.generated.calls import Call, submit
+from finestep_fast.train.generated.model import SmallModelConfig, small_model, small_tokenizer
 from support.json_lines import json_lines
 
 SMALL = ExploreConfig(
@@ -193,6 +194,13 @@ def test_a_perfect_agent_is_right_within_the_steps_and_needs_every_call(
         assert [score.outcome for score in scores] == [1.0] * len(scores)
 
 
+def perfect_calls(world: WorldQuestion, rng: Random) -> tuple[Call, ...]:
+    """Return the calls of an agent that misses nothing and wastes nothing."""
+    agent = Agent(world.draft, rng)
+    looks = [call for name in needed_looks(world.draft.kind) for call in agent.take(name)]
+    return (*looks, submit(agent.sql()))
+
+
 def unseen(draft: Draft, episode: Episode) -> set[str]:
     """Return the names and values of the gold that neither prompt nor observations show."""
     shown = "\n".join(step.observation for step in episode.steps)
@@ -210,17 +218,20 @@ def test_a_question_says_neither_a_name_of_its_table_nor_a_stored_value(root: Pa
             assert literal.split()[0] in question.text
 
 
-def test_careful_demonstrations_come_first_and_are_perfect(root: Path) -> None:
+def test_careful_demonstrations_come_first_and_miss_nothing(root: Path) -> None:
     demonstrations = json_lines(root / "demonstrations.jsonl")
     careful = demonstrations[: 2 * len(questions_of(root, "train"))]
-    assert all(d["stage"] == 0 and d["quality"] == "perfect" and d["right"] for d in careful)
+    assert all(d["stage"] == 0 and d["right"] for d in careful)
+    assert {d["quality"] for d in careful} == {"perfect", "wasteful"}
     assert all(d["stage"] == 1 for d in demonstrations[len(careful) :])
     gold = {q["question_id"]: q["SQL"] for q in questions_of(root, "train")}
     assert Counter(d["question_id"] for d in careful) == dict.fromkeys(gold, 2)
     for demonstration in careful:
         assert demonstration["calls"][-1]["arguments"]["sql"] == gold[demonstration["question_id"]]
+        assert len(demonstration["calls"]) <= MOST_CALLS
         needed = [c for c in demonstration["calls"] if c["name"] != "submit"]
-        assert len({json.dumps(call) for call in needed}) == len(needed)
+        if demonstration["quality"] == "perfect":
+            assert len({json.dumps(call) for call in needed}) == len(needed)
 
 
 def test_hasty_demonstrations_are_of_every_quality_and_labelled_by_their_result(root: Path) -> None:
@@ -279,15 +290,32 @@ def test_split_names_are_one_token_wherever_they_stand(root: Path) -> None:
     tokenizer = small_tokenizer(texts, config)
     database_words = {name for q in questions_of(root, "train") for name in q["SQL"].split()}
     names = sorted(word for word in database_words if re.fullmatch("[a-z]+", word))
-    assert len(names) > 40
+    assert len(names) > 25
     for name in names:
         (token,) = tokenizer.encode(name, add_special_tokens=False)
-        for text in (f"{name}\n", f"x {name} TEXT", f"SELECT {name} FROM {name}", f"-> a.{name}"):
+        for text in (f"{name}\n", f"x {name} TEXT", f"SELECT {name} FROM {name}", f"{name}_id"):
             ids = tokenizer.encode(text, add_special_tokens=False)
             assert token in ids, text
             assert tokenizer.decode(ids) == text
     text = 'é {"a": 1}  \n\n <|im_start|>'
     assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_a_qualified_name_is_two_tokens_the_second_with_the_dot(root: Path) -> None:
+    texts = [f"{word}.place: 'Rome 1'\n{word}_ref INTEGER" for word in ("users", "works")] * 9
+    tokenizer = small_tokenizer(texts, SmallModelConfig(split_names=True))
+    ids = tokenizer.encode("users.place works_ref", add_special_tokens=False)
+    pieces = [tokenizer.decode([token]) for token in ids]
+    assert pieces == ["users", ".place", " ", "works", "_ref"]
+
+
+@pytest.mark.parametrize("spread", [0.02, 0.1])
+def test_weights_start_with_the_spread_that_is_asked_for(spread: float) -> None:
+    config = SmallModelConfig(initializer_range=spread)
+    model = small_model(small_tokenizer(["SELECT name"], config), config, seed=0)
+    for name, weight in model.named_parameters():
+        if weight.ndim == 2:
+            assert weight.std().item() == pytest.approx(spread, rel=0.05), name
 
 
 def test_the_shipped_config_trains_from_nothing_to_a_model(tmp_path: Path) -> None:

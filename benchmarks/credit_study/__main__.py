@@ -23,6 +23,7 @@ from benchmarks.credit_study.runs import (
     Cell,
     done_cells,
     is_usable,
+    records,
     run,
     run_elsewhere,
     warm_ex,
@@ -91,16 +92,23 @@ def main() -> None:
 
 def _elsewhere(options: argparse.Namespace) -> None:
     results = options.results.with_stem(f"{options.results.stem}_elsewhere")
-    done = {(cell.arm, cell.seed): cell for cell in done_cells(options.results)}
-    cells = [cell for cell in done.values() if cell.arm in options.arms]
+    known = {(Cell(**record["cell"]), record["data"]) for record in records(results)}
+    cells = [
+        cell
+        for cell in done_cells(options.results)
+        if (cell.arm in options.arms and cell.world in options.worlds)
+        and (cell.prompts in options.prompts and cell.seed in (options.seeds or REPORTED_SEEDS))
+    ]
     os.nice(10)
     with (
         ThreadPoolExecutor(options.workers) as pool,
         results.open("a", encoding="utf-8") as file,
     ):
         jobs = [(cell, data) for data in options.data for cell in cells]
+        jobs = [(cell, data) for cell, data in jobs if (cell, data.name) not in known]
         for record in pool.map(lambda job: run_elsewhere(job[0], options.root, job[1]), jobs):
             file.write(json.dumps(record) + "\n")
+            file.flush()
             print(record["cell"]["arm"], record["cell"]["seed"], record["data"], record["rates"])
 
 

@@ -51,10 +51,14 @@ class Cell:
 
 def done_cells(results: Path) -> dict[Cell, dict[str, Any]]:
     """Return the records of the runs that are done."""
+    return {Cell(**record["cell"]): record for record in records(results)}
+
+
+def records(results: Path) -> list[dict[str, Any]]:
+    """Return the JSON lines of a file, none if it is not there."""
     if not results.exists():
-        return {}
-    records = [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
-    return {Cell(**record["cell"]): record for record in records}
+        return []
+    return [json.loads(line) for line in results.read_text(encoding="utf-8").splitlines()]
 
 
 def run(cell: Cell, root: Path, *, learning_rate: float) -> dict[str, Any]:

@@ -12,12 +12,11 @@ from random import Random
 from finestep_fast.train.explore.databases import Names
 from finestep_fast.train.explore.questions import KINDS, Draft
 from finestep_fast.train.explore.words import (
-    FIRST_LINKS,
     FLAGS,
     FORMS,
     KEY,
     LABELS,
-    SECOND_LINKS,
+    LINK_ENDINGS,
 )
 from finestep_fast.train.generated.calls import Call, list_tables, look, run, search_values
 
@@ -78,13 +77,14 @@ class Agent:
             found = letter in self.searched
             described = of.table in self.described
             named = self.listed or found or described or (seen and is_live)
+            table = of.table if named else entity.tables[0]
             names |= {
-                f"{letter}_table": of.table if named else entity.tables[0],
+                f"{letter}_table": table,
                 f"{letter}_key": KEY,
                 f"{letter}_label": of.label if described else LABELS[0],
                 f"{letter}_category": of.category if described or found else entity.category[0],
                 f"{letter}_number": of.number if described else entity.number[0],
-                f"{letter}_link": bridge.link[side] if seen else _LINKS[side],
+                f"{letter}_link": bridge.link[side] if seen else f"{table}_{LINK_ENDINGS[0]}",
                 f"{letter}_value": database.stored[value] if found else value,
             }
         return names
@@ -133,7 +133,6 @@ class Agent:
         return [run(f"SELECT DISTINCT {names['flag']} FROM {names['bridge']}")]
 
 
-_LINKS = {"first": FIRST_LINKS[0], "second": SECOND_LINKS[0]}
 _LOOKS: dict[str, Callable[[Agent, str], list[Call]]] = {
     LIST: Agent.take_list,
     BRIDGE: Agent.take_bridge,

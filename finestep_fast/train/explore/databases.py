@@ -16,13 +16,12 @@ from random import Random
 from typing import Literal
 
 from finestep_fast.train.explore.words import (
-    FIRST_LINKS,
     FLAGS,
     FORMS,
     KEY,
     LABELS,
+    LINK_ENDINGS,
     OTHERS,
-    SECOND_LINKS,
     Entity,
     Theme,
 )
@@ -115,10 +114,11 @@ def make_database(
             column = rng.choice([word for word in extra.category if word not in taken])
             cells = [stored[rng.choice(extra.values)] for _ in range(entity_rows)]
             tables[0] = _with_column(tables[0], f"{column} TEXT", cells)
-    quantity, flag, *links = _distinct(rng, theme.quantity, FLAGS, FIRST_LINKS, SECOND_LINKS)
+    quantity, flag = _distinct(rng, theme.quantity, FLAGS)
+    ending = rng.choice(LINK_ENDINGS)
     bridge = Bridge(
         table=rng.choice(theme.bridge),
-        link=dict(zip(SIDES, links, strict=True)),
+        link={side: f"{live[side].table}_{ending}" for side in SIDES},
         quantity=quantity,
         flag=flag,
         forms=rng.choice(FORMS),

@@ -1,8 +1,9 @@
 """Scripted demonstrations: careful ones, then hasty ones; RL improves on what the hasty ones teach.
 
-The careful ones are perfect: from them a small model learns to copy what it has seen. In the hasty
-ones two things vary apart from each other: the way, which is how many calls are wasted, and what is
-missed, which is what the query has to guess: above all one look for each kind of question.
+The careful ones miss nothing: from them a small model learns to copy what it has seen, also where
+calls that were of no use stand in between. In the hasty ones two things vary apart from each other:
+the way, which is how many calls are wasted, and what is missed, which is what the query has to
+guess: above all one look for each kind of question.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ QUALITIES = ("perfect", "wrong", "wasteful", "mended", "gathers", "blind")
 """`perfect` and `wrong` waste no call and are told apart by the result. `wasteful` repeats itself
 or looks at what it does not need. `mended` runs a query too early, reads an error or an empty
 result, and looks again. `gathers` describes every table. `blind` submits before it has looked.
-All but `perfect` may miss something: the key `right` says whether the answer is right."""
+All but `perfect` and the careful ones may miss something: the key `right` says whether the answer
+is right."""
 
 HABITS = {
     "average": "describe x",
@@ -43,12 +45,14 @@ HABITS = {
 class ExploreDemonstrationConfig:
     """How many demonstrations there are and how good they are."""
 
-    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 4
-    """Perfect demonstrations of each training question, learnt first; others have none."""
-    hasty_per_question: Annotated[int, at_least(0), at_most(1000)] = 1
-    """Hasty ones, learnt after them; the shares below are theirs."""
+    careful_per_question: Annotated[int, at_least(0), at_most(1000)] = 3
+    """Careful demonstrations of each training question, learnt first; others have none."""
+    hasty_per_question: Annotated[int, at_least(0), at_most(1000)] = 2
+    """Hasty ones, learnt after them."""
+    careful_wasteful_share: Share = 0.5
+    """Share of the careful ones that are wasteful; the others go the short way."""
     direct_share: Share = 0.25
-    """Share that goes the short way and submits."""
+    """Share of the hasty ones that goes the short way and submits."""
     wasteful_share: Share = 0.45
     """Share that repeats calls and looks at what it does not need."""
     mended_share: Share = 0.24
@@ -62,10 +66,10 @@ class ExploreDemonstrationConfig:
     mend_share: Share = 0.3
     """Share of the missed looks that are taken after a query that failed or found nothing."""
     run_share: Share = 0.5
-    """Share that runs its query before it submits."""
-    easy_habit_share: Share = 0.35
+    """Share of all, hasty and careful, that runs its query before it submits it."""
+    easy_habit_share: Share = 0.5
     """Share of the hasty demonstrations of simple questions that leave out the habitual look."""
-    habit_share: Share = 0.6
+    habit_share: Share = 0.7
     """The same share of the other questions'."""
     miss_share: Share = 0.08
     """Share of every other needed look that is left out."""
@@ -98,27 +102,23 @@ class ExploreDemonstrationConfig:
         return self.easy_habit_share if is_easy else self.habit_share
 
 
-def perfect_calls(question: WorldQuestion, rng: Random) -> tuple[Call, ...]:
-    """Return the calls of an agent that misses nothing and wastes nothing."""
-    agent = Agent(question.draft, rng)
-    calls = [call for name in needed_looks(question.draft.kind) for call in agent.take(name)]
-    return (*calls, submit(agent.sql()))
-
-
-def perfect_demonstration(
-    question: WorldQuestion, rng: Random, config: ExploreDemonstrationConfig
+def careful_demonstration(
+    question: WorldQuestion,
+    connection: sqlite3.Connection,
+    rng: Random,
+    config: ExploreDemonstrationConfig,
 ) -> Demonstration:
-    """Return a careful demonstration; some run their query before they submit it."""
-    *looks, answer = perfect_calls(question, rng)
-    if rng.random() < config.run_share:
-        looks.append(run(question.gold_sql))
+    """Return a demonstration that takes every look it needs; it may waste calls beside them."""
+    way = "wasteful" if rng.random() < config.careful_wasteful_share else "direct"
+    agent = Agent(question.draft, rng)
+    calls = _looks(agent, way, (needed_looks(question.draft.kind), []), connection, config)
     return Demonstration(
         question_id=question.question_id,
         db_id=question.draft.database.db_id,
-        quality="perfect",
+        quality="perfect" if way == "direct" else way,
         right=True,
         stage=0,
-        calls=(*looks, answer),
+        calls=_answered(agent.sql(), way, calls, rng, config),
     )
 
 
@@ -131,11 +131,13 @@ def hasty_demonstration(
     """Return a hasty demonstration of random quality; its label is found by running it."""
     (way,) = rng.choices(list(config.way_shares), list(config.way_shares.values()))
     agent = Agent(question.draft, rng)
-    calls = _looks(agent, way, connection, config)
+    kept: list[str] = []
+    missed: list[str] = []
+    for name in needed_looks(question.draft.kind):
+        share = config.left_out_share(question.draft.kind, name)
+        (missed if rng.random() < share else kept).append(name)
+    calls = _looks(agent, way, (kept, missed), connection, config)
     answer = agent.sql()
-    if way != "blind" and rng.random() < config.run_share:
-        calls += [run(answer)] * (1 + (way == "wasteful" and rng.random() < 0.5))
-    calls = [*calls[: MOST_CALLS - 1], submit(answer)]  # at most a run of the answer is cut
     right = gives_rows_of(connection, answer, question.gold_sql)
     quality = ("perfect" if right else "wrong") if way == "direct" else way
     return Demonstration(
@@ -144,23 +146,39 @@ def hasty_demonstration(
         quality=quality,
         right=right,
         stage=1,
-        calls=tuple(calls),
+        calls=_answered(answer, way, calls, rng, config),
     )
 
 
+def _answered(
+    answer: str, way: str, calls: list[Call], rng: Random, config: ExploreDemonstrationConfig
+) -> tuple[Call, ...]:
+    """Return the calls with the answer at the end, which some run before."""
+    if way != "blind" and rng.random() < config.run_share:
+        calls = calls + [run(answer)] * (1 + (way == "wasteful" and rng.random() < 0.5))
+    return (*calls[: MOST_CALLS - 1], submit(answer))  # at most a run of the answer is cut
+
+
 def _looks(
-    agent: Agent, way: str, connection: sqlite3.Connection, config: ExploreDemonstrationConfig
+    agent: Agent,
+    way: str,
+    kept_and_missed: tuple[list[str], list[str]],
+    connection: sqlite3.Connection,
+    config: ExploreDemonstrationConfig,
 ) -> list[Call]:
-    """Let an agent look around in its way; returns its calls before the answer."""
+    """Let an agent look around in its way; returns its calls before the answer.
+
+    Args:
+        agent: Has seen nothing yet.
+        way: How it goes about it.
+        kept_and_missed: The needed looks that it takes, in order, and those that it leaves out.
+        connection: To the database of the question.
+        config: The shares.
+    """
     rng, draft = agent.rng, agent.draft
     if way == "blind":
         return agent.take(LIST) if rng.random() < 0.5 else []
-    needed = needed_looks(draft.kind)
-    kept: list[str] = []
-    missed: list[str] = []
-    for name in needed:
-        share = config.left_out_share(draft.kind, name)
-        (missed if rng.random() < share else kept).append(name)
+    kept, missed = kept_and_missed
     late: list[str] = []
     calls: list[Call] = []
     if way == "gathers":
@@ -168,7 +186,7 @@ def _looks(
         calls += agent.take(LIST)
         room = MOST_CALLS - 2 - len(kept)
         calls += [agent.look_at(table.name) for table in draft.database.tables[:room]]
-    early = rng.randrange(len(kept) + 1) if way == "mended" else len(needed) + 1
+    early = rng.randrange(len(kept) + 1) if way == "mended" else len(kept) + 1
     for place, name in enumerate([*kept, ""]):
         if place == early:
             calls.append(run(agent.sql()))

@@ -17,10 +17,8 @@ def _words(text: str) -> tuple[str, ...]:
 KEY = "id"
 """The key of every table."""
 LABELS = _words("name title label caption")
-FIRST_LINKS = _words("ref link target part")
-"""Names of a bridge's foreign key to the first entity."""
-SECOND_LINKS = _words("owner source side point")
-"""Names of its foreign key to the second entity."""
+LINK_ENDINGS = _words("ref link code nr")
+"""What may follow a table's name in the name of a foreign key to it."""
 FLAGS = _words("state status mark flag")
 FORMS = (("Yes", "No"), ("Done", "Open"), ("Full", "Part"), ("High", "Low"))
 """How a flag may be stored: its positive and its negative form."""

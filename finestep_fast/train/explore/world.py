@@ -20,8 +20,8 @@ from finestep_fast.config.rules import at_least, at_most, check_fields
 from finestep_fast.train.explore.databases import Database, make_database
 from finestep_fast.train.explore.demonstrations import (
     ExploreDemonstrationConfig,
+    careful_demonstration,
     hasty_demonstration,
-    perfect_demonstration,
 )
 from finestep_fast.train.explore.questions import (
     KINDS,
@@ -154,7 +154,7 @@ def _demonstrations(
     rng = Random(f"{config.seed}/demonstrations")
     settings = config.demonstrations
     careful = [
-        perfect_demonstration(question, rng, settings)
+        careful_demonstration(question, made[question.draft.database.db_id][1], rng, settings)
         for question in questions
         for _ in range(settings.careful_per_question)
     ]
