@@ -1,10 +1,10 @@
 """One database of the explore world: what each table calls things, and its rows.
 
 A theme's two entities have a live table and a stale copy each: the copy has other rows, no primary
-key, and names of its own, and nothing points to it. A bridge links the live tables. A category is
-stored with a digit that no question says and that each database has for itself, a flag in one of
-several forms. The first entity also has a column of the second one's categories, which means
-something else. Other tables are there to mislead.
+key, and other names for label and number, and nothing points to it. A bridge links the live tables.
+A category is stored with a digit that no question says and that each database has for itself, a
+flag in one of several forms. The first entity also has a column of the second one's categories,
+which means something else. Other tables are there to mislead.
 """
 
 from __future__ import annotations
@@ -101,19 +101,18 @@ def make_database(
     tables: list[Table] = []
     values = sorted({*theme.first.values, *theme.second.values})
     stored = {value: f"{value} {rng.randint(1, 9)}" for value in values}
-    for side, entity in zip(SIDES, (theme.first, theme.second), strict=True):
+    # An idea's column has the same name in every table of a database.
+    categories = _distinct(rng, theme.first.category, theme.second.category)
+    for side, entity, category in zip(SIDES, (theme.first, theme.second), categories, strict=True):
         for kind, name in zip((live, stale), rng.sample(entity.tables, 2), strict=True):
-            label, category, number = _distinct(rng, LABELS, entity.category, entity.number)
+            label, number = _distinct(rng, LABELS, entity.number, taken=categories)
             kind[side] = Names(name, label, category, number)
             tables.append(
                 _entity_table(kind[side], entity, stored, entity_rows, rng, is_live=kind is live)
             )
         if side == "first":
-            extra = theme.second
-            taken = {live[side].label, live[side].category, live[side].number}
-            column = rng.choice([word for word in extra.category if word not in taken])
-            cells = [stored[rng.choice(extra.values)] for _ in range(entity_rows)]
-            tables[0] = _with_column(tables[0], f"{column} TEXT", cells)
+            cells = [stored[rng.choice(theme.second.values)] for _ in range(entity_rows)]
+            tables[0] = _with_column(tables[0], f"{categories[1]} TEXT", cells)
     quantity, flag = _distinct(rng, theme.quantity, FLAGS)
     ending = rng.choice(LINK_ENDINGS)
     bridge = Bridge(
@@ -130,11 +129,12 @@ def make_database(
     return Database(db_id, theme, stored, live, stale, bridge, others, tuple(tables))
 
 
-def _distinct(rng: Random, *pools: Sequence[str]) -> list[str]:
-    """Return a word of each pool, no two alike."""
+def _distinct(rng: Random, *pools: Sequence[str], taken: Sequence[str] = ()) -> list[str]:
+    """Return a word of each pool, no two alike and none that is taken."""
     chosen: list[str] = []
     for pool in pools:
-        chosen.append(rng.choice([word for word in pool if word not in chosen]))
+        free = [word for word in pool if word not in chosen and word not in taken]
+        chosen.append(rng.choice(free))
     return chosen
 
 

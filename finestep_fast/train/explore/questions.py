@@ -1,10 +1,9 @@
 """The explore world's questions: seven kinds, each a SQL template over the names of a database.
 
 A template stands for all spellings of a query: the gold one, the natural mistakes, and what an
-agent writes that has not found everything. A foreign key is followed by `IN`, and a category has
-its table before it, as `search_values` shows it, so that what is to be written can be copied. A
-question is kept when its gold result is short, not empty and settled, and when every natural
-mistake gives another one.
+agent writes that has not found everything. Foreign keys are followed by `IN`, so that a table's
+name is always followed by its own columns. A question is kept when its gold result is short, not
+empty and settled, and when every natural mistake gives another one.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ MOST_RESULT_ROWS = 8
 """Longer gold results are dropped."""
 _ATTEMPTS = 40  # drafts of one kind before the database is said to hold none
 
-_OF_VALUE = "SELECT {x_key} FROM {x_table} WHERE {x_table}.{x_category} = '{x_value}'"
+_OF_VALUE = "SELECT {x_key} FROM {x_table} WHERE {x_category} = '{x_value}'"
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,13 @@ class Kind:
 KINDS = {
     "average": Kind(
         text="Average {x_number_word} of {x} with {x_word} {x_value}?",
-        gold="SELECT AVG({x_number}) FROM {x_table} WHERE {x_table}.{x_category} = '{x_value}'",
+        gold="SELECT AVG({x_number}) FROM {x_table} WHERE {x_category} = '{x_value}'",
         difficulty="simple",
         described=("x",),
     ),
     "top": Kind(
         text="Which {x} with {x_word} {x_value} has the highest {x_number_word}?",
-        gold="SELECT {x_label} FROM {x_table} WHERE {x_table}.{x_category} = '{x_value}' "
+        gold="SELECT {x_label} FROM {x_table} WHERE {x_category} = '{x_value}' "
         "ORDER BY {x_number} DESC LIMIT 1",
         difficulty="simple",
         described=("x",),

@@ -32,9 +32,8 @@ _CALL_PIECES = (
     "</tool_call>",
 )
 
-# Keywords in capitals take the spaces around them, names the dot or bar before them, a number the
-# space: in `users.city`, what follows the table's name is then one token that names the column.
-_KEYWORDS_AND_NAMES = r" ?[A-Z]{2,} ?|[._]?[A-Za-z][a-z]*| ?[0-9]+|[^A-Za-z0-9 ]+ ?| "
+# Keywords in capitals take the spaces around them, names the bar before them, a number the space.
+_KEYWORDS_AND_NAMES = r" ?[A-Z]{2,} ?|_?[A-Za-z][a-z]*| ?[0-9]+|[^A-Za-z0-9 ]+ ?| "
 
 _LEAST_WORDS = len(pre_tokenizers.ByteLevel.alphabet()) + len(_CALL_PIECES) + _NUM_CONTROLS
 
@@ -70,8 +69,8 @@ class SmallModelConfig:
     sooner near 1 / sqrt(hidden_size) than at the 0.02 of wide ones."""
     split_names: bool = False
     """Keep names apart from the spaces around them, so that a name is the same token wherever it
-    stands and can be copied; if not, a word and the space before it are one token. The dot of
-    `users.city` and the bar of `users_id` belong to what follows."""
+    stands and can be copied; if not, a word and the space before it are one token. The bar of
+    `users_id` belongs to what follows."""
     max_tokens: _Size = 2048
     """Positions the model can address."""
 
