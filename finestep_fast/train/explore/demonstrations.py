@@ -67,9 +67,9 @@ class ExploreDemonstrationConfig:
     """Share of the missed looks that are taken after a query that failed or found nothing."""
     run_share: Share = 0.5
     """Share of all, hasty and careful, that runs its query before it submits it."""
-    easy_habit_share: Share = 0.55
+    easy_habit_share: Share = 0.35
     """Share of the hasty demonstrations of simple questions that leave out the habitual look."""
-    habit_share: Share = 0.72
+    habit_share: Share = 0.9
     """The same share of the other questions'."""
     miss_share: Share = 0.08
     """Share of every other needed look that is left out."""
