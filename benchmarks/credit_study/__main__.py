@@ -51,7 +51,8 @@ def main() -> None:
         "--warm-starts",
         type=int,
         default=len(REPORTED_SEEDS),
-        help="how many the seeds share; a seed takes number (seed mod this)",
+        help="how many the seeds share; a seed takes number (seed mod this), "
+        "a choosing seed its own",
     )
     parser.add_argument("--max-kl", type=float, help="for all arms, instead of the chosen bounds")
     parser.add_argument("--updates", type=int, default=60)
@@ -116,7 +117,6 @@ def _planned(options: argparse.Namespace) -> Iterable[Cell]:
     """Yield the runs seed by seed, so that what is done is always comparable."""
     choosing = options.what == "choose"
     seeds = options.seeds or (CHOOSING_SEEDS if choosing else REPORTED_SEEDS)
-    first_warm = CHOOSING_SEEDS[0] if choosing else 0  # their dev questions are no reported ones
     bounds = best_bounds(done_cells(options.results))
     for world in options.worlds:
         for prompts in options.prompts:
@@ -127,7 +127,8 @@ def _planned(options: argparse.Namespace) -> Iterable[Cell]:
                     else:
                         chosen = (options.max_kl or bounds[world, prompts, arm],)
                     for max_kl in chosen:
-                        warm = first_warm + seed % options.warm_starts
+                        # A choosing seed has its own: its dev questions are no reported ones.
+                        warm = seed if choosing else seed % options.warm_starts
                         yield Cell(world, prompts, arm, warm, seed, max_kl, options.updates)
 
 
