@@ -101,7 +101,7 @@ def make_database(
     tables: list[Table] = []
     values = sorted({*theme.first.values, *theme.second.values})
     stored = {value: f"{value} {rng.randint(1, 9)}" for value in values}
-    # An idea's column has the same name in every table of a database.
+    # A category's column has the same name in every table of a database.
     categories = _distinct(rng, theme.first.category, theme.second.category)
     for side, entity, category in zip(SIDES, (theme.first, theme.second), categories, strict=True):
         for kind, name in zip((live, stale), rng.sample(entity.tables, 2), strict=True):
