@@ -6,11 +6,13 @@ import argparse
 import dataclasses
 import json
 import math
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.credit_study import __main__ as study
 from benchmarks.credit_study import gradients
@@ -24,7 +26,9 @@ from benchmarks.credit_study.report import (
     updates_to,
 )
 from benchmarks.credit_study.runs import Cell, done_cells
+from finestep_fast.env.episode import Episode
 from finestep_fast.train.config import load_config
+from finestep_fast.train.rollout.transcript import Transcript
 
 CHOOSING = CHOOSING_SEEDS[0]
 
@@ -143,19 +147,56 @@ def test_the_table_pairs_seeds_with_the_baseline(
 def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:
     """Gradients with a known mean and variance; the second arm's mean is turned by 60 degrees."""
     generator = torch.Generator().manual_seed(0)
-    means = {"(leave one out)": [2.0, 0.0], "turned": [1.0, 3**0.5]}
-    updates, size = 4000, 2
-    sums = {name: [torch.zeros(size) for _ in range(2)] for name in means}
-    squares = dict.fromkeys(means, 0.0)
-    for update in range(updates):
-        for name, mean in means.items():
-            gradient = torch.tensor(mean) + torch.randn(size, generator=generator)
-            sums[name][update % 2] += gradient
-            squares[name] += float(gradient.square().sum())
-    figures = gradients._figures(sums, squares, updates)
+    arms = {"(leave one out)": ([2.0, 0.0], 1.0), "turned": ([1.0, 3**0.5], 0.5)}
+    sums = {name: gradients.Sums(torch.zeros(2)) for name in arms}
+    for update in range(4000):
+        slope = torch.randn(50, 2, generator=generator)  # of tokens: F is the unit matrix
+        for name, (mean, variance) in arms.items():
+            if update:
+                sums[name].add_cost(partial(torch.mv, slope))
+            noise = torch.randn(2, generator=generator)
+            sums[name].add(torch.tensor(mean) + variance**0.5 * noise)
+    figures = gradients.figures(sums)
     assert figures["turned"]["cosine"] == pytest.approx(0.5, abs=0.03)
-    assert figures["turned"]["snr"] == pytest.approx(4 / 2, rel=0.1)
-    assert figures["turned"]["useful_snr"] == pytest.approx(1 / 2, rel=0.2)
+    assert figures["turned"]["snr"] == pytest.approx(4 / 1, rel=0.1)
+    assert figures["turned"]["useful_snr"] == pytest.approx(1 / 1, rel=0.2)
+    # What each step gains, over the root of what it costs: the signal and the noise of two sizes.
+    alone = (1 / (4 + 1) ** 0.5) / (2 / (4 + 2) ** 0.5)
+    steady = (1 / (4 + 1 / 19) ** 0.5) / (2 / (4 + 2 / 19) ** 0.5)
+    assert figures["turned"]["progress"] == pytest.approx(alone, rel=0.04)
+    assert figures["turned"]["steady_progress"] == pytest.approx(steady, rel=0.04)
+    assert figures["(leave one out)"]["progress"] == 1
+
+
+def test_a_slope_is_the_derivative_along_a_direction() -> None:
+    torch.manual_seed(0)
+    policy = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=11,
+            hidden_size=16,
+            intermediate_size=16,
+            num_attention_heads=2,
+            num_hidden_layers=1,
+            initializer_range=0.3,
+        )
+    )
+    episode = cast("Episode", None)  # slopes need the tokens alone
+    items = [
+        Transcript(episode, [1, 2, 3, 4, 5], 1, [(2, 3), (4, 5)]),
+        Transcript(episode, [6, 7, 8], 1, [(1, 3)]),
+    ]
+    tokens = gradients._Tokens(policy, items)
+    parameters = list(policy.parameters())
+    logp = tokens.logp()
+    expected = []
+    direction = torch.randn(sum(parameter.numel() for parameter in parameters))
+    for row, place in ((0, 1), (0, 3), (1, 0), (1, 1)):
+        gradient = torch.autograd.grad(logp[row, place], parameters, retain_graph=True)
+        expected.append(float(torch.cat([each.flatten() for each in gradient]) @ direction))
+    before = [parameter.clone() for parameter in parameters]
+    slopes = tokens.slopes(direction)
+    assert slopes.tolist() == pytest.approx(expected, rel=1e-2, abs=1e-2)
+    assert all(map(torch.equal, parameters, before))
 
 
 def test_agents_that_have_answered_other_questions_do_not_answer_them_again(

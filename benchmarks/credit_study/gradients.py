@@ -10,8 +10,15 @@ baseline, which has no bias:
 - cosine: between g and t; 1 means no bias in direction.
 - SNR: |g|^2 over the variance of one update's gradient.
 - useful SNR: the same of g's part along t.
+- progress: what one update gains at equal KL, against leave-one-out. A step d along one update's
+  gradient changes the expected outcome by t d, and costs the KL divergence d' F d / 2, with F the
+  mean over tokens of the squared slope of a token's log-probability. So a long row of steps gains
+  t g / sqrt(E[d' F d]) each.
+- steady progress: the same where steps follow a moving average of gradients, as Adam's first
+  moment of 0.9 does; it leaves 1/19 of the noise.
 
-Products of means are taken between two halves of the updates, so noise does not add to them.
+Products of means are taken between two halves of the updates, so noise does not add to them. F is
+that of another update's rollouts than those of the gradients.
 """
 
 from __future__ import annotations
@@ -20,8 +27,9 @@ import argparse
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -36,6 +44,7 @@ from finestep_fast.train.rollout.credit import credited
 from finestep_fast.train.rollout.engine import InProcessEngine
 from finestep_fast.train.rollout.record import Rollout
 from finestep_fast.train.rollout.sampler import Sampler
+from finestep_fast.train.rollout.transcript import Transcript
 from finestep_fast.train.rollout.value import Critic
 from finestep_fast.train.setup import make_accelerator, make_parts
 
@@ -46,6 +55,9 @@ _UNBIASED = (
     "credit.advantage_clip=null",
 )
 _TRUTH = "(leave one out)"
+_MOMENTUM = 0.9  # Adam's first moment in the trainer
+_LEFT_OF_NOISE = (1 - _MOMENTUM) / (1 + _MOMENTUM)  # in an exponentially weighted mean
+_REACH = 1e-2  # norm of the steps that measure slopes
 
 
 def main() -> None:
@@ -76,24 +88,23 @@ def main() -> None:
             **{arm: ARMS[arm] for arm in options.arms},
         }.items()
     }
-    figures = measured(configs, options.updates)
-    for name, row in figures.items():
+    made = measured(configs, options.updates)
+    for name, row in made.items():
         print(f"{name:24}", *(f"{key} {value:8.4f}" for key, value in row.items()))
     if options.results:
         with options.results.open("a", encoding="utf-8") as file:
             place = {"world": options.world, "label": options.label, "updates": options.updates}
-            file.write(json.dumps({**place, "prompts": options.prompts, "arms": figures}) + "\n")
+            file.write(json.dumps({**place, "prompts": options.prompts, "arms": made}) + "\n")
 
 
 def measured(configs: dict[str, TrainConfig], num_updates: int) -> dict[str, dict[str, float]]:
-    """Return the figures of each configuration, the unbiased one first."""
+    """Return the figures of each configuration, the unbiased one first; see `figures`."""
     config = next(iter(configs.values()))
     critics = {
         name: Critic(each.value, max_steps=each.env.max_steps, memory=each.value_memory)
         for name, each in configs.items()
     }
-    sums: dict[str, list[Tensor]] = {}
-    squares: dict[str, float] = {}
+    sums: dict[str, Sums] = {}
     with Engine(timeout_s=config.env.query_timeout_s) as engine:
         parts = make_parts(config, config.output, make_accelerator(), engine)
         sampler = Sampler(parts.policy, parts.chat, config.rollout)
@@ -111,43 +122,124 @@ def measured(configs: dict[str, TrainConfig], num_updates: int) -> dict[str, dic
             by_arm = {
                 name: credited_as(rollouts, each, critics[name]) for name, each in configs.items()
             }
-            for name, gradient in _gradients(parts.policy, parameters, rollouts, by_arm, config):
-                halves = sums.setdefault(name, [torch.zeros_like(gradient) for _ in range(2)])
-                halves[update % 2] += gradient
-                squares[name] = squares.get(name, 0.0) + float(gradient.square().sum())
-    return _figures(sums, squares, num_updates)
+            learnt = [
+                place
+                for place in range(len(rollouts))
+                if all(made[place].learnt for made in by_arm.values())
+            ]
+            tokens = _Tokens(parts.policy, [rollouts[place].transcript for place in learnt])
+            for known in sums.values():
+                known.add_cost(tokens.slopes)
+            for name, gradient in _gradients(tokens, parameters, learnt, by_arm, config):
+                sums.setdefault(name, Sums(gradient)).add(gradient)
+    return figures(sums)
+
+
+class Sums:
+    """What is kept of an arm's gradients, each [P].
+
+    Args:
+        like: A tensor of their shape.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        self.halves = [torch.zeros_like(like) for _ in range(2)]
+        self.count = 0
+        self.squared_norm = 0.0
+        self.last = torch.zeros_like(like)
+        self.costs: list[float] = []
+        """g' F g of single gradients."""
+        self.shared_costs: list[float] = []
+        """g' F h of a gradient g and the mean h of those before it."""
+
+    def add(self, gradient: Tensor) -> None:
+        """Count one update's gradient [P]."""
+        self.halves[self.count % 2] += gradient
+        self.count += 1
+        self.squared_norm += float(gradient.square().sum())
+        self.last = gradient
+
+    def add_cost(self, slopes: Callable[[Tensor], Tensor]) -> None:
+        """Measure what a step along the last gradient costs.
+
+        Args:
+            slopes: From a direction [P] to the change [N] of each token's log-probability along it,
+                on rollouts that none of the gradients so far has seen.
+        """
+        along = slopes(self.last)
+        self.costs.append(float(along.square().mean()))
+        if self.count > 1:
+            before = (self.halves[0] + self.halves[1] - self.last) / (self.count - 1)
+            self.shared_costs.append(float((along * slopes(before)).mean()))
+
+
+class _Tokens:
+    """The policy's tokens of some rollouts, and how their log-probabilities change."""
+
+    def __init__(self, policy: Any, items: Sequence[Transcript]) -> None:
+        self.policy = policy
+        self.rows = pad_rows([item.token_ids for item in items], torch.device("cpu"))
+        self.spans = [[(start - 1, end - 1) for start, end in item.step_spans] for item in items]
+        length = self.rows.token_ids.shape[1]
+        self.batch = StepBatch.from_spans(
+            self.spans,
+            [0] * len(items),
+            num_tokens=self.rows.token_ids.numel(),
+            row_length=length,
+        )
+
+    def logp(self) -> Tensor:
+        """Return the log-probability [B, T] of each token, at the place that predicts it."""
+        ids = self.rows.token_ids
+        logits = self.policy(input_ids=ids, attention_mask=self.rows.mask, use_cache=False).logits
+        logp = logits.log_softmax(-1)[:, :-1].gather(-1, ids[:, 1:, None])[..., 0]
+        return torch.nn.functional.pad(logp, (0, 1))
+
+    @torch.no_grad()
+    def slopes(self, direction: Tensor) -> Tensor:
+        """Return the slope [N] of each policy token's log-probability along a direction [P].
+
+        The policy is stepped to both sides and put back.
+        """
+        parameters = list(self.policy.parameters())
+        kept = [parameter.clone() for parameter in parameters]
+        step = _REACH / float(direction.norm())
+        found = []
+        for sign in (1, -1):
+            parts = direction.split([parameter.numel() for parameter in parameters])
+            for parameter, old, part in zip(parameters, kept, parts, strict=True):
+                parameter.copy_(old + sign * step * part.view_as(old))
+            logp = self.logp()
+            found.append(
+                torch.cat(
+                    [
+                        logp[row, start:end]
+                        for row, spans in enumerate(self.spans)
+                        for start, end in spans
+                    ]
+                )
+            )
+        for parameter, old in zip(parameters, kept, strict=True):
+            parameter.copy_(old)
+        return (found[0] - found[1]) / (2 * step)
 
 
 def _gradients(
-    policy: Any,
+    tokens: _Tokens,
     parameters: Sequence[Tensor],
-    rollouts: list[Rollout],
+    learnt: Sequence[int],
     by_arm: dict[str, list[Rollout]],
     config: TrainConfig,
 ) -> list[tuple[str, Tensor]]:
     """Return each arm's gradient [P] of the policy loss of the same rollouts, credited by it."""
-    learnt = [
-        place
-        for place in range(len(rollouts))
-        if all(made[place].learnt for made in by_arm.values())
-    ]
-    items = [rollouts[place].transcript for place in learnt]
-    rows = pad_rows([item.token_ids for item in items], torch.device("cpu"))
-    length = rows.token_ids.shape[1]
-    logits = policy(input_ids=rows.token_ids, attention_mask=rows.mask, use_cache=False).logits
-    logp = logits.log_softmax(-1)[:, :-1].gather(-1, rows.token_ids[:, 1:, None])[..., 0]
-    logp = torch.nn.functional.pad(logp, (0, 1))
-    spans = [[(start - 1, end - 1) for start, end in item.step_spans] for item in items]
-    batch = StepBatch.from_spans(
-        spans, [0] * len(items), num_tokens=logp.numel(), row_length=length
-    )
+    logp = tokens.logp()
     made = []
     for name, rollouts_of_arm in by_arm.items():
         advantages = [rollouts_of_arm[place].step_advantage for place in learnt]
         out = policy_loss(
             logp,
             logp.detach(),
-            batch,
+            tokens.batch,
             torch.cat([each for each in advantages if each is not None]),
             loss=config.loss,
         )
@@ -167,25 +259,39 @@ def credited_as(rollouts: list[Rollout], config: TrainConfig, critic: Critic) ->
     )
 
 
-def _figures(
-    sums: dict[str, list[Tensor]], squares: dict[str, float], num_updates: int
-) -> dict[str, dict[str, float]]:
-    half = num_updates / 2
-    means = {name: [part.double() / half for part in parts] for name, parts in sums.items()}
-    truth = means[_TRUTH]
+def figures(sums: dict[str, Sums]) -> dict[str, dict[str, float]]:
+    """Return the figures of each arm, from at least three gradients of each."""
+    made = {name: _figures(each, sums[_TRUTH]) for name, each in sums.items()}
+    for key in ("progress", "steady_progress"):
+        unit = made[_TRUTH][key]
+        for row in made.values():
+            row[key] /= unit
+    return made
+
+
+def _figures(arm: Sums, unbiased: Sums) -> dict[str, float]:
+    def means(of: Sums) -> list[Tensor]:
+        counts = (of.count - of.count // 2, of.count // 2)
+        return [half.double() / n for half, n in zip(of.halves, counts, strict=True)]
+
+    (first, second), truth = means(arm), means(unbiased)
     length = math.sqrt(max(float(truth[0] @ truth[1]), 1e-30))
-    figures = {}
-    for name, (first, second) in means.items():
-        signal = float(first @ second)
-        along = float(first @ truth[1] + second @ truth[0]) / 2 / length
-        total = float((first + second).square().sum()) / 4
-        variance = (squares[name] / num_updates - total) * num_updates / (num_updates - 1)
-        figures[name] = {
-            "cosine": along / math.sqrt(max(signal, 1e-30)),
-            "snr": signal / variance,
-            "useful_snr": along * abs(along) / variance,
-        }
-    return figures
+    signal = float(first @ second)
+    along = float(first @ truth[1] + second @ truth[0]) / 2 / length
+    total = float((arm.halves[0] + arm.halves[1]).double().square().sum()) / arm.count**2
+    variance = (arm.squared_norm / arm.count - total) * arm.count / (arm.count - 1)
+    cost = mean(arm.costs)
+    # The mean before an early gradient is of few: it weighs less.
+    weights = range(1, len(arm.shared_costs) + 1)
+    of_mean = sum(w * c for w, c in zip(weights, arm.shared_costs, strict=True)) / sum(weights)
+    steady_cost = of_mean + (cost - of_mean) * _LEFT_OF_NOISE
+    return {
+        "cosine": along / math.sqrt(max(signal, 1e-30)),
+        "snr": signal / variance,
+        "useful_snr": along * abs(along) / variance,
+        "progress": along / math.sqrt(cost),
+        "steady_progress": along / math.sqrt(steady_cost),
+    }
 
 
 if __name__ == "__main__":
