@@ -18,6 +18,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "value_gold": _GOLD,
     "value_history_wp0": (*_HISTORY, "credit.process_weight=0"),
     "value_gold_wp0": (*_GOLD, "credit.process_weight=0"),
+    "value_gold_wp03": (*_GOLD, "credit.process_weight=0.3"),
     "finestep_wp0": ("credit.preset=finestep", "credit.process_weight=0"),
     "finestep_state_wp0": ("credit.preset=finestep_state", "credit.process_weight=0"),
     # What each part of a method is worth.
