@@ -197,6 +197,7 @@ def test_a_slope_is_the_derivative_along_a_direction() -> None:
     slopes = tokens.slopes(direction)
     assert slopes.tolist() == pytest.approx(expected, rel=1e-2, abs=1e-2)
     assert all(map(torch.equal, parameters, before))
+    assert tokens.slopes(torch.zeros_like(direction)).tolist() == [0.0] * 4
 
 
 def test_agents_that_have_answered_other_questions_do_not_answer_them_again(

@@ -203,7 +203,8 @@ class _Tokens:
         """
         parameters = list(self.policy.parameters())
         kept = [parameter.clone() for parameter in parameters]
-        step = _REACH / float(direction.norm())
+        length = float(direction.norm())
+        step = _REACH / length if length else 0.0  # alike groups may teach nothing
         found = []
         for sign in (1, -1):
             parts = direction.split([parameter.numel() for parameter in parameters])
@@ -221,7 +222,7 @@ class _Tokens:
             )
         for parameter, old in zip(parameters, kept, strict=True):
             parameter.copy_(old)
-        return (found[0] - found[1]) / (2 * step)
+        return (found[0] - found[1]) / (2 * step) if step else torch.zeros_like(found[0])
 
 
 def _gradients(
