@@ -25,6 +25,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "value_gold_lambda0": (*_GOLD, "credit.gae_lambda=0"),
     "value_gold_lambda03": (*_GOLD, "credit.gae_lambda=0.3"),
     "value_gold_lambda1": (*_GOLD, "credit.gae_lambda=1"),
+    "value_gold_discount95": (*_GOLD, "credit.outcome_discount=0.95"),
     "value_gold_no_discount": (*_GOLD, "credit.outcome_discount=1"),
     "value_gold_no_trajectory": (*_GOLD, "credit.rollout_weight=0"),
     "value_gold_spread": (*_GOLD, "credit.std=sample"),
