@@ -168,6 +168,17 @@ def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:
     assert figures["(leave one out)"]["progress"] == 1
 
 
+def test_gradients_of_noise_alone_have_figures() -> None:
+    sums = gradients.Sums(torch.zeros(2))
+    for gradient in ([1.0, 0.0], [-1.0, 0.1], [1.0, 0.0], [-1.0, 0.1]):
+        if sums.count:
+            sums.add_cost(lambda direction: direction)
+        sums.add(torch.tensor(gradient))
+    assert sum(sums.shared_costs) < 0
+    (row,) = gradients.figures({"(leave one out)": sums}).values()
+    assert all(math.isfinite(value) for value in row.values())
+
+
 def test_a_slope_is_the_derivative_along_a_direction() -> None:
     torch.manual_seed(0)
     policy = LlamaForCausalLM(

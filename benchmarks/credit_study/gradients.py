@@ -285,6 +285,7 @@ def _figures(arm: Sums, unbiased: Sums) -> dict[str, float]:
     # The mean before an early gradient is of few: it weighs less.
     weights = range(1, len(arm.shared_costs) + 1)
     of_mean = sum(w * c for w, c in zip(weights, arm.shared_costs, strict=True)) / sum(weights)
+    of_mean = max(of_mean, 0.0)  # a square; few noisy gradients may estimate less
     steady_cost = of_mean + (cost - of_mean) * _LEFT_OF_NOISE
     return {
         "cosine": along / math.sqrt(max(signal, 1e-30)),
