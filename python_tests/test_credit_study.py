@@ -15,7 +15,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.credit_study import __main__ as study
-from benchmarks.credit_study import gradients
+from benchmarks.credit_study import figure, gradients
 from benchmarks.credit_study.arms import ARMS, BASELINE, CHOOSING_SEEDS, KL_BOUNDS
 from benchmarks.credit_study.report import (
     area,
@@ -142,6 +142,29 @@ def test_the_table_pairs_seeds_with_the_baseline(
     assert "+10.0 [+10.0, +10.0]" in line  # the choosing seed is left out
     assert "45.0" in line
     assert "left out for the EX of their warm policy: 1 runs" in shown
+
+
+def test_the_picture_shows_the_seeds_that_all_arms_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, policies = tmp_path / "runs.jsonl", tmp_path / "policies.jsonl"
+    records = [record(cell("grpo", seed), 0.2, 0.3, 0.5) for seed in range(3)]
+    records += [record(cell("finestep", seed), 0.2, 0.4, 0.6) for seed in (0, 2, CHOOSING)]
+    results.write_text("".join(json.dumps(item) + "\n" for item in records))
+    row = {"progress": 1.2, "steady_progress": 1.1}
+    policy = {"world": "explore", "prompts": 4, "label": "warm policy"}
+    arms = {"arms": {"grpo": row, "finestep": row}}
+    policies.write_text(json.dumps(policy | arms) + "\n")
+    shown = figure.compared(done_cells(results), "explore", 4, ["grpo", "finestep"])
+    assert {arm: [item["cell"]["seed"] for item in items] for arm, items in shown.items()} == {
+        "grpo": [0, 2],
+        "finestep": [0, 2],
+    }
+    words = ["figure", str(tmp_path / "a.png"), "--arms", "grpo", "finestep"]
+    words += ["--results", str(results), "--gradients", str(policies)]
+    monkeypatch.setattr("sys.argv", words)
+    figure.main()
+    assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_the_figures_of_a_gradient_are_those_of_its_distribution() -> None:
