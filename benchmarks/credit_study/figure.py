@@ -18,9 +18,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmarks.credit_study.arms import CHOOSING_SEEDS
-from benchmarks.credit_study.report import curve
-from benchmarks.credit_study.runs import Cell, done_cells, is_usable, records
+from benchmarks.credit_study.report import curve, evaluated_after, reported
+from benchmarks.credit_study.runs import Cell, done_cells, records
 from benchmarks.harness import RESULTS
 
 _COLORS = ("#c8553d", "#0b6e99", "#5b8c5a", "#7a5c99", "#b08900", "#555555")
@@ -57,14 +56,8 @@ def compared(
 ) -> dict[str, list[dict[str, Any]]]:
     """Return each arm's records of the reported seeds that all arms have, in the same order."""
     by_arm: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in arms}
-    for cell, record in sorted(done.items()):
-        usable = is_usable(cell.world, record["dev"]["before"]["ex"])
-        if (
-            (cell.world, cell.prompts) == (world, prompts)
-            and cell.seed not in CHOOSING_SEEDS
-            and cell.arm in by_arm
-            and usable
-        ):
+    for cell, record in sorted(reported(done).items()):
+        if (cell.world, cell.prompts) == (world, prompts) and cell.arm in by_arm:
             by_arm[cell.arm][cell.seed] = record
     common = sorted(set.intersection(*(set(seeds) for seeds in by_arm.values())))
     return {arm: [seeds[seed] for seed in common] for arm, seeds in by_arm.items()}
@@ -74,9 +67,7 @@ def _draw_curves(axes: Axes, runs: Mapping[str, list[dict[str, Any]]]) -> None:
     for (arm, arm_records), color in zip(runs.items(), _COLORS, strict=False):
         if not arm_records:
             continue
-        first = arm_records[0]
-        numbers = sorted(int(name[7:]) for name in first["dev"] if name.startswith("update_"))
-        places = [0, *numbers, first["cell"]["updates"]]
+        places = evaluated_after(arm_records[0])
         curves = [curve(record) for record in arm_records]
         for values in curves:
             axes.plot(places, [100 * value for value in values], color=color, alpha=0.15, lw=0.8)

@@ -46,12 +46,25 @@ def best_bounds(done: Records) -> dict[tuple[str, int, str], float]:
     return fallback
 
 
+def reported(done: Records) -> dict[Cell, dict[str, Any]]:
+    """Return what tables and pictures may show: no choosing seed, no unusable warm start."""
+    return {
+        cell: record
+        for cell, record in done.items()
+        if cell.seed not in CHOOSING_SEEDS and is_usable(cell.world, record["dev"]["before"]["ex"])
+    }
+
+
+def evaluated_after(record: dict[str, Any]) -> list[int]:
+    """Return after how many updates each point of `curve` was measured."""
+    names = [name for name in record["dev"] if name.startswith("update_")]
+    return [0, *sorted(int(name[7:]) for name in names), record["cell"]["updates"]]
+
+
 def curve(record: dict[str, Any], key: str = "ex") -> list[float]:
     """Return a rate on dev before, between and after the updates."""
     dev = record["dev"]
-    between = sorted(
-        (name for name in dev if name.startswith("update_")), key=lambda name: int(name[7:])
-    )
+    between = [f"update_{number}" for number in evaluated_after(record)[1:-1]]
     return [dev[name][key] for name in ("before", *between, "final")]
 
 
@@ -75,9 +88,7 @@ def updates_to(record: dict[str, Any], target: float) -> float:
 
     Between two evaluations EX is taken to change evenly.
     """
-    names = [name for name in record["dev"] if name.startswith("update_")]
-    numbers = [0, *sorted(int(name[7:]) for name in names), record["cell"]["updates"]]
-    values = curve(record)
+    numbers, values = evaluated_after(record), curve(record)
     if values[0] >= target:
         return 0.0
     for place in range(1, len(values)):
@@ -106,19 +117,15 @@ def print_tables(done: Records) -> None:
     of the rollouts that the last third of the updates learnt from.
     """
     console = Console(width=240)
-    reported = {
-        cell: record
-        for cell, record in done.items()
-        if cell.seed not in CHOOSING_SEEDS and is_usable(cell.world, record["dev"]["before"]["ex"])
-    }
-    others = sum(cell.seed not in CHOOSING_SEEDS for cell in done) - len(reported)
+    shown = reported(done)
+    others = sum(cell.seed not in CHOOSING_SEEDS for cell in done) - len(shown)
     if others:
         console.print(f"left out for the EX of their warm policy: {others} runs")
-    for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in reported}):
-        console.print(_table(place, reported))
+    for place in sorted({(cell.world, cell.prompts, cell.updates) for cell in shown}):
+        console.print(_table(place, shown))
 
 
-def _table(place: tuple[str, int, int], reported: Records) -> Table:
+def _table(place: tuple[str, int, int], shown: Records) -> Table:
     world, prompts, updates = place
     title = f"{world}, {prompts} prompts an update, {updates} updates"
     table = Table(title=title, title_justify="left")
@@ -144,7 +151,7 @@ def _table(place: tuple[str, int, int], reported: Records) -> Table:
     ):
         table.add_column(name, justify="left" if name == "arm" else "right")
     by_arm: dict[tuple[str, float], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for cell, record in reported.items():
+    for cell, record in shown.items():
         if (cell.world, cell.prompts, cell.updates) == place:
             by_arm[cell.arm, cell.max_kl][cell.seed] = record
     baselines = [seeds for (arm, _), seeds in by_arm.items() if arm == BASELINE]
