@@ -53,6 +53,15 @@ def test_json_lines_and_other_names_of_the_query_are_read(tmp_path: Path, key: s
     first, second = load_questions(saved(tmp_path / "q.jsonl", entries, lines=True), tmp_path)
     assert (first.question_id, first.text, first.gold_sql) == ("0", "ä?", "SELECT 1")
     assert (second.question_id, second.gold_sql, second.kind) == ("x", "SELECT 2", "k")
+    assert (first.golds, second.golds) == (("SELECT 1",), ("SELECT 2", "SELECT 3"))
+
+
+def test_accepted_golds_under_both_keys_are_taken_once_each(tmp_path: Path) -> None:
+    several = {"gold_alternatives": ["SELECT 2", "SELECT 1", "SELECT 3"]}
+    entries = [BIRD | several, {k: v for k, v in BIRD.items() if k != "SQL"} | several]
+    first, second = load_questions(saved(tmp_path / "q.json", entries), tmp_path)
+    assert first.golds == ("SELECT 1", "SELECT 2", "SELECT 3")
+    assert second.golds == ("SELECT 2", "SELECT 1", "SELECT 3")
 
 
 def test_synsql_is_read_and_spiders_parsed_query_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -88,6 +97,8 @@ def test_a_missing_database_is_no_error_yet(tmp_path: Path) -> None:
         ({"SQL": None}, "SQL is missing"),
         ({"SQL": []}, r"SQL is \[\]; expected text"),
         ({"SQL": [1]}, "SQL is 1; expected text"),
+        ({"SQL": ["SELECT 1", None]}, "SQL is missing"),
+        ({"gold_alternatives": {}}, r"gold_alternatives is \{\}; expected text"),
         ({"db_id": None}, "db_id is missing"),
         ({"db_id": ""}, "db_id is ''; expected the name of a folder"),
         ({"db_id": "../secret"}, "db_id is '../secret'; expected the name of a folder"),

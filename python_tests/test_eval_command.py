@@ -25,6 +25,7 @@ def test_numbers_for_programs(evaluation: Evaluation, capsys: pytest.CaptureFixt
     assert printed["overall"] == {
         "questions": 6,
         "gold_failed": 1,
+        "some_golds_failed": 0,
         "no_prediction": 1,
         "ex": {"bird": pytest.approx(2 / 6), "strict": pytest.approx(1 / 6)},
         "ex_where_gold_ran": {"bird": pytest.approx(2 / 5), "strict": pytest.approx(1 / 5)},

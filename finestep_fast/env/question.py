@@ -16,6 +16,7 @@ from finestep_fast.errors import InputError
 
 # BIRD's name first; `sql` last, for it is SynSQL's query but Spider's parsed one beside `query`.
 SQL_KEYS = ("SQL", "gold", "query", "sql")
+GOLDS_KEY = "gold_alternatives"
 ID_KEYS = ("question_id", "qid")
 EVIDENCE_KEYS = ("evidence", "external_knowledge")
 
@@ -40,6 +41,13 @@ class Question:
     """A label; may be empty."""
     kind: str = ""
     """A label; may be empty."""
+    other_golds: tuple[str, ...] = ()
+    """Further queries that answer it: a result that equals any of them is right."""
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """Return all queries that answer it, `gold_sql` first."""
+        return (self.gold_sql, *self.other_golds)
 
 
 def load_questions(questions: Path, databases: Path, *, limit: int | None = None) -> list[Question]:
@@ -47,8 +55,9 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
 
     Args:
         questions: The file. Each entry has `question`, `db_id`, the query under one of `SQL_KEYS`
-            (a list of accepted queries gives its first), and perhaps `evidence` or SynSQL's
-            `external_knowledge`, `question_id` or `qid`, `difficulty` and `kind`.
+            or a list of accepted ones, more accepted ones perhaps under `GOLDS_KEY`, and perhaps
+            `evidence` or SynSQL's `external_knowledge`, `question_id` or `qid`, `difficulty` and
+            `kind`.
         databases: The folder that holds `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`.
         limit: How many questions to read at most.
 
@@ -107,27 +116,37 @@ def question_from(
     """
     if not isinstance(entry, dict):
         raise InputError(f"{place}: is {type(entry).__name__}; expected a JSON object")
-    gold_key = next((key for key in SQL_KEYS if key in entry), SQL_KEYS[0])
-    gold = entry.get(gold_key)
-    if isinstance(gold, list) and gold:
-        entry = {**entry, gold_key: gold[0]}
     db_id = text_of(entry, "db_id", place)
     if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
         raise InputError(f"{place}: db_id is {db_id!r}; expected the name of a folder")
     if db_id not in file_of:
         file_of[db_id] = database_file(databases, db_id)
+    golds = golds_of(entry, place)
     evidence_key = next((key for key in EVIDENCE_KEYS if entry.get(key)), EVIDENCE_KEYS[0])
     question_id = next((entry[key] for key in ID_KEYS if entry.get(key) is not None), number)
     return Question(
         question_id=str(question_id),
         text=text_of(entry, "question", place),
-        gold_sql=text_of(entry, gold_key, place),
+        gold_sql=golds[0],
         db_id=db_id,
         database=file_of[db_id],
         evidence=text_of(entry, evidence_key, place, default=""),
         difficulty=text_of(entry, "difficulty", place, default=""),
         kind=text_of(entry, "kind", place, default=""),
+        other_golds=golds[1:],
     )
+
+
+def golds_of(entry: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Return the accepted queries of an entry, each once, in their order; at least one."""
+    keys = [next((key for key in SQL_KEYS if key in entry), ""), GOLDS_KEY]
+    keys = [key for key in keys if key in entry] or [SQL_KEYS[0]]
+    golds = []
+    for key in keys:
+        given = entry.get(key)
+        for gold in given if isinstance(given, list) and given else [given]:
+            golds.append(text_of({key: gold}, key, place))
+    return tuple(dict.fromkeys(golds))
 
 
 def text_of(entry: Mapping[str, Any], key: str, place: str, *, default: str | None = None) -> str:

@@ -41,6 +41,10 @@ class Verdict:
     """How it ended: one of `sql.Status`, or `no_prediction`."""
     message: str = ""
     """What went wrong; empty where nothing did."""
+    gold_index: int = 0
+    """Of several accepted gold queries, the one it is about; see `sql.Match`."""
+    golds_failed: int = 0
+    """How many of several accepted gold queries failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Record:
     gold_failed: bool = False
     """Whether no verdict was possible because the gold query or its database failed."""
     efficiency: Efficiency | None = None
-    """Times of a right query beside its gold; none if it was not timed."""
+    """Times of a right query beside the gold it equals; none if it was not timed."""
 
     @property
     def first(self) -> Verdict:
@@ -81,6 +85,8 @@ class Record:
         }
         if others:
             entry["others"] = {name: verdict_entry(self.verdicts[name]) for name in others}
+        if self.question.other_golds:
+            entry["gold_index"] = self.first.gold_index
         if self.efficiency is not None:
             entry["efficiency"] = {
                 "predicted_ms": round(self.efficiency.predicted_ms, 4),
@@ -199,14 +205,16 @@ def compared(
     return records
 
 
-def triple(question: Question, predicted_sql: str | None) -> tuple[str, str, str]:
+def triple(question: Question, predicted_sql: str | None) -> tuple[str, str, tuple[str, ...]]:
     """Return what the engine is given of one question."""
-    return str(question.database), predicted_sql or "", question.gold_sql
+    return str(question.database), predicted_sql or "", question.golds
 
 
 def verdict_of(match: Match) -> Verdict:
     """Return the verdict of a comparison."""
-    return Verdict(match.equal, match.status.value, match.message)
+    return Verdict(
+        match.equal, match.status.value, match.message, match.gold_index, match.golds_failed
+    )
 
 
 def with_problem(record: Record, problem: str) -> Record:
@@ -221,5 +229,7 @@ def with_times(record: Record, engine: Engine, repeats: int) -> Record:
     """Return the record with times, if the prediction is right under the first semantics."""
     if not record.first.equal or record.predicted_sql is None:
         return record
-    efficiency = timed(record.question, record.predicted_sql, engine, repeats)
+    question = record.question
+    gold_sql = question.golds[record.first.gold_index]
+    efficiency = timed(question.database, record.predicted_sql, gold_sql, engine, repeats)
     return replace(record, efficiency=efficiency)

@@ -26,6 +26,8 @@ class Scores(TypedDict):
     """Records of the group."""
     gold_failed: int
     """Those whose gold query failed under the first semantics."""
+    some_golds_failed: int
+    """Those of whose accepted gold queries some failed, and some ran."""
     no_prediction: int
     """Those without a predicted query."""
     ex: dict[str, float | None]
@@ -81,6 +83,7 @@ def scores(records: Sequence[Record], *, timed: bool) -> Scores:
     found: Scores = {
         "questions": len(records),
         "gold_failed": len(records) - len(ran),
+        "some_golds_failed": sum(record.first.golds_failed > 0 for record in ran),
         "no_prediction": sum(record.predicted_sql is None for record in records),
         "ex": {name: execution_accuracy(records, name) for name in semantics},
         "ex_where_gold_ran": {
@@ -137,6 +140,9 @@ def remarks(found: Summary, repeats: int) -> list[str]:
                 for name, value in overall["ex_where_gold_ran"].items()
             )
         )
+    if overall["some_golds_failed"]:
+        asked = counted(overall["some_golds_failed"], "question has", "questions have")
+        said.append(f"{asked} accepted gold queries that failed, and others that ran and decided")
     if overall["no_prediction"]:
         asked = counted(overall["no_prediction"], "question has", "questions have")
         said.append(f"{asked} no prediction: counted as wrong")
