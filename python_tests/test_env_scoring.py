@@ -96,6 +96,20 @@ def test_an_answer_that_equals_any_accepted_gold_is_right_and_all_must_fail_not_
     assert (score.counted, score.status) == (False, "gold_error")
 
 
+def test_a_final_answer_in_a_fence_is_read_and_an_executed_query_is_not(
+    engine: Engine, question: Question
+) -> None:
+    episode = Episode(question, engine, EnvConfig())
+    fenced = f"```sql\n{GOLD}\n```"
+    for tool in ("execute_sql", "submit"):
+        episode.step(render_call(ToolCall(tool, {"sql": fenced})))
+    assert episode.final_sql == GOLD
+    (score,) = score_episodes([episode], engine, RewardConfig())
+    assert (score.outcome, score.status) == (1.0, "ok")
+    assert [values["executes"] for values in score.validators] == [0, 1]
+    assert [values["grounded"] for values in score.validators] == [0, 1]
+
+
 def test_the_semantics_is_a_setting(engine: Engine, answered: Answered) -> None:
     doubled = "SELECT name FROM londoner UNION ALL SELECT name FROM londoner"
     backwards = GOLD + " DESC"

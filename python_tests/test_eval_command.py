@@ -218,3 +218,19 @@ def test_verdicts_on_real_predictions_are_those_recorded(
             assert [verdicts[name]["equal"] for verdicts in own] == expected
             assert printed["statuses"][name]["predicted_error"] == recorded.count("error")
     assert printed["by_database"]["world_1"]["questions"] == 120
+
+
+def test_queries_in_fences_are_run_and_counted(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation.with_predictions([f"```sql\n{PREDICTED[0]}\n```", f"{PREDICTED[1]}\n```"])
+    output = evaluation.folder / "out.jsonl"
+    printed = found(capsys, evaluation.words("--output", output, "--limit", "2"))
+    assert printed["overall"]["ex"] == {"bird": 1.0}
+    assert printed["taken_out_of_fences"] == 2
+    said = "2 predictions were taken out of fences or other text, where the published evaluators"
+    assert said in printed["remarks"][-1]
+    assert json_lines(output)[0]["predicted_sql"] == PREDICTED[0]
+    printed = found(capsys, evaluation.words("--as-written", "--limit", "2"))
+    assert printed["statuses"]["bird"] == {"predicted_error": 2}
+    assert (printed["taken_out_of_fences"], printed["remarks"]) == (0, [])

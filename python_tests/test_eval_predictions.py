@@ -260,3 +260,21 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"SELECT '\xe4'")
     with pytest.raises(InputError, match="not UTF-8 text"):
         load_predictions(tmp_path / "latin.txt", questions())
+
+
+def test_queries_are_taken_out_of_fences_unless_they_are_to_stay_as_written(
+    tmp_path: Path,
+) -> None:
+    fenced = "It is:\n```sql\nSELECT 2\n```"
+    for content in (
+        ["SELECT 1", fenced, f"{fenced}{BIRD_MARK}zoo"],
+        {"0": "SELECT 1", "1": fenced, "2": with_mark("SQL: SELECT 2", "zoo")},
+        as_json_lines([{"SQL": "SELECT 1"}, {"SQL": fenced}, {"SQL": fenced, "db_id": "zoo"}]),
+    ):
+        path = saved(tmp_path / "p.json", content)
+        read = load_predictions(path, questions())
+        assert [prediction.sql for prediction in read] == ["SELECT 1", "SELECT 2", "SELECT 2"]
+        assert [prediction.taken_out for prediction in read] == [False, True, True]
+        read = load_predictions(path, questions(), as_written=True)
+        assert read[1].sql == fenced
+        assert not any(prediction.taken_out for prediction in read)

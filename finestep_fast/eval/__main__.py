@@ -19,6 +19,7 @@ Evaluate predicted SQL: execution accuracy (EX), Soft-F1 and, on request, R-VES.
 
 PREDICTIONS is BIRD's JSON {"0": "SQL\\t----- bird -----\\tdb_id"}, a JSON list or JSON
 lines of queries or of {"question_id": ..., "SQL": ...}, or a text, one query per line.
+A query in a fence (```sql), after "SQL:" or between words is taken out, and counted.
 """
 
 
@@ -47,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)}; default bird",
     )
     add("--keep-distinct", action="store_true", help="test_suite: leave DISTINCT in the queries")
+    add("--as-written", action="store_true", help="leave queries in ```fences```, where they fail")
     add(
         "--efficiency",
         metavar="REPEATS",

@@ -61,7 +61,8 @@ def evaluate(given: Namespace) -> int:
     questions = load_questions(given.questions, given.databases)
     if not questions:
         raise InputError(f"questions {str(given.questions)!r}: holds no question")
-    predicted = load_predictions(given.predictions, questions)[: given.limit]
+    predicted = load_predictions(given.predictions, questions, as_written=given.as_written)
+    predicted = predicted[: given.limit]
     questions = questions[: given.limit]
     unusable = checked_databases(
         questions,
@@ -103,7 +104,7 @@ def evaluate(given: Namespace) -> int:
         return INTERRUPTED
     found = summary(records, timed=bool(given.efficiency))
     said = [*([unusable] if unusable else []), *remarks(found, given.efficiency)]
-    said += no_queries(predicted, given.predictions)
+    said += no_queries(predicted, given.predictions) + taken_out(predicted)
     if given.json:
         settings = {
             "finestep_fast": version("finestep_fast"),
@@ -112,6 +113,8 @@ def evaluate(given: Namespace) -> int:
             "questions": str(given.questions),
             "semantics": list(semantics),
             "keep_distinct": given.keep_distinct,
+            "as_written": given.as_written,
+            "taken_out_of_fences": sum(prediction.taken_out for prediction in predicted),
             "efficiency_repeats": given.efficiency,
             "timeout_s": given.timeout_s,
             "max_rows": given.max_rows,
@@ -139,6 +142,15 @@ def no_queries(predicted: Sequence[Prediction], path: Path) -> list[str]:
     number = counted(len(wrong), "prediction is", "predictions are")
     place = wrong[0].place.removeprefix(f"predictions {str(path)!r}, ")
     return [f"{number} no query and counted as wrong; the first, {place}: {wrong[0].problem}"]
+
+
+def taken_out(predicted: Sequence[Prediction]) -> list[str]:
+    """Return a sentence on the queries that are only a part of what the file holds, if any are."""
+    count = sum(prediction.taken_out for prediction in predicted)
+    if not count:
+        return []
+    number = counted(count, "prediction was", "predictions were")
+    return [f"{number} taken out of fences or other text, where the published evaluators fail"]
 
 
 @contextmanager

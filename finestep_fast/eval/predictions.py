@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finestep_fast.env.question import ID_KEYS, Question, entries
 from finestep_fast.errors import InputError
+from finestep_fast.sql import query_in
 
 BIRD_MARK = "\t----- bird -----\t"
 IS_NULL = "is null"
@@ -34,10 +35,14 @@ class Prediction:
     """The database it says it is for; empty if it says nothing."""
     problem: str = ""
     """Why there is no query; empty if there is one."""
+    taken_out: bool = False
+    """Whether the query is only a part of what the file holds; see `sql.query_in`."""
 
 
-def load_predictions(path: Path, questions: Sequence[Question]) -> list[Prediction]:
-    """Read predictions and lays them beside the questions.
+def load_predictions(
+    path: Path, questions: Sequence[Question], *, as_written: bool = False
+) -> list[Prediction]:
+    """Read predictions and lay them beside the questions.
 
     A prediction that names its question is matched by `question_id` where every name is one, else
     by position (as BIRD's keys "0", "1", ... are). One without a name is matched by position.
@@ -50,6 +55,7 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[Predicti
             under one of `SQL_KEYS`, or a text with one query per line. A query may be followed by
             BIRD's mark, or in a text by a tab, and the name of its database.
         questions: All questions of the file the predictions were made for, in its order.
+        as_written: Whether a query in a fence or between words stays there, and fails.
 
     Returns:
         One prediction per question, in their order; where the file has none, one without a query.
@@ -76,7 +82,17 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[Predicti
     wrong = next((p for p in read if p.problem and p.problem != IS_NULL), None)
     if wrong is not None and all(prediction.sql is None for prediction in read):
         raise InputError(f"{wrong.place}: {wrong.problem}, and no other prediction is a query")
+    if not as_written:
+        read = [out_of_fences(prediction) for prediction in read]
     return beside(read, questions, source)
+
+
+def out_of_fences(prediction: Prediction) -> Prediction:
+    """Return the prediction with the query in what the model wrote."""
+    if prediction.sql is None:
+        return prediction
+    sql = query_in(prediction.sql)
+    return replace(prediction, sql=sql, taken_out=sql != prediction.sql)
 
 
 def whole_object(content: str, source: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from finestep_fast.config.semantics import Semantics
 from finestep_fast.sql.comparison import compare, compare_batch, score_f1
+from finestep_fast.sql.completion import query_in
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
 from finestep_fast.sql.golds import Gold
 from finestep_fast.sql.library import Library, library
@@ -34,6 +35,7 @@ __all__ = [
     "database_schema",
     "library",
     "match",
+    "query_in",
     "run",
     "score_f1",
 ]
