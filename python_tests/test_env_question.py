@@ -132,6 +132,35 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
             load_questions(tmp_path / "bad.json", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["gold.sql", "gold.txt"])
+def test_lines_of_gold_queries_are_questions_where_golds_alone_will_do(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("SELECT 1\ta\r\n\nSELECT\t2\tmy shop\n", encoding="utf-8")
+    first, second = load_questions(path, tmp_path, golds_alone=True)
+    assert (first.question_id, first.gold_sql, first.db_id) == ("0", "SELECT 1", "a")
+    assert first.text == ""
+    assert (second.question_id, second.gold_sql) == ("1", "SELECT\t2")
+    assert second.database == tmp_path / "my shop" / "my shop.sqlite"
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        load_questions(path, tmp_path)
+    for content, message in (
+        ("SELECT 1\ta\nSELECT 2\n", r"line 2: is 'SELECT 2'; expected a gold query, a tab and a"),
+        ("SELECT 1\t\n", "line 1: db_id is ''; expected the name of a folder"),
+        ("\ta\n", r"line 1: is '\\ta'; expected a gold query"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            load_questions(path, tmp_path, golds_alone=True)
+
+
+def test_json_with_the_name_of_a_text_is_json_and_json_lines_are_no_golds(tmp_path: Path) -> None:
+    for lines in (False, True):
+        path = saved(tmp_path / "q.txt", [BIRD], lines=lines)
+        assert load_questions(path, tmp_path, golds_alone=True)[0].text == "How many?"
+
+
 def test_questions_of_real_data_are_read(shared_data: Path) -> None:
     for name, count in (("spider_dev", 544), ("spider_train", 892), ("spider_dk", 86)):
         folder = shared_data / name

@@ -16,7 +16,7 @@ import pytest
 
 from finestep_fast.eval.__main__ import main
 from finestep_fast.sql import Engine
-from support.evaluation import ENDLESS, PREDICTED, Evaluation, found
+from support.evaluation import ENDLESS, GOLDS, PREDICTED, Evaluation, found
 from support.json_lines import json_lines
 
 
@@ -234,3 +234,22 @@ def test_queries_in_fences_are_run_and_counted(
     printed = found(capsys, evaluation.words("--as-written", "--limit", "2"))
     assert printed["statuses"]["bird"] == {"predicted_error": 2}
     assert (printed["taken_out_of_fences"], printed["remarks"]) == (0, [])
+
+
+def test_spiders_own_files_are_evaluated(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`gold.sql` and `predicted.sql` line by line, the databases in `database` by `tables.json`."""
+    asked = [0, 1, 2, 4]
+    gold, predicted = evaluation.folder / "gold.sql", evaluation.folder / "predicted.sql"
+    gold.write_text("".join(f"{GOLDS[i][2]}\t{GOLDS[i][0]}\n" for i in asked))
+    predicted.write_text("".join(f"{PREDICTED[i]}\n" for i in asked))
+    evaluation.databases.rename(evaluation.folder / "database")
+    (evaluation.folder / "tables.json").write_text("[]")
+    words = [str(predicted), "--questions", str(gold), "--databases", str(evaluation.folder)]
+    printed = found(capsys, words)
+    assert printed["overall"]["ex"] == {"bird": 0.5}
+    assert {name: g["questions"] for name, g in printed["by_database"].items()} == {
+        "shop": 3,
+        "zoo": 1,
+    }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from finestep_fast.env.databases import database_file
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 
 # BIRD's name first; `sql` last, for it is SynSQL's query but Spider's parsed one beside `query`.
 SQL_KEYS = ("SQL", "gold", "query", "sql")
@@ -50,7 +50,9 @@ class Question:
         return (self.gold_sql, *self.other_golds)
 
 
-def load_questions(questions: Path, databases: Path, *, limit: int | None = None) -> list[Question]:
+def load_questions(
+    questions: Path, databases: Path, *, limit: int | None = None, golds_alone: bool = False
+) -> list[Question]:
     """Read questions from a JSON list, or from JSON lines.
 
     Args:
@@ -58,8 +60,10 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
             or a list of accepted ones, more accepted ones perhaps under `GOLDS_KEY`, and perhaps
             `evidence` or SynSQL's `external_knowledge`, `question_id` or `qid`, `difficulty` and
             `kind`.
-        databases: The folder that holds `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`.
+        databases: The folder of the databases; see `databases.database_file`.
         limit: How many questions to read at most.
+        golds_alone: Whether the file may also be a text (`.sql` or `.txt`) of gold queries, each on
+            a line with a tab and its `db_id`, as Spider and BIRD have it. The questions are empty.
 
     Returns:
         The questions in the order of the file.
@@ -77,7 +81,9 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
         raise InputError(f"questions {str(questions)!r}: not UTF-8 text: {error}") from error
     read: list[Question] = []
     file_of: dict[str, Path] = {}
-    for place, number, entry in entries(content, f"questions {str(questions)!r}"):
+    is_text = questions.suffix in (".sql", ".txt") and content.lstrip()[:1] not in ("[", "{")
+    read_entries = gold_lines if golds_alone and is_text else entries
+    for place, number, entry in read_entries(content, f"questions {str(questions)!r}"):
         if limit is not None and len(read) == limit:
             break
         read.append(question_from(entry, place, number, databases, file_of))
@@ -104,6 +110,20 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         except (ValueError, RecursionError) as error:
             raise InputError(f"{place}: not JSON: {error}") from error
         yield place, number, entry
+        number += 1
+
+
+def gold_lines(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
+    """Yield what `entries` does for lines of a gold query, a tab and a `db_id`."""
+    number = 0
+    for line_number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{source}, line {line_number}"
+        sql, _, db_id = line.rpartition("\t")
+        if not sql.strip():
+            raise InputError(f"{place}: is {shown(line)}; expected a gold query, a tab and a db_id")
+        yield place, number, {"SQL": sql.strip(), "db_id": db_id.strip(), "question": ""}
         number += 1
 
 

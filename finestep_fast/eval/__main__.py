@@ -32,8 +32,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("predictions", metavar="PREDICTIONS", type=Path, nargs="?", help=argparse.SUPPRESS)
-    add("--questions", metavar="FILE", type=Path, help="BIRD's JSON, or JSON lines")
-    add("--databases", metavar="DIR", type=Path, help="<db_id>/<db_id>.sqlite, .db or .sqlite3")
+    add(
+        "--questions",
+        metavar="FILE",
+        type=Path,
+        help="BIRD's JSON, JSON lines, or lines of SQL<tab>db_id",
+    )
+    add("--databases", metavar="DIR", type=Path, help="<db_id>/<db_id>.sqlite or <db_id>.sqlite")
     add(
         "--max-unusable",
         metavar="SHARE",

@@ -58,7 +58,7 @@ def evaluate(given: Namespace) -> int:
         raise InputError(f"--limit is {given.limit}; expected at least 1")
     if not given.databases.is_dir():
         raise InputError(f"databases {str(given.databases)!r}: is no folder")
-    questions = load_questions(given.questions, given.databases)
+    questions = load_questions(given.questions, given.databases, golds_alone=True)
     if not questions:
         raise InputError(f"questions {str(given.questions)!r}: holds no question")
     predicted = load_predictions(given.predictions, questions, as_written=given.as_written)
