@@ -50,7 +50,8 @@ def _parser() -> argparse.ArgumentParser:
         "--semantics",
         metavar="NAMES",
         default="bird",
-        help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)}; default bird",
+        help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)} (on every .sqlite "
+        "file of a folder); default bird",
     )
     add("--keep-distinct", action="store_true", help="test_suite: leave DISTINCT in the queries")
     add("--as-written", action="store_true", help="leave queries in ```fences```, where they fail")

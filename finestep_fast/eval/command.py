@@ -18,9 +18,10 @@ from finestep_fast.config.check import check_number
 from finestep_fast.env.databases import checked_databases
 from finestep_fast.env.question import load_questions
 from finestep_fast.errors import InputError, shown
-from finestep_fast.eval.evaluation import Record, checked_semantics, evaluated
+from finestep_fast.eval.evaluation import TEST_SUITE, Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import Prediction, load_predictions
 from finestep_fast.eval.screen import progress, require_rich, show
+from finestep_fast.eval.suite import several_databases, suite_sizes
 from finestep_fast.eval.summary import counted, remarks, summary
 from finestep_fast.output import written
 from finestep_fast.sql import Engine, library
@@ -104,7 +105,10 @@ def evaluate(given: Namespace) -> int:
         return INTERRUPTED
     found = summary(records, timed=bool(given.efficiency))
     said = [*([unusable] if unusable else []), *remarks(found, given.efficiency)]
-    said += no_queries(predicted, given.predictions) + taken_out(predicted)
+    sizes = suite_sizes(questions) if TEST_SUITE in semantics else {}
+    said += (
+        several_databases(sizes) + no_queries(predicted, given.predictions) + taken_out(predicted)
+    )
     if given.json:
         settings = {
             "finestep_fast": version("finestep_fast"),
@@ -113,6 +117,7 @@ def evaluate(given: Namespace) -> int:
             "questions": str(given.questions),
             "semantics": list(semantics),
             "keep_distinct": given.keep_distinct,
+            "test_suite_databases": sizes,
             "as_written": given.as_written,
             "taken_out_of_fences": sum(prediction.taken_out for prediction in predicted),
             "efficiency_repeats": given.efficiency,

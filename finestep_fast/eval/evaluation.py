@@ -12,10 +12,12 @@ from typing import Any, get_args
 from finestep_fast.env.question import Question
 from finestep_fast.errors import InputError
 from finestep_fast.eval.efficiency import Efficiency, timed
+from finestep_fast.eval.suite import on_all_databases
 from finestep_fast.sql import Engine, Match, Semantics, Status
 
 NO_PREDICTION = "no_prediction"
 SOFT_F1: Semantics = "soft_f1"
+TEST_SUITE: Semantics = "test_suite"
 # What a result can be right under. Soft-F1 is a score, and always reported.
 SEMANTICS: dict[str, Semantics] = {n: n for n in get_args(Semantics) if n != SOFT_F1}
 # An answer that would cost the same time or memory once more under the next semantics.
@@ -182,6 +184,9 @@ def compared(
             keep_distinct=keep_distinct,
             early_exit=False,
         )
+        if name == TEST_SUITE:
+            asked, given = [questions[i] for i in todo], [predicted[i] or "" for i in todo]
+            found = on_all_databases(asked, given, found, engine, keep_distinct=keep_distinct)
         for i, match in zip(todo, found, strict=True):
             matches[i][name] = match
     missing = Verdict(False, NO_PREDICTION, "there is no query for this question")
