@@ -96,7 +96,9 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         try:
             listed = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: not JSON: {error}") from error
+            listed = lists_by_line(content)
+            if listed is None:
+                raise InputError(f"{source}: not JSON: {error}") from error
         for number, entry in enumerate(listed):
             yield f"{source}, entry {number}", number, entry
         return
@@ -111,6 +113,14 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
             raise InputError(f"{place}: not JSON: {error}") from error
         yield place, number, entry
         number += 1
+
+
+def lists_by_line(content: str) -> list[Any] | None:
+    """Return the values of JSON lines that begin with a list; None if a line is no JSON."""
+    try:
+        return [json.loads(line) for line in content.split("\n") if line.strip()]
+    except (ValueError, RecursionError):
+        return None
 
 
 def gold_lines(content: str, source: str) -> Iterator[tuple[str, int, Any]]:

@@ -19,6 +19,7 @@ Evaluate predicted SQL: execution accuracy (EX), Soft-F1 and, on request, R-VES.
 
 PREDICTIONS is BIRD's JSON {"0": "SQL\\t----- bird -----\\tdb_id"}, a JSON list or JSON
 lines of queries or of {"question_id": ..., "SQL": ...}, or a text, one query per line.
+In JSON a list of queries may stand for a query: several predictions for a question.
 A query in a fence (```sql), after "SQL:" or between words is taken out, and counted.
 """
 
@@ -64,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="also R-VES: time right queries beside their golds, 100 times each by default",
     )
+    add("--pass-at", metavar="K,K", help="several predictions a question: pass@k, as in 1,4,8")
     add("--output", metavar="FILE", type=Path, help="write a JSON line per question")
     add("--json", action="store_true", help="print one JSON object instead of a table")
     add("--limit", metavar="N", type=int, help="only the first N questions")

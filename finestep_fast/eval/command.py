@@ -64,6 +64,9 @@ def evaluate(given: Namespace) -> int:
         raise InputError(f"questions {str(given.questions)!r}: holds no question")
     predicted = load_predictions(given.predictions, questions, as_written=given.as_written)
     predicted = predicted[: given.limit]
+    ks = checked_ks(given.pass_at, predicted)
+    if given.efficiency and any(prediction.more for prediction in predicted):
+        raise InputError("--efficiency times one prediction per question; the file has several")
     questions = questions[: given.limit]
     unusable = checked_databases(
         questions,
@@ -86,7 +89,7 @@ def evaluate(given: Namespace) -> int:
         ):
             for part in evaluated(
                 questions,
-                [prediction.sql for prediction in predicted],
+                [prediction.queries for prediction in predicted],
                 engine,
                 semantics=semantics,
                 repeats=given.efficiency,
@@ -96,14 +99,15 @@ def evaluate(given: Namespace) -> int:
                 records += part
                 if output is not None:
                     write(output, part, sqlite.version)
-                bar.advance(len(part))
+                bar.advance(num_questions(part))
     except KeyboardInterrupt:
         kept = f"kept in {given.output}" if given.output else "lost: there was no --output"
         print(
-            f"stopped after {len(records)} of {len(questions)} questions, {kept}", file=sys.stderr
+            f"stopped after {num_questions(records)} of {len(questions)} questions, {kept}",
+            file=sys.stderr,
         )
         return INTERRUPTED
-    found = summary(records, timed=bool(given.efficiency))
+    found = summary(records, timed=bool(given.efficiency), ks=ks)
     said = [*([unusable] if unusable else []), *remarks(found, given.efficiency)]
     sizes = suite_sizes(questions) if TEST_SUITE in semantics else {}
     said += (
@@ -120,6 +124,7 @@ def evaluate(given: Namespace) -> int:
             "test_suite_databases": sizes,
             "as_written": given.as_written,
             "taken_out_of_fences": sum(prediction.taken_out for prediction in predicted),
+            "pass_at": list(ks),
             "efficiency_repeats": given.efficiency,
             "timeout_s": given.timeout_s,
             "max_rows": given.max_rows,
@@ -139,9 +144,39 @@ def evaluate(given: Namespace) -> int:
     return 0
 
 
+def checked_ks(text: str | None, predicted: Sequence[Prediction]) -> tuple[int, ...]:
+    """Return the numbers k of `--pass-at`, rising.
+
+    Without the option 1 and the least number of predictions of a question, if any has several.
+
+    Raises:
+        InputError: One is no positive number, or a question has not as many predictions.
+    """
+    answered = [prediction for prediction in predicted if not prediction.is_missing]
+    fewest = min(answered, key=lambda prediction: len(prediction.queries), default=predicted[0])
+    least = len(fewest.queries)
+    if text is None:
+        return tuple(sorted({1, least})) if any(p.more for p in predicted) else ()
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isascii() and word.isdigit() and int(word) for word in words):
+        raise InputError(f"--pass-at is {shown(text)}; expected numbers above 0, as in 1,4,8")
+    ks = tuple(sorted({int(word) for word in words}))
+    if ks[-1] > least:
+        raise InputError(
+            f"--pass-at is {text}, but {fewest.place} has "
+            f"{counted(least, 'prediction', 'predictions')}; expected at least {ks[-1]}"
+        )
+    return ks
+
+
+def num_questions(records: Sequence[Record]) -> int:
+    """Return how many questions records are of."""
+    return sum(record.sample == 0 for record in records)
+
+
 def no_queries(predicted: Sequence[Prediction], path: Path) -> list[str]:
     """Return a sentence on the entries of the file that are no query, if there are any."""
-    wrong = [p for p in predicted if p.sql is None and p.place != f"predictions {str(path)!r}"]
+    wrong = [p for p in predicted if p.is_missing and p.place != f"predictions {str(path)!r}"]
     if not wrong:
         return []
     number = counted(len(wrong), "prediction is", "predictions are")

@@ -109,8 +109,16 @@ def show(title: str, found: Summary, remarks: Sequence[str]) -> None:
 
 def column_names(numbers: Scores) -> list[str]:
     """Return the heads of the columns for numbers of this kind."""
-    heads = ["questions", *(f"EX {name}" for name in numbers["ex"]), "Soft-F1"]
-    return heads + (["R-VES"] if "r_ves" in numbers else [])
+    heads = ["questions"]
+    for name in numbers["ex"]:
+        heads += [f"EX {name}", *(f"pass@{k}" for k in ks_shown(numbers, name))]
+        heads += ["majority"] if "majority" in numbers else []
+    return [*heads, "Soft-F1", *(["R-VES"] if "r_ves" in numbers else [])]
+
+
+def ks_shown(numbers: Scores, semantics: str) -> list[str]:
+    """Return the k of the columns pass@k; EX is pass@1 already."""
+    return [k for k in numbers.get("pass_at", {}).get(semantics, {}) if k != "1"]
 
 
 def cells(numbers: Scores) -> list[str]:
@@ -118,8 +126,12 @@ def cells(numbers: Scores) -> list[str]:
 
     A dash stands for an average over nothing.
     """
-    row = [f"{value:.2%}" if value is not None else NOTHING for value in numbers["ex"].values()]
-    row.append(f"{numbers['soft_f1']:.2%}" if numbers["soft_f1"] is not None else NOTHING)
+    shares: list[float | None] = []
+    for name, value in numbers["ex"].items():
+        shares += [value, *(numbers["pass_at"][name][k] for k in ks_shown(numbers, name))]
+        shares += [numbers["majority"][name]] if "majority" in numbers else []
+    shares.append(numbers["soft_f1"])
+    row = [f"{share:.2%}" if share is not None else NOTHING for share in shares]
     if "r_ves" in numbers:
         score = numbers["r_ves"]
         row.append(f"{100 * score:.2f}" if score is not None else NOTHING)
