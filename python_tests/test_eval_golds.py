@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from finestep_fast.eval.gold_failures import reasons, told
 from support.evaluation import GOLDS, Evaluation, found
 from support.json_lines import json_lines
 
@@ -58,3 +59,40 @@ def test_every_accepted_gold_of_real_questions_is_right(
         assert printed["overall"]["soft_f1"] == 1.0
         assert printed["overall"]["gold_failed"] == printed["overall"]["some_golds_failed"] == 0
     assert any(entry.get("gold_index", 0) > 0 for entry in json_lines(output))
+
+
+def test_gold_queries_that_fail_are_counted_by_reason(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unequal = "SELECT name FROM customer WHERE city IS DISTINCT FROM 'Paris'"
+    golds = [BAD, BAD + " WHERE id > 1", [unequal, BAD], "DROP TABLE customer", LONDON]
+    with_golds(evaluation, *golds)
+    evaluation.with_predictions([LONDON, LONDON, unequal, LONDON, LONDON])
+    words = ("--semantics", "bird,test_suite,strict")
+    printed = found(capsys, evaluation.words(*words))
+    no_column = {"no such column: weight": 2}
+    reason = "DELETE is not allowed: only a query that reads tables is"
+    denied = {reason: 1}
+    distinct = {"fails only because test_suite drops DISTINCT": 1}
+    assert printed["gold_failures"] == {
+        "bird": no_column | denied,
+        "test_suite": no_column | distinct | denied,
+        "strict": no_column | denied,
+    }
+    assert printed["statuses"]["test_suite"] == {"gold_error": 3, "gold_denied": 1, "ok": 1}
+    said = [remark for remark in printed["remarks"] if remark.startswith("why gold queries")]
+    assert said == [
+        f"why gold queries failed under bird, strict: no such column: weight (2); {reason} (1)",
+        "why gold queries failed under test_suite: no such column: weight (2); fails only because "
+        f"test_suite drops DISTINCT (1); {reason} (1)",
+    ]
+    kept = found(capsys, evaluation.words(*words, "--keep-distinct"))
+    assert kept["gold_failures"]["test_suite"] == kept["gold_failures"]["bird"]
+
+
+def test_of_many_reasons_the_most_frequent_are_told() -> None:
+    counts = reasons(["gold query: a"] * 2 + [f"gold query: {i}" for i in range(6)])
+    assert counts == {"a": 2, **{str(i): 1 for i in range(6)}}
+    assert told({"bird": counts, "strict": {}}) == [
+        "why gold queries failed under bird: a (2); 0 (1); 1 (1); 2 (1); 3 (1); and 2 more reasons"
+    ]

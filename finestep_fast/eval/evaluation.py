@@ -12,6 +12,7 @@ from typing import Any, get_args
 from finestep_fast.env.question import Question
 from finestep_fast.errors import InputError
 from finestep_fast.eval.efficiency import Efficiency, timed
+from finestep_fast.eval.gold_failures import with_reasons
 from finestep_fast.eval.suite import on_all_databases
 from finestep_fast.eval.vote import ballots_of, elected
 from finestep_fast.sql import Engine, Match, Semantics, Status
@@ -207,6 +208,8 @@ def compared(
         if name == TEST_SUITE:
             asked, given = [questions[i] for i in todo], [predicted[i] or "" for i in todo]
             found = on_all_databases(asked, given, found, engine, keep_distinct=keep_distinct)
+            if not keep_distinct:
+                found = with_reasons(asked, found, engine)
         for i, match in zip(todo, found, strict=True):
             matches[i][name] = match
     missing = Verdict(False, NO_PREDICTION, "there is no query for this question")

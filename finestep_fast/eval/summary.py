@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import NotRequired, TypedDict
 
 from finestep_fast.eval.evaluation import Record, by_question
+from finestep_fast.eval.gold_failures import reasons, told
 from finestep_fast.eval.vote import pass_at
 from finestep_fast.sql import Status
 
@@ -58,6 +59,8 @@ class Summary(TypedDict):
     """By `db_id`."""
     statuses: dict[str, dict[str, int]]
     """Verdicts of each status, by semantics."""
+    gold_failures: dict[str, dict[str, int]]
+    """Why gold queries failed and for how many questions, by semantics."""
 
 
 def mean(values: Sequence[float]) -> float | None:
@@ -176,7 +179,19 @@ def summary(records: Sequence[Record], *, timed: bool, ks: Sequence[int] = ()) -
             name: dict(Counter(r.verdicts[name].status for r in records).most_common())
             for name in records[0].verdicts
         },
+        "gold_failures": {
+            name: reasons(failed_golds(by_question(records), name)) for name in records[0].verdicts
+        },
     }
+
+
+def failed_golds(questions: Questions, semantics: str) -> list[str]:
+    """Return a message of each question whose gold query failed."""
+    return [
+        next(r.verdicts[semantics].message for r in records if not gold_ran(r, semantics))
+        for records in questions
+        if not all(gold_ran(record, semantics) for record in records)
+    ]
 
 
 def remarks(found: Summary, repeats: int) -> list[str]:
@@ -194,6 +209,7 @@ def remarks(found: Summary, repeats: int) -> list[str]:
                 for name, value in overall["ex_where_gold_ran"].items()
             )
         )
+    said += told(found["gold_failures"])
     if overall["some_golds_failed"]:
         asked = counted(overall["some_golds_failed"], "question has", "questions have")
         said.append(f"{asked} accepted gold queries that failed, and others that ran and decided")
