@@ -66,7 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         help="also R-VES: time right queries beside their golds, 100 times each by default",
     )
     add("--pass-at", metavar="K,K", help="several predictions a question: pass@k, as in 1,4,8")
-    add("--output", metavar="FILE", type=Path, help="write a JSON line per question")
+    add(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="write a report if it ends in .md, .html or .json, else a JSON line per prediction; "
+        "may be given several times",
+    )
     add("--json", action="store_true", help="print one JSON object instead of a table")
     add("--limit", metavar="N", type=int, help="only the first N questions")
     add("--timeout-s", metavar="S", type=float, default=30.0, help="per query (default 30)")

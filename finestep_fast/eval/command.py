@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from argparse import Namespace
@@ -20,9 +19,11 @@ from finestep_fast.env.question import load_questions
 from finestep_fast.errors import InputError, shown
 from finestep_fast.eval.evaluation import TEST_SUITE, Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import Prediction, load_predictions
+from finestep_fast.eval.report import Report, checked_outputs, unwritable, write_report
 from finestep_fast.eval.screen import progress, require_rich, show
 from finestep_fast.eval.suite import several_databases, suite_sizes
 from finestep_fast.eval.summary import counted, remarks, summary
+from finestep_fast.eval.tables import status_lines, tables
 from finestep_fast.output import written
 from finestep_fast.sql import Engine, library
 
@@ -76,6 +77,7 @@ def evaluate(given: Namespace) -> int:
     )
     if unusable:
         print(f"warning: {unusable}", file=sys.stderr)
+    lines, reports = checked_outputs(given.output, (given.predictions, given.questions))
     sqlite = library()
     records: list[Record] = []
     started = time.monotonic()
@@ -84,7 +86,7 @@ def evaluate(given: Namespace) -> int:
             Engine(
                 timeout_s=given.timeout_s, max_rows=given.max_rows, threads=given.threads
             ) as engine,
-            opened(given.output, (given.predictions, given.questions)) as output,
+            opened(lines) as output,
             progress(len(questions)) as bar,
         ):
             for part in evaluated(
@@ -101,7 +103,7 @@ def evaluate(given: Namespace) -> int:
                     write(output, part, sqlite.version)
                 bar.advance(num_questions(part))
     except KeyboardInterrupt:
-        kept = f"kept in {given.output}" if given.output else "lost: there was no --output"
+        kept = f"kept in {lines}" if lines else "lost: there was no --output for them"
         print(
             f"stopped after {num_questions(records)} of {len(questions)} questions, {kept}",
             file=sys.stderr,
@@ -113,28 +115,34 @@ def evaluate(given: Namespace) -> int:
     said += (
         several_databases(sizes) + no_queries(predicted, given.predictions) + taken_out(predicted)
     )
-    if given.json:
-        settings = {
-            "finestep_fast": version("finestep_fast"),
-            "sqlite": asdict(sqlite),
-            "predictions": str(given.predictions),
-            "questions": str(given.questions),
-            "semantics": list(semantics),
-            "keep_distinct": given.keep_distinct,
-            "test_suite_databases": sizes,
-            "as_written": given.as_written,
-            "taken_out_of_fences": sum(prediction.taken_out for prediction in predicted),
-            "pass_at": list(ks),
-            "efficiency_repeats": given.efficiency,
-            "timeout_s": given.timeout_s,
-            "max_rows": given.max_rows,
-            "seconds": round(time.monotonic() - started, 3),
-        }
-        with written():
-            print(json.dumps({**settings, **found, "remarks": said}, indent=1))
-    else:
-        with written():
-            show(f"{given.predictions}, SQLite {sqlite.version}", found, said)
+    settings = {
+        "finestep_fast": version("finestep_fast"),
+        "sqlite": asdict(sqlite),
+        "predictions": str(given.predictions),
+        "questions": str(given.questions),
+        "semantics": list(semantics),
+        "keep_distinct": given.keep_distinct,
+        "test_suite_databases": sizes,
+        "as_written": given.as_written,
+        "taken_out_of_fences": sum(prediction.taken_out for prediction in predicted),
+        "pass_at": list(ks),
+        "efficiency_repeats": given.efficiency,
+        "timeout_s": given.timeout_s,
+        "max_rows": given.max_rows,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    title = f"{given.predictions}, SQLite {sqlite.version}"
+    everything = {**settings, **found, "remarks": said}
+    with written():
+        if given.json:
+            print(json.dumps(everything, indent=1))
+        else:
+            show(title, found, said)
+    for path in reports:
+        shown_settings = {**settings, "sqlite": sqlite.version}
+        lines_below = [*status_lines(found), *said]
+        report = Report(title, tables(found), lines_below, shown_settings, everything)
+        write_report(path, report)
     if all(value is None for value in found["overall"]["ex"].values()):
         reason = records[0].first.message
         raise InputError(
@@ -194,17 +202,15 @@ def taken_out(predicted: Sequence[Prediction]) -> list[str]:
 
 
 @contextmanager
-def opened(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[TextIO | None]:
+def opened(path: Path | None) -> Iterator[TextIO | None]:
     """Return the file for the records; none if none is asked for.
 
     Raises:
-        InputError: It cannot be written, or is one of the files that are read.
+        InputError: It cannot be written.
     """
     if path is None:
         yield None
         return
-    if any(os.path.exists(path) and os.path.samefile(path, given) for given in inputs):
-        raise InputError(f"output {str(path)!r}: is one of the files to read")
     try:
         # A lone surrogate, which UTF-8 lacks, is written as the escape that JSON has for it.
         file = path.open("w", encoding="utf-8", errors="backslashreplace")
@@ -217,12 +223,6 @@ def opened(path: Path | None, inputs: tuple[Path, ...]) -> Iterator[TextIO | Non
             file.close()
         except OSError as error:
             raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError | ValueError) -> InputError:
-    """Return the sentence about an output that cannot be written."""
-    reason = error.strerror if isinstance(error, OSError) else error
-    return InputError(f"output {shown(str(path))}: {reason}")
 
 
 def write(output: TextIO, records: list[Record], sqlite_version: str) -> None:

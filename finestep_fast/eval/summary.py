@@ -18,7 +18,8 @@ from finestep_fast.eval.vote import pass_at
 from finestep_fast.sql import Status
 
 _INFRASTRUCTURE = {status.value for status in Status if status.is_infrastructure}
-DIFFICULTIES = ("simple", "moderate", "challenging")
+BIRD_DIFFICULTIES = ("simple", "moderate", "challenging")
+DIFFICULTIES = (*BIRD_DIFFICULTIES, "easy", "medium", "hard", "extra")  # Spider's follow
 
 
 class Scores(TypedDict):
@@ -151,9 +152,9 @@ def scores_by(
     timed: bool,
     ks: Sequence[int] = (),
 ) -> dict[str, Scores]:
-    """Return the numbers of every group; BIRD's difficulties go first, others by name."""
+    """Return the numbers of every group; known difficulties go first, others by name."""
     labels = sorted({label(record) for record in records})
-    labels.sort(key=lambda name: DIFFICULTIES.index(name) if name in DIFFICULTIES else 3)
+    labels.sort(key=lambda name: DIFFICULTIES.index(name) if name in DIFFICULTIES else 9)
     return {
         name: scores([record for record in records if label(record) == name], timed=timed, ks=ks)
         for name in labels
