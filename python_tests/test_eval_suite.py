@@ -98,6 +98,20 @@ def test_queries_that_fail_on_a_further_database_say_where(
     assert json_lines(output)[0]["message"].startswith("x_2.sqlite: gold query: no such column: b")
 
 
+def test_a_limit_that_a_further_database_exceeds_is_no_failure_under_other_semantics(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Two rows on the question's own database, three on the second.
+    made(evaluation, ["SELECT a FROM t UNION ALL SELECT a FROM t WHERE b = 3"], [GOLD])
+    output = evaluation.folder / "out.jsonl"
+    words = ("--semantics", "test_suite,bird", "--max-rows", "2", "--output", output)
+    found(capsys, evaluation.words(*words))
+    (entry,) = json_lines(output)
+    assert (entry["status"], entry["equal"]) == ("predicted_too_large", False)
+    assert entry["others"]["bird"] == {"equal": True, "status": "ok", "message": ""}
+    assert entry["soft_f1"] == 1.0
+
+
 def test_a_folder_of_many_databases_is_no_suite(tmp_path: Path) -> None:
     for name in ("a", "b"):
         written(tmp_path / f"{name}.sqlite")

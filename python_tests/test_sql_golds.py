@@ -37,6 +37,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     ("predicted", "golds", "expected"),
     [
         (NAMES, [NAMES], (True, Status.OK, 0, 0)),
+        (NAMES, [BAD], (False, Status.GOLD_ERROR, 0, 0)),
         (NAMES, [IDS, NAMES, BOTH], (True, Status.OK, 1, 0)),
         (NAMES, (IDS, NAMES, NAMES), (True, Status.OK, 1, 0)),
         (NAMES, [BAD, IDS, NAMES], (True, Status.OK, 2, 1)),

@@ -64,6 +64,8 @@ def best_of(matches: Sequence[Match]) -> Match:
     Args:
         matches: [n] verdict beside each gold query, at least one.
     """
+    if len(matches) == 1:
+        return matches[0]
     index = max(range(len(matches)), key=lambda i: rank(matches[i]))
     num_failed = sum(match.status.is_infrastructure for match in matches)
     return replace(matches[index], gold_index=index, golds_failed=num_failed)
