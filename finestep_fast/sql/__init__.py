@@ -10,7 +10,9 @@ from collections.abc import Iterable
 
 from finestep_fast.config.semantics import Semantics
 from finestep_fast.sql.comparison import compare, compare_batch, score_f1
+from finestep_fast.sql.completion import query_in
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
+from finestep_fast.sql.golds import Gold
 from finestep_fast.sql.library import Library, library
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
 from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
@@ -33,6 +35,7 @@ __all__ = [
     "database_schema",
     "library",
     "match",
+    "query_in",
     "run",
     "score_f1",
 ]
@@ -52,7 +55,7 @@ def run(
 
 
 def match(
-    triples: Iterable[tuple[DatabasePath, str, str]],
+    triples: Iterable[tuple[DatabasePath, str, Gold]],
     *,
     semantics: Semantics = "bird",
     float_tolerance: float = 0.0,
@@ -63,7 +66,7 @@ def match(
     timeout_s: float = 30.0,
     threads: int | None = None,
 ) -> list[Match]:
-    """Compare queries, each given as (database, predicted, gold); see `Engine.match`."""
+    """Compare queries, each given as (database, predicted, gold or golds); see `Engine.match`."""
     with Engine(threads=threads) as engine:
         return engine.match(
             triples,

@@ -7,7 +7,7 @@ goes wrong with it comes back as a status. Everything is run and compared by the
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from finestep_fast.sql.comparison import (
     checked_settings,
     listed,
 )
+from finestep_fast.sql.golds import Gold, folded, one_gold_each
 from finestep_fast.sql.library import open_library
 from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Status
 from finestep_fast.sql.subprocess_engine import (
@@ -184,7 +185,7 @@ class Engine:
 
     def match(
         self,
-        triples: Iterable[tuple[DatabasePath, str, str]],
+        triples: Iterable[tuple[DatabasePath, str, Gold]],
         *,
         semantics: Semantics = "bird",
         float_tolerance: float = 0.0,
@@ -203,7 +204,10 @@ class Engine:
         not).
 
         Args:
-            triples: Database, predicted query, gold query.
+            triples: Database, predicted query, gold query. A list of gold queries are all accepted:
+                the prediction is right if it equals any, and only if all fail their failure is
+                reported; `Match.gold_index` says which one the verdict is about. The prediction
+                then runs once for each of them.
             semantics: When two results are equal; see `compare`. Under `strict` the order of rows
                 counts if the gold query's outermost SELECT has an ORDER BY, under `test_suite` if
                 the gold query's text holds "order by". Under `bird` and `soft_f1` a result with
@@ -229,7 +233,9 @@ class Engine:
         check_flag("keep_distinct", keep_distinct)
         check_flag("early_exit", early_exit)
         limits = self._limits(max_rows, max_bytes, timeout_s)
-        fit, complaints = fit_to_run(triples, "triples", TRIPLE_PARTS)
+        single, counts = one_gold_each(triples)
+        place_of = None if counts is None else [i for i, n in enumerate(counts) for _ in range(n)]
+        fit, complaints = fit_to_run(single, "triples", TRIPLE_PARTS, place_of)
         pairs: list[Pair] = fit  # type: ignore[assignment]
         ordered = None
         if semantics == "test_suite":
@@ -247,7 +253,7 @@ class Engine:
         for (i, status), complaint in complaints.items():
             if matches[i].status is status:
                 matches[i] = replace(matches[i], message=complaint)
-        return matches
+        return matches if counts is None else folded(matches, counts)
 
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
@@ -306,11 +312,15 @@ def orders_rows(sql: str) -> bool:
 
 
 def fit_to_run(
-    entries: Iterable[tuple[object, ...]], name: str, parts: tuple[tuple[str, Status], ...]
+    entries: Iterable[tuple[object, ...]],
+    name: str,
+    parts: tuple[tuple[str, Status], ...],
+    place_of: Sequence[int] | None = None,
 ) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
     """Return the entries of a batch as texts, and what is wrong with some of them.
 
     An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
+    Messages count the entries from 0, or as `place_of` does.
 
     Returns:
         One tuple of texts per entry, and messages by the entry's place and the status it should
@@ -326,14 +336,15 @@ def fit_to_run(
     fit = []
     complaints = {}
     for i, entry in enumerate(given):
+        place = i if place_of is None else place_of[i]
         if not isinstance(entry, tuple | list) or len(entry) != len(parts):
-            raise InputError(f"{name}[{i}] is {shown(entry)}; expected ({expected})")
+            raise InputError(f"{name}[{place}] is {shown(entry)}; expected ({expected})")
         texts = []
         for value, (part, status) in zip(entry, parts, strict=True):
             text, complaint = path_text(value) if part == "database" else query_text(value)
             texts.append(text)
             if complaint:
-                complaints[i, status] = f"{name}[{i}]: the {part} {complaint}"
+                complaints[i, status] = f"{name}[{place}]: the {part} {complaint}"
         fit.append(tuple(texts))
     return fit, complaints
 
