@@ -57,6 +57,12 @@ OF_VERSION = {
     "GROUP BY without case": "SELECT name, count(*) FROM fruit GROUP BY name",
     "INTERSECT without case": "SELECT name FROM fruit WHERE weight = 1 "
     "INTERSECT SELECT name FROM fruit WHERE weight = 3",
+    "outer column in GROUP BY": "SELECT name FROM fruit "
+    "WHERE weight IN (SELECT count(*) FROM price GROUP BY weight)",
+    "outer column in ORDER BY": "SELECT name FROM fruit "
+    "WHERE weight > (SELECT euro FROM price ORDER BY weight LIMIT 1)",
+    "outer column in WHERE": "SELECT name FROM fruit "
+    "WHERE weight > (SELECT max(euro) FROM price WHERE weight > 3)",
     "column beside max": "SELECT name, max(weight) FROM fruit",
     "column beside min": "SELECT name, min(weight), count(*) FROM fruit",
     "day that does not exist": "SELECT date('2023-02-31')",

@@ -18,6 +18,7 @@ from finestep_fast.config.check import check_number
 from finestep_fast.env.databases import checked_databases
 from finestep_fast.env.question import load_questions
 from finestep_fast.errors import InputError, shown
+from finestep_fast.eval.compare_sqlite import compare_sqlite
 from finestep_fast.eval.evaluation import Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import Prediction, load_predictions
 from finestep_fast.eval.screen import progress, require_rich, show
@@ -71,6 +72,10 @@ def evaluate(given: Namespace) -> int:
     )
     if unusable:
         print(f"warning: {unusable}", file=sys.stderr)
+    if given.compare_sqlite is not None:
+        return compare_sqlite(
+            given, semantics, questions, [prediction.sql for prediction in predicted]
+        )
     sqlite = library()
     records: list[Record] = []
     started = time.monotonic()
