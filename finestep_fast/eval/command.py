@@ -21,6 +21,7 @@ from finestep_fast.errors import InputError, shown
 from finestep_fast.eval.compare_sqlite import compare_sqlite
 from finestep_fast.eval.evaluation import Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import Prediction, load_predictions
+from finestep_fast.eval.recorded import recorded_verdicts, version_remarks, version_warning
 from finestep_fast.eval.screen import progress, require_rich, show
 from finestep_fast.eval.summary import counted, remarks, summary
 from finestep_fast.output import written
@@ -77,6 +78,9 @@ def evaluate(given: Namespace) -> int:
             given, semantics, questions, [prediction.sql for prediction in predicted]
         )
     sqlite = library()
+    recorded = recorded_verdicts(given.predictions)
+    if warning := version_warning(recorded, sqlite.version):
+        print(f"warning: {warning}", file=sys.stderr)
     records: list[Record] = []
     started = time.monotonic()
     try:
@@ -109,6 +113,7 @@ def evaluate(given: Namespace) -> int:
     found = summary(records, timed=bool(given.efficiency))
     said = [*([unusable] if unusable else []), *remarks(found, given.efficiency)]
     said += no_queries(predicted, given.predictions)
+    said += version_remarks(recorded, records, sqlite.version)
     if given.json:
         settings = {
             "finestep_fast": version("finestep_fast"),
@@ -126,7 +131,7 @@ def evaluate(given: Namespace) -> int:
             print(json.dumps({**settings, **found, "remarks": said}, indent=1))
     else:
         with written():
-            show(f"{given.predictions}, SQLite {sqlite.version}", found, said)
+            show(f"{given.predictions}, SQLite {sqlite.version} ({sqlite.path})", found, said)
     if all(value is None for value in found["overall"]["ex"].values()):
         reason = records[0].first.message
         raise InputError(
