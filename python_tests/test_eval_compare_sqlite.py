@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from finestep_fast import sql
 from finestep_fast.errors import BuildError
 from finestep_fast.eval.__main__ import main
 from finestep_fast.eval.change import Change, change_of
-from finestep_fast.sql import Result, Row, Status
+from finestep_fast.sql import Engine, Result, Row, Status
 from finestep_fast.sql.library_process import LibraryProcess
 from support.evaluation import Evaluation
 from support.profile import left_to_the_gate
@@ -97,6 +98,24 @@ def test_what_cannot_be_compared_is_refused(
 ) -> None:
     assert main(evaluation.words("--compare-sqlite", *more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_ctrl_c_says_how_far_it_came(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("finestep_fast.eval.compare_sqlite.QUESTIONS_PER_THREAD", 1)
+    match = Engine.match
+
+    def stopped_later(engine: Engine, triples: Any, **options: Any) -> Any:
+        if any("animal" in gold for _, _, gold in triples):  # the last two of six questions
+            raise KeyboardInterrupt
+        return match(engine, triples, **options)
+
+    monkeypatch.setattr(Engine, "match", stopped_later)
+    assert main(evaluation.words("--compare-sqlite", sql.library().path)) == 130
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.splitlines()[-1] == "stopped after 4 of 6 questions"
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 from finestep_fast import sql
 from finestep_fast.errors import BuildError, InputError
 from finestep_fast.sql.library_process import LibraryProcess
+from support.programs import printed
 
 
 def test_functions_run_in_a_process_on_the_library_that_was_named(shop: Path) -> None:
@@ -40,11 +41,9 @@ def test_a_process_that_ends_is_an_error_and_no_wait() -> None:
                 process.call(os._exit, 7)
 
 
-def test_ctrl_c_does_not_reach_the_process_and_leaving_ends_it() -> None:
+def test_leaving_ends_the_process_whatever_runs_in_it() -> None:
     with LibraryProcess(sql.library().path) as process:
         pid = process.call(os.getpid)
-        os.kill(pid, signal.SIGINT)
-        assert process.call(os.getpid) == pid
         handler_before = signal.signal(signal.SIGALRM, signal.default_int_handler)
         signal.alarm(1)
         with pytest.raises(KeyboardInterrupt), process:
@@ -52,3 +51,21 @@ def test_ctrl_c_does_not_reach_the_process_and_leaving_ends_it() -> None:
         signal.signal(signal.SIGALRM, handler_before)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+INTERRUPTED = """
+import os, signal
+from finestep_fast import sql
+from finestep_fast.sql.library_process import LibraryProcess
+if __name__ == "__main__":
+    with LibraryProcess(sql.library().path) as process:  # the first of this program
+        pid = process.call(os.getpid)
+        os.kill(pid, signal.SIGINT)
+        print(process.call(os.getpid) == pid, signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_ctrl_c_does_not_reach_the_process(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(INTERRUPTED, encoding="utf-8")
+    assert printed(program) == "True set()\n"

@@ -6,6 +6,7 @@ Not a choice between the two: neither is the right one.
 from __future__ import annotations
 
 import json
+import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -199,19 +200,23 @@ def compare_sqlite(
             raise InputError(f"--compare-sqlite goes without --{name}; expected one of the two")
     limits = Limits(given.timeout_s, given.max_rows, given.threads)
     found: list[Comparison] = []
-    with LibraryProcess(given.compare_sqlite) as other, progress(len(questions)) as bar:
-        size = QUESTIONS_PER_THREAD * 2
-        for part in (slice(start, start + size) for start in range(0, len(questions), size)):
-            found += compared_outcomes(
-                questions[part],
-                predicted[part],
-                semantics,
-                other,
-                keep_distinct=given.keep_distinct,
-                limits=limits,
-            )
-            bar.advance(len(questions[part]))
-        libraries = library(), other.library
+    try:
+        with LibraryProcess(given.compare_sqlite) as other, progress(len(questions)) as bar:
+            libraries = library(), other.library
+            size = QUESTIONS_PER_THREAD * 2
+            for part in (slice(start, start + size) for start in range(0, len(questions), size)):
+                found += compared_outcomes(
+                    questions[part],
+                    predicted[part],
+                    semantics,
+                    other,
+                    keep_distinct=given.keep_distinct,
+                    limits=limits,
+                )
+                bar.advance(len(questions[part]))
+    except KeyboardInterrupt:
+        print(f"stopped after {len(found)} of {len(questions)} questions", file=sys.stderr)
+        raise
     with written():
         if given.json:
             print(json.dumps(report(given, semantics, libraries, found), indent=1))
