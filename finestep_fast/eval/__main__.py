@@ -21,6 +21,9 @@ PREDICTIONS is BIRD's JSON {"0": "SQL\\t----- bird -----\\tdb_id"}, a JSON list 
 lines of queries or of {"question_id": ..., "SQL": ...}, or a text, one query per line.
 In JSON a list of queries may stand for a query: several predictions for a question.
 A query in a fence (```sql), after "SQL:" or between words is taken out, and counted.
+
+Exit status: 0, or 2 for an error and 130 for Ctrl-C. With --compare-sqlite 1 if a verdict or a
+result changes; the order of rows alone does not count.
 """
 
 
@@ -80,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--timeout-s", metavar="S", type=float, default=30.0, help="per query (default 30)")
     add("--max-rows", metavar="N", type=int, default=2_000_000, help="per result (2 million)")
     add("--threads", metavar="N", type=int, help="by default one per core")
+    add(
+        "--compare-sqlite",
+        metavar="PATH",
+        help="instead: say which verdicts and results change under the SQLite library at PATH",
+    )
     add("--version", action="store_true", help="print the versions of this and of SQLite")
     return parser
 

@@ -17,8 +17,10 @@ from finestep_fast.config.check import check_number
 from finestep_fast.env.databases import checked_databases
 from finestep_fast.env.question import load_questions
 from finestep_fast.errors import InputError, shown
+from finestep_fast.eval.compare_sqlite import compare_sqlite
 from finestep_fast.eval.evaluation import TEST_SUITE, Record, checked_semantics, evaluated
 from finestep_fast.eval.predictions import Prediction, load_predictions
+from finestep_fast.eval.recorded import recorded_verdicts, version_remarks, version_warning
 from finestep_fast.eval.report import Report, checked_outputs, unwritable, write_report
 from finestep_fast.eval.screen import progress, require_rich, show
 from finestep_fast.eval.suite import several_databases, suite_sizes
@@ -77,8 +79,13 @@ def evaluate(given: Namespace) -> int:
     )
     if unusable:
         print(f"warning: {unusable}", file=sys.stderr)
+    if given.compare_sqlite is not None:
+        return compare_sqlite(given, semantics, questions, predicted)
     lines, reports = checked_outputs(given.output, (given.predictions, given.questions))
     sqlite = library()
+    recorded = recorded_verdicts(given.predictions)
+    if warning := version_warning(recorded, sqlite.version):
+        print(f"warning: {warning}", file=sys.stderr)
     records: list[Record] = []
     started = time.monotonic()
     try:
@@ -115,6 +122,7 @@ def evaluate(given: Namespace) -> int:
     said += (
         several_databases(sizes) + no_queries(predicted, given.predictions) + taken_out(predicted)
     )
+    said += version_remarks(recorded, records, sqlite.version)
     settings = {
         "finestep_fast": version("finestep_fast"),
         "sqlite": asdict(sqlite),
@@ -131,7 +139,7 @@ def evaluate(given: Namespace) -> int:
         "max_rows": given.max_rows,
         "seconds": round(time.monotonic() - started, 3),
     }
-    title = f"{given.predictions}, SQLite {sqlite.version}"
+    title = f"{given.predictions}, SQLite {sqlite.version} ({sqlite.path})"
     everything = {**settings, **found, "remarks": said}
     with written():
         if given.json:
