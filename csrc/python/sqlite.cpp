@@ -4,15 +4,18 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include "python/bindings.h"
 #include "python/sql_values.h"
+#include "sql/expansion.h"
 #include "sql/precheck.h"
 #include "sql/query.h"
 #include "sql/runner.h"
 #include "sql/spider_query.h"
 #include "sql/sqlite_library.h"
 #include "sql/stored_rows.h"
+#include "sql/tokens.h"
 
 namespace py = pybind11;
 
@@ -57,10 +60,14 @@ void bind_sqlite(py::module_& module) {
              "database that cannot be read.");
   module.def("spider_query", &spider_query, py::arg("sql"), py::arg("keep_distinct"),
              "The query as the test-suite evaluator runs it.");
-  module.def("expanded_ctes", &expanded_ctes, py::arg("sql"),
-             "How many copies of common table expressions a query expands to.");
-  module.def("formats_are_literal", &formats_are_literal, py::arg("sql"),
-             "Whether every call of printf has a literal pattern of bounded width.");
+  module.def(
+      "expanded_ctes",
+      [](std::string_view sql) { return expanded_ctes(sql_tokens_without_space(sql)); },
+      py::arg("sql"), "How many copies of common table expressions a query expands to.");
+  module.def(
+      "formats_are_literal",
+      [](std::string_view sql) { return formats_are_literal(sql_tokens_without_space(sql)); },
+      py::arg("sql"), "Whether every call of printf has a literal pattern of bounded width.");
 }
 
 }  // namespace finestep

@@ -2,11 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <span>
 #include <string>
 #include <utility>
 
-#include "sql/precheck.h"
+#include "sql/allowed_functions.h"
+#include "sql/expansion.h"
 #include "sql/tokens.h"
 
 namespace finestep {
@@ -72,191 +72,6 @@ constexpr int kRecursive = 33;
 // What SQLite has prepared on this connection: a description of the engine, not of the database.
 constexpr std::string_view kStatementTable = "sqlite_stmt";
 
-// Functions that only compute. Left out: load_extension, fts3_tokenizer, edit, readfile,
-// writefile, sqlite_log, compile options, and whatever an unknown build adds.
-constexpr auto kFunctions = std::to_array<std::string_view>({
-    "->",
-    "->>",
-    "abs",
-    "acos",
-    "acosh",
-    "asin",
-    "asinh",
-    "atan",
-    "atan2",
-    "atanh",
-    "avg",
-    "bm25",
-    "ceil",
-    "ceiling",
-    "changes",
-    "char",
-    "coalesce",
-    "concat",
-    "concat_ws",
-    "cos",
-    "cosh",
-    "count",
-    "cume_dist",
-    "current_date",
-    "current_time",
-    "current_timestamp",
-    "date",
-    "datetime",
-    "degrees",
-    "dense_rank",
-    "exp",
-    "first_value",
-    "floor",
-    "format",
-    "fts5_get_locale",
-    "fts5_insttoken",
-    "fts5_locale",
-    "fts5_source_id",
-    "geopoly_area",
-    "geopoly_bbox",
-    "geopoly_blob",
-    "geopoly_ccw",
-    "geopoly_contains_point",
-    "geopoly_group_bbox",
-    "geopoly_json",
-    "geopoly_overlap",
-    "geopoly_regular",
-    "geopoly_svg",
-    "geopoly_within",
-    "geopoly_xform",
-    "glob",
-    "group_concat",
-    "hex",
-    "highlight",
-    "if",
-    "ifnull",
-    "iif",
-    "instr",
-    "json",
-    "json_array",
-    "json_array_insert",
-    "json_array_length",
-    "json_error_position",
-    "json_extract",
-    "json_group_array",
-    "json_group_object",
-    "json_insert",
-    "json_object",
-    "json_patch",
-    "json_pretty",
-    "json_quote",
-    "json_remove",
-    "json_replace",
-    "json_set",
-    "json_type",
-    "json_valid",
-    "jsonb",
-    "jsonb_array",
-    "jsonb_array_insert",
-    "jsonb_extract",
-    "jsonb_group_array",
-    "jsonb_group_object",
-    "jsonb_insert",
-    "jsonb_object",
-    "jsonb_patch",
-    "jsonb_remove",
-    "jsonb_replace",
-    "jsonb_set",
-    "julianday",
-    "lag",
-    "last_insert_rowid",
-    "last_value",
-    "lead",
-    "length",
-    "like",
-    "likelihood",
-    "likely",
-    "ln",
-    "log",
-    "log10",
-    "log2",
-    "lower",
-    "ltrim",
-    "match",
-    "matchinfo",
-    "max",
-    "median",
-    "min",
-    "mod",
-    "mode",
-    "nth_value",
-    "ntile",
-    "nullif",
-    "octet_length",
-    "offsets",
-    "percent_rank",
-    "percentile",
-    "percentile_cont",
-    "percentile_disc",
-    "pi",
-    "pow",
-    "power",
-    "printf",
-    "quote",
-    "radians",
-    "random",
-    "randomblob",
-    "rank",
-    "regexp",
-    "replace",
-    "round",
-    "row_number",
-    "rtreedepth",
-    "rtreenode",
-    "rtrim",
-    "sign",
-    "sin",
-    "sinh",
-    "snippet",
-    "soundex",
-    "sqlite_version",
-    "sqrt",
-    "stddev",
-    "strftime",
-    "string_agg",
-    "substr",
-    "substring",
-    "subtype",
-    "sum",
-    "tan",
-    "tanh",
-    "time",
-    "timediff",
-    "total",
-    "total_changes",
-    "trim",
-    "trunc",
-    "typeof",
-    "unhex",
-    "unicode",
-    "unistr",
-    "unistr_quote",
-    "unixepoch",
-    "unlikely",
-    "upper",
-    "variance",
-    "zeroblob",
-});
-constexpr auto kDateFunctions = std::to_array<std::string_view>(
-    {"date", "datetime", "julianday", "strftime", "time", "timediff", "unixepoch"});
-constexpr auto kRandomFunctions = std::to_array<std::string_view>(
-    {"current_date", "current_time", "current_timestamp", "random", "randomblob"});
-static_assert(std::ranges::is_sorted(kFunctions));
-static_assert(std::ranges::is_sorted(kDateFunctions));
-static_assert(std::ranges::is_sorted(kRandomFunctions));
-
-bool contains(std::span<const std::string_view> sorted, std::string_view name) {
-  return std::ranges::binary_search(sorted, name);
-}
-
-bool is_date_function(std::string_view name) { return contains(kDateFunctions, name); }
-
 // Whether a word stands anywhere in a text, in any case and perhaps inside another word.
 bool mentions(std::string_view text, std::string_view lower_word) {
   const auto same = [](char a, char b) { return a == b || a - 'A' + 'a' == b; };
@@ -282,7 +97,7 @@ void Guard::install(const SqliteApi& api, SqliteConnection* connection) {
 
 bool Guard::begin(std::string_view sql, Clock::time_point deadline,
                   const std::atomic<bool>& cancelled) {
-  sql_ = sql;
+  text_ = QueryText(sql);
   deadline_ = deadline;
   cancelled_ = &cancelled;
   refusal_.clear();
@@ -291,7 +106,7 @@ bool Guard::begin(std::string_view sql, Clock::time_point deadline,
   calls_date_ = false;
   // A longer query SQLite itself refuses.
   if (sql.size() <= kMaxSqlBytes && mentions(sql, "with") &&
-      expanded_ctes(sql) > kMaxExpandedCtes) {
+      expanded_ctes(text_.tokens()) > kMaxExpandedCtes) {
     refusal_ = "the common table expressions read one another too often";
   }
   return refusal_.empty();
@@ -301,9 +116,7 @@ void Guard::refuse(std::string_view what) {
   refusal_ = std::string(what) + " is not allowed: only a query that reads tables is";
 }
 
-bool Guard::is_volatile() const {
-  return calls_random_ || (calls_date_ && reads_clock(sql_, &is_date_function));
-}
+bool Guard::is_volatile() { return calls_random_ || (calls_date_ && text_.reads_clock()); }
 
 int Guard::authorize(void* guard, int action, const char* first, const char* second,
                      const char* database, const char* view) {
@@ -331,18 +144,18 @@ int Guard::authorize(void* guard, int action, const char* first, const char* sec
 }
 
 int Guard::authorize_function(std::string_view function, bool within_view) {
-  if (!contains(kFunctions, function)) {
+  if (!is_allowed_function(function)) {
     refusal_ = "the function " + std::string(function) + " is not allowed";
     return kSqliteDeny;
   }
-  if ((function == "printf" || function == "format") && !formats_are_literal(sql_)) {
+  if ((function == "printf" || function == "format") && !text_.formats_are_literal()) {
     refusal_ = std::string(function) + " needs a literal pattern without '*' and of bounded width";
     return kSqliteDeny;
   }
   const bool is_date = is_date_function(function);
   calls_date_ = calls_date_ || is_date;
   // What a view says is not in the query's text.
-  calls_random_ = calls_random_ || contains(kRandomFunctions, function) || (is_date && within_view);
+  calls_random_ = calls_random_ || is_random_function(function) || (is_date && within_view);
   return kSqliteOk;
 }
 

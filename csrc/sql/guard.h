@@ -7,6 +7,7 @@
 #include <string>
 #include <string_view>
 
+#include "sql/query_text.h"
 #include "sql/sqlite_api.h"
 
 namespace finestep {
@@ -31,7 +32,10 @@ class Guard {
   bool begin(std::string_view sql, Clock::time_point deadline, const std::atomic<bool>& cancelled);
   // Says that the query is prepared: SQLite itself asks for everything from now on.
   void start() { is_running_ = true; }
-  void end() { cancelled_ = nullptr; }
+  void end() {
+    cancelled_ = nullptr;
+    text_ = QueryText();
+  }
 
   // Why the running query was refused; empty while it was not.
   [[nodiscard]] const std::string& refusal() const { return refusal_; }
@@ -41,14 +45,14 @@ class Guard {
     return cancelled_ != nullptr && cancelled_->load(std::memory_order_relaxed);
   }
   // Whether the prepared query calls a function whose value depends on time or chance.
-  [[nodiscard]] bool is_volatile() const;
+  [[nodiscard]] bool is_volatile();
 
  private:
   static int authorize(void* guard, int action, const char* first, const char* second,
                        const char* database, const char* view);
   int authorize_function(std::string_view function, bool within_view);
 
-  std::string_view sql_;
+  QueryText text_;
   Clock::time_point deadline_;
   const std::atomic<bool>* cancelled_ = nullptr;
   std::string refusal_;
