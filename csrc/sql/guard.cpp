@@ -7,6 +7,8 @@
 
 #include "sql/allowed_functions.h"
 #include "sql/expansion.h"
+#include "sql/readable_pragmas.h"
+#include "sql/statement_words.h"
 #include "sql/tokens.h"
 
 namespace finestep {
@@ -28,49 +30,21 @@ constexpr std::array<std::pair<int, int>, 6> kLimits{
 constexpr std::array<std::pair<int, int>, 7> kSettings{
     {{1004, 0}, {1005, 0}, {1011, 0}, {1020, 0}, {1021, 0}, {1010, 1}, {1017, 1}}};
 
-// By SQLite's number of the action, from 1; empty: reading, which is allowed.
-constexpr std::array<std::string_view, 34> kActions{"",
-                                                    "CREATE INDEX",
-                                                    "CREATE TABLE",
-                                                    "CREATE TEMP INDEX",
-                                                    "CREATE TEMP TABLE",
-                                                    "CREATE TEMP TRIGGER",
-                                                    "CREATE TEMP VIEW",
-                                                    "CREATE TRIGGER",
-                                                    "CREATE VIEW",
-                                                    "DELETE",
-                                                    "DROP INDEX",
-                                                    "DROP TABLE",
-                                                    "DROP TEMP INDEX",
-                                                    "DROP TEMP TABLE",
-                                                    "DROP TEMP TRIGGER",
-                                                    "DROP TEMP VIEW",
-                                                    "DROP TRIGGER",
-                                                    "DROP VIEW",
-                                                    "INSERT",
-                                                    "PRAGMA",
-                                                    "",
-                                                    "",
-                                                    "TRANSACTION",
-                                                    "UPDATE",
-                                                    "ATTACH",
-                                                    "DETACH",
-                                                    "ALTER TABLE",
-                                                    "REINDEX",
-                                                    "ANALYZE",
-                                                    "CREATE VTABLE",
-                                                    "DROP VTABLE",
-                                                    "",
-                                                    "SAVEPOINT",
-                                                    ""};
+// SQLite's numbers of what it asks about.
 constexpr int kPragma = 19;
 constexpr int kRead = 20;
 constexpr int kSelect = 21;
+constexpr int kUpdate = 23;
 constexpr int kFunction = 31;
 constexpr int kRecursive = 33;
 
 // What SQLite has prepared on this connection: a description of the engine, not of the database.
 constexpr std::string_view kStatementTable = "sqlite_stmt";
+
+// The one readable pragma that needs no argument.
+constexpr std::string_view kTableList = "table_list";
+
+constexpr std::string_view kInMatch = " in match";
 
 // Whether a word stands anywhere in a text, in any case and perhaps inside another word.
 bool mentions(std::string_view text, std::string_view lower_word) {
@@ -84,6 +58,8 @@ int must_stop(void* guard) { return static_cast<const Guard*>(guard)->must_stop(
 }  // namespace
 
 void Guard::install(const SqliteApi& api, SqliteConnection* connection) {
+  api_ = &api;
+  connection_ = connection;
   for (const auto& [limit, value] : kLimits) {
     api.limit(connection, limit, value);
   }
@@ -95,12 +71,14 @@ void Guard::install(const SqliteApi& api, SqliteConnection* connection) {
   api.progress_handler(connection, kInstructionsPerTick, &finestep::must_stop, this);
 }
 
-bool Guard::begin(std::string_view sql, Clock::time_point deadline,
+bool Guard::begin(std::string_view sql, QueryPurpose purpose, Clock::time_point deadline,
                   const std::atomic<bool>& cancelled) {
   text_ = QueryText(sql);
+  purpose_ = purpose;
   deadline_ = deadline;
   cancelled_ = &cancelled;
   refusal_.clear();
+  lacks_table_ = false;
   is_running_ = false;
   calls_random_ = false;
   calls_date_ = false;
@@ -112,8 +90,42 @@ bool Guard::begin(std::string_view sql, Clock::time_point deadline,
   return refusal_.empty();
 }
 
-void Guard::refuse(std::string_view what) {
-  refusal_ = std::string(what) + " is not allowed: only a query that reads tables is";
+bool Guard::make_pragma_tables() {
+  if (!lacks_table_ || has_pragma_tables_) {
+    return false;
+  }
+  is_making_tables_ = true;
+  for (const std::string_view pragma : kReadablePragmas) {
+    const std::string sql = "SELECT 1 FROM " + std::string(kPragmaTable).append(pragma);
+    SqliteStatement* statement = nullptr;
+    api_->prepare_v2(connection_, sql.c_str(), -1, &statement, nullptr);
+    api_->finalize(statement);
+  }
+  is_making_tables_ = false;
+  has_pragma_tables_ = true;
+  refusal_.clear();
+  return true;
+}
+
+void Guard::refuse(std::string_view what, std::string_view where, std::string_view instead) {
+  refusal_ =
+      std::string(what) + " is not allowed" + std::string(where) + ": only " + std::string(instead);
+}
+
+void Guard::refuse_statement() { refuse(statement_words(text_.tokens())); }
+
+bool Guard::may_explain(bool is_query_plan) {
+  if (purpose_ == QueryPurpose::run && is_query_plan) {
+    return true;
+  }
+  if (is_query_plan) {
+    refuse("EXPLAIN QUERY PLAN", kInMatch);
+  } else if (purpose_ == QueryPurpose::run) {
+    refuse("EXPLAIN", "", "EXPLAIN QUERY PLAN is");
+  } else {
+    refuse("EXPLAIN");
+  }
+  return false;
 }
 
 bool Guard::is_volatile() { return calls_random_ || (calls_date_ && text_.reads_clock()); }
@@ -121,26 +133,72 @@ bool Guard::is_volatile() { return calls_random_ || (calls_date_ && text_.reads_
 int Guard::authorize(void* guard, int action, const char* first, const char* second,
                      const char* database, const char* view) {
   auto& self = *static_cast<Guard*>(guard);
-  if (action == kRead && first != nullptr && lower(first) == kStatementTable) {
-    self.refuse(kStatementTable);
-    return kSqliteDeny;
-  }
-  if (action == kSelect || action == kRead || action == kRecursive) {
+  if (action == kSelect || action == kRecursive || self.is_making_tables_) {
     return kSqliteOk;
   }
-  // FTS5 asks whether its file has changed, whenever it reads.
-  if (action == kPragma && self.is_running_ && first != nullptr && second == nullptr &&
-      database != nullptr && std::string_view(first) == "data_version") {
-    return kSqliteOk;
+  if (action == kRead && first != nullptr) {
+    return self.authorize_read(lower(first));
   }
   if (action == kFunction && second != nullptr) {
     return self.authorize_function(lower(second), view != nullptr);
   }
-  const bool known = 0 < action && std::cmp_less(action, kActions.size());
-  const std::string_view name =
-      known ? kActions.at(static_cast<std::size_t>(action)) : std::string_view();
-  self.refuse(name.empty() ? "action " + std::to_string(action) : std::string(name));
+  if (action == kPragma && first != nullptr) {
+    // FTS5 asks whether its file has changed, whenever it reads.
+    const bool is_fts5 = self.is_running_ && second == nullptr && database != nullptr &&
+                         std::string_view(first) == "data_version";
+    return is_fts5 ? kSqliteOk : self.authorize_pragma(lower(first), second != nullptr);
+  }
+  const std::string words = statement_words(self.text_.tokens());
+  if (words != "SELECT" && words != "VALUES") {
+    self.refuse(words);
+  } else if (action == kUpdate) {  // of its own notes about tables
+    self.lacks_table_ = true;
+    self.refuse_table(made_table(self.text_.tokens()));
+  } else {
+    self.refuse("action " + std::to_string(action));
+  }
   return kSqliteDeny;
+}
+
+int Guard::authorize_read(const std::string& table) {
+  if (table == kStatementTable) {
+    refuse(table);
+    return kSqliteDeny;
+  }
+  if (purpose_ == QueryPurpose::match && is_readable_pragma_table(table)) {
+    refuse(table, kInMatch);
+    return kSqliteDeny;
+  }
+  return kSqliteOk;
+}
+
+int Guard::authorize_pragma(const std::string& pragma, bool has_argument) {
+  const bool is_statement = statement_words(text_.tokens()).starts_with("PRAGMA");
+  const std::string what = (is_statement ? "PRAGMA " : std::string(kPragmaTable)) + pragma;
+  if (!is_readable_pragma(pragma)) {
+    refuse_table(what);
+  } else if (purpose_ == QueryPurpose::match) {
+    refuse(what, kInMatch);
+  } else if (!has_argument && !is_running_ && pragma != kTableList) {
+    refusal_ = what + " needs a name, as in " + what + "(name)";
+  } else {
+    return kSqliteOk;
+  }
+  return kSqliteDeny;
+}
+
+void Guard::refuse_table(const std::string& what) {
+  const bool is_pragma = what.starts_with("PRAGMA ") || what.starts_with(kPragmaTable);
+  if (!is_pragma || purpose_ == QueryPurpose::match) {
+    refuse(what);
+    return;
+  }
+  std::string names;
+  for (const std::string_view name : kReadablePragmas) {
+    names += (name == kReadablePragmas.back() ? " and " : names.empty() ? "" : ", ");
+    names += name;
+  }
+  refuse(what, "", "the pragmas " + names + " are");
 }
 
 int Guard::authorize_function(std::string_view function, bool within_view) {

@@ -160,6 +160,10 @@ class Engine:
     ) -> list[Result]:
         """Run queries and return their rows.
 
+        A query may also look at the schema: `EXPLAIN QUERY PLAN`, and the pragmas `table_info`,
+        `table_xinfo`, `table_list`, `foreign_key_list`, `index_list` and `index_info`, each as a
+        statement or as a table (`pragma_table_info('t')`).
+
         Args:
             jobs: Pairs of a database and a query.
             max_rows: Rows kept of each result; a longer one is cut and marked as truncated.
@@ -200,7 +204,7 @@ class Engine:
         query once per call, unless they depend on time or chance: then a gold runs once per call
         and each prediction by itself. A failed query is equal to nothing, and neither is an empty
         one, also where the gold result is empty (BIRD's evaluator takes it for equal: a reward must
-        not).
+        not). Pragmas and `EXPLAIN QUERY PLAN`, which `run` allows, are denied.
 
         Args:
             triples: Database, predicted query, gold query.
