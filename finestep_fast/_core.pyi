@@ -33,6 +33,7 @@ __all__: list[str] = [
     "compare_pairs",
     "expanded_ctes",
     "formats_are_literal",
+    "grown_terms",
     "own_rows",
     "policy_loss",
     "read_logit_rows",
@@ -380,6 +381,11 @@ def expanded_ctes(sql: str) -> int:
 def formats_are_literal(sql: str) -> bool:
     """
     Whether every call of printf has a literal pattern of bounded width.
+    """
+
+def grown_terms(sql: str, enough: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    How many terms a query's expressions grow to while it is prepared, up to `enough`.
     """
 
 def own_rows(

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <string_view>
@@ -9,6 +10,7 @@
 #include "python/bindings.h"
 #include "python/sql_values.h"
 #include "sql/expansion.h"
+#include "sql/growth.h"
 #include "sql/precheck.h"
 #include "sql/query.h"
 #include "sql/runner.h"
@@ -64,6 +66,13 @@ void bind_sqlite(py::module_& module) {
       "expanded_ctes",
       [](std::string_view sql) { return expanded_ctes(sql_tokens_without_space(sql)); },
       py::arg("sql"), "How many copies of common table expressions a query expands to.");
+  module.def(
+      "grown_terms",
+      [](std::string_view sql, std::int64_t enough) {
+        return grown_terms(sql_tokens_without_space(sql), enough);
+      },
+      py::arg("sql"), py::arg("enough"),
+      "How many terms a query's expressions grow to while it is prepared, up to `enough`.");
   module.def(
       "formats_are_literal",
       [](std::string_view sql) { return formats_are_literal(sql_tokens_without_space(sql)); },

@@ -12,10 +12,12 @@ namespace {
 
 constexpr std::int64_t kSaturation = 1'000'000'000'000;
 
-// Half open: the tokens of one common table expression's body.
+// Half open: the tokens of one common table expression's body, and what it reads itself. What an
+// expression inside it reads belongs to that one.
 struct Body {
   std::size_t begin;
   std::size_t end;
+  std::vector<std::size_t> reads{};  // names
 };
 
 bool starts_query(const std::string& word) {
@@ -25,56 +27,31 @@ bool starts_query(const std::string& word) {
 // A query's tokens with what is looked up repeatedly.
 class Expressions {
  public:
-  explicit Expressions(std::span<const SqlToken> tokens) : tokens_(tokens) {
+  explicit Expressions(std::span<const SqlToken> tokens)
+      : tokens_(tokens),
+        closing_(closing_parentheses(tokens)),
+        opening_(tokens.size(), tokens.size()) {
     for (const SqlToken& token : tokens_) {
-      folded_.push_back(folded(token));
+      folded_.push_back(named_by(token));
     }
-    match_parentheses();
+    for (std::size_t i = 0; i < tokens_.size(); ++i) {
+      if (closing_[i] < tokens_.size()) {
+        opening_[closing_[i]] = i;
+      }
+    }
     find_bodies();
     find_reads();
   }
 
   std::int64_t expanded() {
     std::int64_t total = 0;
-    std::size_t inside_until = 0;
-    std::vector<Body> spans;
-    for (const auto& named : bodies_) {
-      spans.insert(spans.end(), named.begin(), named.end());
-    }
-    std::ranges::sort(spans, {}, &Body::begin);
-    std::size_t next = 0;
-    for (const Read& read : reads_) {
-      for (; next < spans.size() && spans[next].begin <= read.place; ++next) {
-        inside_until = std::max(inside_until, spans[next].end);
-      }
-      if (read.place >= inside_until) {
-        total = std::min(kSaturation, total + size(read.name));
-      }
+    for (const std::size_t name : outer_reads_) {
+      total = std::min(kSaturation, total + size(name));
     }
     return total;
   }
 
  private:
-  struct Read {
-    std::size_t place;
-    std::size_t name;
-  };
-
-  void match_parentheses() {
-    closing_.assign(tokens_.size(), tokens_.size());
-    opening_.assign(tokens_.size(), tokens_.size());
-    std::vector<std::size_t> open;
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      if (tokens_[i].text == "(") {
-        open.push_back(i);
-      } else if (tokens_[i].text == ")" && !open.empty()) {
-        closing_[open.back()] = i;
-        opening_[i] = open.back();
-        open.pop_back();
-      }
-    }
-  }
-
   // Where the parenthesis opens that holds a query, if that is what the AS at token i defines.
   std::optional<std::size_t> body_after(std::size_t i) const {
     std::size_t j = i + 1;
@@ -98,7 +75,7 @@ class Expressions {
       }
       j = opening_[j] - 1;
     }
-    return tokens_[j].is_name() ? std::optional(j) : std::nullopt;
+    return tokens_[j].may_name() ? std::optional(j) : std::nullopt;
   }
 
   void find_bodies() {
@@ -110,31 +87,40 @@ class Expressions {
       const auto body = body_after(i);
       const auto name = name_before(i);
       if (body && name) {
-        const auto [entry, is_new] = name_ids_.try_emplace(folded_[*name], bodies_.size());
-        if (is_new) {
-          bodies_.emplace_back();
-        }
-        bodies_[entry->second].push_back({.begin = *body + 1, .end = closing_[*body]});
+        const auto entry = name_ids_.try_emplace(folded_[*name], bodies_of_name_.size()).first;
+        bodies_of_name_.resize(name_ids_.size());
+        bodies_of_name_[entry->second].push_back(bodies_.size());
+        bodies_.push_back({.begin = *body + 1, .end = closing_[*body]});
         defines_[*name] = true;
       }
     }
-    sizes_.assign(bodies_.size(), 0);
-    is_above_.assign(bodies_.size(), false);
+    sizes_.assign(name_ids_.size(), 0);
+    is_above_.assign(name_ids_.size(), false);
   }
 
   // The places where a table is read that is such an expression, as far as tokens show it.
   void find_reads() {
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    std::vector<std::size_t> around;  // bodies, the innermost last
+    std::size_t next = 0;
+    for (std::size_t i = 1; i < tokens_.size(); ++i) {
+      while (!around.empty() && bodies_[around.back()].end <= i) {
+        around.pop_back();
+      }
+      if (next < bodies_.size() && bodies_[next].begin == i) {
+        around.push_back(next++);
+      }
       const bool qualifies = i + 1 < tokens_.size() && tokens_[i + 1].text == ".";
-      if (i == 0 || defines_[i] || qualifies || !tokens_[i].is_name()) {
+      if (defines_[i] || qualifies || !tokens_[i].may_name()) {
         continue;
       }
       const std::string& before = folded_[i - 1];
-      if (before != "from" && before != "join" && before != "," && before != "(") {
+      if (before != "from" && before != "join" && before != "in" && before != "," &&
+          before != "(") {
         continue;
       }
       if (const auto found = name_ids_.find(folded_[i]); found != name_ids_.end()) {
-        reads_.push_back({.place = i, .name = found->second});
+        auto& reads = around.empty() ? outer_reads_ : bodies_[around.back()].reads;
+        reads.push_back(found->second);
       }
     }
   }
@@ -148,10 +134,9 @@ class Expressions {
     if (sizes_[name] == 0) {
       is_above_[name] = true;
       std::int64_t total = 1;
-      for (const Body& body : bodies_[name]) {
-        auto read = std::ranges::lower_bound(reads_, body.begin, {}, &Read::place);
-        for (; read != reads_.end() && read->place < body.end; ++read) {
-          total = std::min(kSaturation, total + size(read->name));
+      for (const std::size_t body : bodies_of_name_[name]) {
+        for (const std::size_t read : bodies_[body].reads) {
+          total = std::min(kSaturation, total + size(read));
         }
       }
       sizes_[name] = total;
@@ -161,13 +146,14 @@ class Expressions {
   }
 
   std::span<const SqlToken> tokens_;
-  std::vector<std::string> folded_;
   std::vector<std::size_t> closing_;  // of an opening parenthesis; the number of tokens if none
   std::vector<std::size_t> opening_;  // the other way round
+  std::vector<std::string> folded_;
   std::unordered_map<std::string, std::size_t> name_ids_;
-  std::vector<std::vector<Body>> bodies_;
+  std::vector<Body> bodies_;  // in the order of their beginnings
+  std::vector<std::vector<std::size_t>> bodies_of_name_;
   std::vector<bool> defines_;
-  std::vector<Read> reads_;
+  std::vector<std::size_t> outer_reads_;  // outside every body
   std::vector<std::int64_t> sizes_;
   std::vector<bool> is_above_;
 };

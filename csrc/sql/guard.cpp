@@ -7,6 +7,7 @@
 
 #include "sql/allowed_functions.h"
 #include "sql/expansion.h"
+#include "sql/growth.h"
 #include "sql/readable_pragmas.h"
 #include "sql/statement_words.h"
 #include "sql/tokens.h"
@@ -16,6 +17,11 @@ namespace {
 
 constexpr int kMaxSqlBytes = 128 * 1024;
 constexpr std::int64_t kMaxExpandedCtes = 4096;
+// A query without growth has fewer, by its length.
+constexpr std::int64_t kMaxTerms = 128 * 1024;
+// A text up to so long cannot make so many: with one query in it, and with several.
+constexpr std::size_t kSingleQueryBytes = 1400;
+constexpr std::size_t kNestedQueryBytes = 180;
 constexpr int kInstructionsPerTick = 1000;
 
 // SQLITE_LIMIT_...: length of a value, of a query, compound SELECTs, instructions, ATTACHed
@@ -52,6 +58,17 @@ bool mentions(std::string_view text, std::string_view lower_word) {
   return !std::ranges::search(text, lower_word, same).empty();
 }
 
+// Whether a text is long enough for the expressions of its queries to grow beyond bounds.
+bool may_grow(std::string_view sql) {
+  if (sql.size() <= kNestedQueryBytes) {
+    return false;
+  }
+  const std::string text = lower(sql);
+  const auto first = text.find("select");
+  return sql.size() > kSingleQueryBytes || text.find("values") != std::string::npos ||
+         (first != std::string::npos && text.find("select", first + 1) != std::string::npos);
+}
+
 // NOLINTNEXTLINE(misc-const-correctness): as SQLite calls it.
 int must_stop(void* guard) { return static_cast<const Guard*>(guard)->must_stop() ? 1 : 0; }
 
@@ -82,10 +99,14 @@ bool Guard::begin(std::string_view sql, QueryPurpose purpose, Clock::time_point 
   is_running_ = false;
   calls_random_ = false;
   calls_date_ = false;
-  // A longer query SQLite itself refuses.
-  if (sql.size() <= kMaxSqlBytes && mentions(sql, "with") &&
-      expanded_ctes(text_.tokens()) > kMaxExpandedCtes) {
+  if (sql.size() > kMaxSqlBytes) {
+    return true;  // SQLite itself refuses it
+  }
+  if (mentions(sql, "with") && expanded_ctes(text_.tokens()) > kMaxExpandedCtes) {
     refusal_ = "the common table expressions read one another too often";
+  } else if (may_grow(sql) && grown_terms(text_.tokens(), kMaxTerms) == kMaxTerms) {
+    refusal_ = "the expressions would grow to more than " + std::to_string(kMaxTerms) +
+               " terms while SQLite puts the query together";
   }
   return refusal_.empty();
 }
