@@ -433,9 +433,9 @@ def scale_gradient(
     Multiply gradient [T] by scale [1] in place, for the tokens inside steps.
     """
 
-def spider_query(sql: str, keep_distinct: bool) -> str:
+def spider_query(sql: str, keep_distinct: bool) -> tuple[str, bool]:
     """
-    The query as the test-suite evaluator runs it.
+    The query as the test-suite evaluator runs it, and whether that drops the word DISTINCT.
     """
 
 def step_advantage(

@@ -6,6 +6,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "python/bindings.h"
 #include "python/sql_values.h"
@@ -60,8 +62,14 @@ void bind_sqlite(py::module_& module) {
              py::arg("max_instructions"),
              "Rows of queries that are trusted, None for one that fails. Raises RuntimeError for a "
              "database that cannot be read.");
-  module.def("spider_query", &spider_query, py::arg("sql"), py::arg("keep_distinct"),
-             "The query as the test-suite evaluator runs it.");
+  module.def(
+      "spider_query",
+      [](std::string_view sql, bool keep_distinct) {
+        SpiderQuery query = spider_query(sql, keep_distinct);
+        return std::tuple(std::move(query.text), query.drops_distinct);
+      },
+      py::arg("sql"), py::arg("keep_distinct"),
+      "The query as the test-suite evaluator runs it, and whether that drops the word DISTINCT.");
   module.def(
       "expanded_ctes",
       [](std::string_view sql) { return expanded_ctes(sql_tokens_without_space(sql)); },
