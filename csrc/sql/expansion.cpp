@@ -17,7 +17,7 @@ constexpr std::int64_t kSaturation = 1'000'000'000'000;
 struct Body {
   std::size_t begin;
   std::size_t end;
-  std::vector<std::size_t> reads{};  // names
+  std::vector<std::size_t> reads;  // names
 };
 
 bool starts_query(const std::string& word) {
@@ -90,7 +90,7 @@ class Expressions {
         const auto entry = name_ids_.try_emplace(folded_[*name], bodies_of_name_.size()).first;
         bodies_of_name_.resize(name_ids_.size());
         bodies_of_name_[entry->second].push_back(bodies_.size());
-        bodies_.push_back({.begin = *body + 1, .end = closing_[*body]});
+        bodies_.push_back({.begin = *body + 1, .end = closing_[*body], .reads = {}});
         defines_[*name] = true;
       }
     }

@@ -25,8 +25,8 @@ struct Column {
 
 // A query that was read: what it returns, names that may also mean a column of it, all its terms.
 struct Grown {
-  std::vector<Column> columns{};
-  std::vector<Column> other_names{};
+  std::vector<Column> columns;
+  std::vector<Column> other_names;
   std::int64_t terms = 0;
   bool is_whole = true;  // no column is missing, as those of `t.*` are
 
@@ -42,8 +42,9 @@ struct Grown {
 // The columns that an expression may name. A column without a name is named by its quoted text.
 struct Sight {
   const Sight* outer = nullptr;
-  std::unordered_map<std::string, std::int64_t> terms_of_name{};
+  std::unordered_map<std::string, std::int64_t> terms_of_name;
   std::int64_t unnamed_terms = 1;
+  bool is_merged = false;  // a name may stand for the columns of several tables at once
 };
 
 // A common table expression.
@@ -51,13 +52,13 @@ struct Cte {
   Part body;
   std::vector<std::string> column_names;
   bool is_open = false;  // it is being read
-  std::optional<Grown> grown{};
+  std::optional<Grown> grown;
 };
 
 // The common table expressions that a query may read.
 struct Tables {
   const Tables* outer = nullptr;
-  std::unordered_map<std::string, std::size_t> ctes{};
+  std::unordered_map<std::string, std::size_t> ctes;
   const Sight* sight = nullptr;
 };
 
@@ -84,7 +85,9 @@ class Growth {
       return whole;
     }
     ++depth_;
-    Tables tables{.outer = &outer, .sight = &sight};
+    Tables tables;
+    tables.outer = &outer;
+    tables.sight = &sight;
     std::size_t i = part.begin;
     while (i < part.end && !parts_.starts_query(i)) {
       ++i;
@@ -161,8 +164,11 @@ class Growth {
   }
 
   const Grown* grow(std::size_t place, const Tables& tables) {
-    if (ctes_[place].grown || ctes_[place].is_open) {
-      return ctes_[place].grown ? &*ctes_[place].grown : nullptr;
+    if (const Cte& known = ctes_[place]; known.grown) {
+      return &*known.grown;
+    }
+    if (ctes_[place].is_open) {
+      return nullptr;
     }
     ctes_[place].is_open = true;
     Grown grown = query(ctes_[place].body, tables, *tables.sight);
@@ -174,8 +180,7 @@ class Growth {
         grown.other_names.push_back({.name = cte.column_names[i], .terms = grown.most_terms()});
       }
     }
-    cte.grown = std::move(grown);
-    return &*cte.grown;
+    return &cte.grown.emplace(std::move(grown));
   }
 
   // The common table expression of a name; nothing for another table, and within itself.
@@ -217,7 +222,8 @@ class Growth {
       const bool is_by = parts_.is_one_of(i, {"group", "order"}) && parts_.is_word(i + 1, "by");
       clauses = is_by || parts_.is_one_of(i, {"where", "having", "limit"}) ? i : clauses;
     }
-    Sight sight{.outer = &outer};
+    Sight sight;
+    sight.outer = &outer;
     Grown whole;
     Grown sources;
     if (from < clauses) {
@@ -247,10 +253,6 @@ class Growth {
     for (const Column& column : sources.columns) {
       whole.terms = sum(whole.terms, column.terms);
     }
-    const auto append = [this](std::vector<Column>& to, const std::vector<Column>& from) {
-      copied_ = sum(copied_, std::ssize(from));
-      to.insert(to.end(), from.begin(), from.end());
-    };
     append(whole.columns, sources.columns);
     append(whole.other_names, sources.other_names);
   }
@@ -270,7 +272,7 @@ class Growth {
     if (is_named || value.begin == end) {
       return;
     }
-    for (std::size_t i = value.begin; i < end; ++i) {
+    for (std::size_t i = value.begin; i < end; i = parts_.after_query(i, end)) {
       if (parts_.token(i).is_name()) {
         whole.other_names.push_back({.name = parts_.word(i), .terms = lookup(i, sight)});
       }
@@ -280,58 +282,68 @@ class Growth {
 
   // Adds what a FROM clause reads to what can be named; the terms of all of it.
   std::int64_t read_sources(Part part, const Tables& tables, Sight& sight, Grown& sources) {
-    std::int64_t terms = 0;
-    std::vector<Part> conditions;
-    bool is_merged = false;  // a name may stand for the columns of several tables at once
-    bool is_expected = true;
-    const auto add = [&](const Grown& read) {
-      terms = sum(terms, read.terms);
-      copied_ = sum(copied_, std::ssize(read.columns) + std::ssize(read.other_names));
-      sources.is_whole = sources.is_whole && read.is_whole;
-      for (const auto* columns : {&read.columns, &read.other_names}) {
-        for (const auto& [name, size] : *columns) {
-          std::int64_t& known = name.empty() ? sight.unnamed_terms : sight.terms_of_name[name];
-          (columns == &read.columns ? sources.columns : sources.other_names)
-              .push_back({.name = name, .terms = size});
-          known = is_merged ? std::min(known + size, enough_) : std::max(known, size);
-        }
-      }
-    };
-    for (std::size_t i = part.begin; i < part.end; ++i) {
-      is_merged = is_merged || parts_.is_one_of(i, {"natural", "using"});
+    for (std::size_t i = part.begin; i < part.end; i = parts_.after_query(i, part.end)) {
+      sight.is_merged = sight.is_merged || parts_.is_one_of(i, {"natural", "using"});
     }
-    for (std::size_t i = part.begin; i < part.end && !is_over_; ++i) {
-      if (parts_.is_mark(i, "(") && is_expected) {
-        if (parts_.starts_query(i + 1)) {
-          add(query(parts_.inside(i, part.end), tables, *sight.outer));
-          i = parts_.after(i, part.end) - 1;
-          is_expected = false;
-        }
-      } else if (parts_.is_mark(i, ",") || parts_.is_word(i, "join")) {
+    std::vector<Part> conditions;
+    bool is_expected = true;
+    std::size_t i = part.begin;
+    while (i < part.end && !is_over_) {
+      if (parts_.is_mark(i, ",") || parts_.is_word(i, "join")) {
         is_expected = true;
-      } else if (is_expected && parts_.token(i).may_name()) {
-        const Grown* const read =
-            parts_.is_mark(i + 1, ".") ? nullptr : named(parts_.word(i), tables);
-        if (read != nullptr) {
-          add(*read);
-        } else {
-          sources.is_whole = false;
-        }
-        is_expected = parts_.is_mark(i + 1, ".");  // the name of a schema
-        i += is_expected ? 1 : 0;
+        ++i;
+      } else if (is_expected) {
+        is_expected = parts_.is_mark(i, "(") && !parts_.starts_query(i + 1);
+        i = is_expected ? i + 1
+                        : read_source({.begin = i, .end = part.end}, tables, sight, sources);
       } else {
         const std::size_t begin = i;
         while (i < part.end && !parts_.is_mark(i, ",") && !parts_.is_word(i, "join")) {
           i = parts_.after(i, part.end);
         }
         conditions.push_back({.begin = begin, .end = i});
-        --i;
       }
     }
+    std::int64_t terms = sources.terms;
     for (const Part& condition : conditions) {
       terms = sum(terms, expression(condition, tables, sight));
     }
     return terms;
+  }
+
+  // Reads the query or the table that a part of a FROM clause begins with; the place after it.
+  std::size_t read_source(Part part, const Tables& tables, Sight& sight, Grown& sources) {
+    const std::size_t i = part.begin;
+    if (parts_.is_mark(i, "(")) {
+      add_source(query(parts_.inside(i, part.end), tables, *sight.outer), sight, sources);
+      return parts_.after(i, part.end);
+    }
+    const bool has_schema = parts_.is_mark(i + 1, ".");
+    const Grown* const read = has_schema ? nullptr : named(parts_.word(i), tables);
+    if (read != nullptr) {
+      add_source(*read, sight, sources);
+    } else {
+      sources.is_whole = false;
+    }
+    return has_schema ? i + 3 : i + 1;
+  }
+
+  void add_source(const Grown& read, Sight& sight, Grown& sources) {
+    sources.terms = sum(sources.terms, read.terms);
+    sources.is_whole = sources.is_whole && read.is_whole;
+    append(sources.columns, read.columns);
+    append(sources.other_names, read.other_names);
+    for (const auto* columns : {&read.columns, &read.other_names}) {
+      for (const auto& [name, size] : *columns) {
+        std::int64_t& known = name.empty() ? sight.unnamed_terms : sight.terms_of_name[name];
+        known = sight.is_merged ? std::min(known + size, enough_) : std::max(known, size);
+      }
+    }
+  }
+
+  void append(std::vector<Column>& to, const std::vector<Column>& from) {
+    copied_ = sum(copied_, std::ssize(from));
+    to.insert(to.end(), from.begin(), from.end());
   }
 
   std::int64_t expression(Part part, const Tables& tables, const Sight& sight) {
@@ -355,7 +367,7 @@ class Growth {
   // NOLINTEND(misc-no-recursion)
 
   // The terms of what a name means: none before a dot, one for what is no column of a query inside.
-  std::int64_t lookup(std::size_t i, const Sight& sight) const {
+  [[nodiscard]] std::int64_t lookup(std::size_t i, const Sight& sight) const {
     if (parts_.is_mark(i + 1, "(") || parts_.is_mark(i + 1, ".")) {
       return parts_.is_mark(i + 1, "(") ? 1 : 0;
     }

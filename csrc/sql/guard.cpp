@@ -18,7 +18,7 @@ namespace {
 constexpr int kMaxSqlBytes = 128 * 1024;
 constexpr std::int64_t kMaxExpandedCtes = 4096;
 // A query without growth has fewer, by its length.
-constexpr std::int64_t kMaxTerms = 128 * 1024;
+constexpr std::int64_t kMaxTerms = 131'072;
 // A text up to so long cannot make so many: with one query in it, and with several.
 constexpr std::size_t kSingleQueryBytes = 1400;
 constexpr std::size_t kNestedQueryBytes = 180;
@@ -216,7 +216,9 @@ void Guard::refuse_table(const std::string& what) {
   }
   std::string names;
   for (const std::string_view name : kReadablePragmas) {
-    names += (name == kReadablePragmas.back() ? " and " : names.empty() ? "" : ", ");
+    if (!names.empty()) {
+      names += name == kReadablePragmas.back() ? " and " : ", ";
+    }
     names += name;
   }
   refuse(what, "", "the pragmas " + names + " are");

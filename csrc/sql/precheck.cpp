@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -45,8 +46,8 @@ bool has_unbounded_width(std::string_view pattern) {
 template <typename Number>
 std::optional<Number> whole_number(std::string_view digits, int base) {
   Number value{};
-  const auto* const end = digits.data() + digits.size();
-  const auto [rest, error] = std::from_chars(digits.data(), end, value, base);
+  const auto* const end = std::to_address(digits.end());
+  const auto [rest, error] = std::from_chars(std::to_address(digits.begin()), end, value, base);
   return error == std::errc() && rest == end ? std::optional(value) : std::nullopt;
 }
 

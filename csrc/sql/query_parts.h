@@ -36,6 +36,10 @@ class QueryParts {
   }
   // The place after a token, or after the parentheses that it opens; at most `end`.
   [[nodiscard]] std::size_t after(std::size_t i, std::size_t end) const;
+  // The same, but it steps over parentheses only where they hold a query.
+  [[nodiscard]] std::size_t after_query(std::size_t i, std::size_t end) const {
+    return starts_query(i + 1) ? after(i, end) : i + 1;
+  }
   // What stands in the parentheses that a token opens, up to `end`.
   [[nodiscard]] Part inside(std::size_t i, std::size_t end) const;
   [[nodiscard]] std::vector<Part> split_at_commas(Part part) const;
