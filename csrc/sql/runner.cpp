@@ -20,7 +20,7 @@ SqlRunner::SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t m
 
 QueryReport SqlRunner::run(const Database& database, const std::string& sql,
                            const QueryLimits& limits, const Batch& batch, TaskWatch& watch,
-                           RowSink& sink) {
+                           RowSink& sink, QueryPurpose purpose) {
   std::string problem = database.problem;
   std::unique_ptr<Connection> connection;
   if (problem.empty()) {
@@ -35,7 +35,7 @@ QueryReport SqlRunner::run(const Database& database, const std::string& sql,
   }
   ++num_queries_run;
   watch.query_started = Clock::now().time_since_epoch().count();
-  QueryReport report = run_query(*connection, sql, limits, batch.cancelled(), sink);
+  QueryReport report = run_query(*connection, sql, purpose, limits, batch.cancelled(), sink);
   watch.query_started = 0;
   connections.give_back(std::move(connection));
   return report;

@@ -27,9 +27,10 @@ struct SqlRunner {
   SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t max_connections,
             std::int64_t gold_cache_bytes);
 
-  // Runs one query on a pooled connection.
+  // Runs one query on a pooled connection. Unless said otherwise, what `match` allows.
   QueryReport run(const Database& database, const std::string& sql, const QueryLimits& limits,
-                  const Batch& batch, TaskWatch& watch, RowSink& sink);
+                  const Batch& batch, TaskWatch& watch, RowSink& sink,
+                  QueryPurpose purpose = QueryPurpose::match);
 
   std::shared_ptr<const SqliteLibrary> library;
   ConnectionPool connections;
