@@ -134,6 +134,7 @@ def test_the_table_pairs_seeds_with_the_baseline(
     ]
     records.append(record(cell("finestep", CHOOSING), 0.2, 1.0))
     records.append(record(cell("finestep", 3), 0.1, 0.9))  # its warm policy could do too little
+    records.append(record(cell("matchtir", 0), 0.25, 0.9))  # it began with another warm policy
     results.write_text("".join(json.dumps(item) + "\n" for item in records))
     print_tables(done_cells(results))
     shown = capsys.readouterr().out
@@ -141,6 +142,8 @@ def test_the_table_pairs_seeds_with_the_baseline(
     (line,) = [line for line in shown.splitlines() if "finestep" in line]
     assert "+10.0 [+10.0, +10.0]" in line  # the choosing seed is left out
     assert "45.0" in line
+    (unpaired,) = [line for line in shown.splitlines() if "matchtir" in line]
+    assert "[" not in unpaired
     assert "left out for the EX of their warm policy: 1 runs" in shown
 
 

@@ -114,7 +114,8 @@ def print_tables(done: Records) -> None:
 
     "Updates to" is the median over seeds of the updates after which EX on dev had reached the
     baseline's mean at the end; a dash where half of the seeds never did. "Sampled" is the mean EX
-    of the rollouts that the last third of the updates learnt from.
+    of the rollouts that the last third of the updates learnt from. Differences are between runs of
+    one seed that began with the same warm policy.
     """
     console = Console(width=240)
     shown = reported(done)
@@ -202,7 +203,12 @@ def _difference(
     of: Any,
     digits: int,
 ) -> str:
-    common = sorted(seeds.keys() & baseline.keys())
+    # A warm start that was trained again, on another processor, is another policy.
+    common = [
+        seed
+        for seed in sorted(seeds.keys() & baseline.keys())
+        if seeds[seed]["dev"]["before"] == baseline[seed]["dev"]["before"]
+    ]
     if not common or seeds is baseline:
         return "-"
     differences = [of(seeds[seed]) - of(baseline[seed]) for seed in common]
