@@ -74,7 +74,7 @@ def main() -> None:
             everyday["BIRD's way"] = slow["BIRD's way"] = sql_peers.bird
         else:
             absent["BIRD's way"] = "func-timeout is not installed"
-        with sql.Engine(threads=1) as one, sql.Engine(threads=2) as two:
+        with sql.Engine(workers=1) as one, sql.Engine(workers=2) as two:
             ours = {
                 "ours, 1 thread, cold": lambda given: matched(given, None, 1),
                 "ours, 1 thread, warm": lambda given: matched(given, one, 1),
@@ -115,7 +115,7 @@ def matched(triples: Sequence[Triple], engine: sql.Engine | None, threads: int) 
     """Return the verdicts of the engine given, or of a new one that remembers nothing."""
     if engine is not None:
         return [match.equal for match in engine.match(triples)]
-    with sql.Engine(threads=threads) as fresh:
+    with sql.Engine(workers=threads) as fresh:
         return [match.equal for match in fresh.match(triples)]
 
 

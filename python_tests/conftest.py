@@ -71,7 +71,7 @@ def engine() -> Iterator[Engine]:
     """Yield an engine of two threads."""
     from finestep_fast.sql import Engine
 
-    with Engine(threads=2) as engine:
+    with Engine(workers=2) as engine:
         yield engine
 
 

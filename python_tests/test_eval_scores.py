@@ -129,7 +129,7 @@ def test_queries_are_timed_in_turns_and_a_failure_gives_no_times(tmp_path: Path)
     path = written(tmp_path / "shop.sqlite")
     gold = "WITH c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 100000) SELECT max(x) FROM c"
     question = Question("0", "?", gold, "shop", path)
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
         found = timed(question, "SELECT 100000", engine, 3)
         assert found is not None
         assert found.gold_ms > found.predicted_ms > 0

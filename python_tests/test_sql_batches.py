@@ -35,7 +35,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["engine", "subprocess engine"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(threads=2, subprocess=request.param) as engine:
+    with Engine(workers=2, subprocess=request.param) as engine:
         yield engine
 
 

@@ -87,7 +87,7 @@ def test_a_connection_serves_on_after_a_timeout(shop: Path, engine: Engine) -> N
 
 
 def test_the_deadline_is_of_each_query_and_not_of_the_batch(shop: Path) -> None:
-    with Engine(threads=1, timeout_s=0.15) as engine:
+    with Engine(workers=1, timeout_s=0.15) as engine:
         results = engine.run([(shop, ENDLESS), (shop, "SELECT 1"), (shop, ENDLESS)])
     assert [r.status for r in results] == [Status.TIMEOUT, Status.OK, Status.TIMEOUT]
 

@@ -217,7 +217,7 @@ def test_a_query_that_depends_on_time_or_chance_is_neither_remembered_nor_shared
 
 
 def test_pairs_that_depend_on_chance_keep_their_own_verdicts(shop: Path) -> None:
-    with Engine(threads=2) as engine:
+    with Engine(workers=2) as engine:
         triples = [(shop, "SELECT abs(random() % 2)", "SELECT 1")] * 200
         verdicts = [match.equal for match in engine.match(triples)]
     assert 40 < sum(verdicts) < 160

@@ -24,7 +24,7 @@ WEDGE = "SELECT instr(hex(zeroblob(6000000)), hex(zeroblob(3000000)) || '1')"
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    with Engine(threads=2, timeout_s=0.4, subprocess=True) as engine:
+    with Engine(workers=2, timeout_s=0.4, subprocess=True) as engine:
         yield engine
 
 
@@ -37,7 +37,7 @@ def test_results_are_those_of_an_engine_in_this_process(shop: Path, engine: Engi
     ]
     queries += ["SELECT '\ud800'", "SELECT CAST(x'ff' AS TEXT)"]
     triples = [(shop, query, queries[0]) for query in queries]
-    with Engine(threads=2, timeout_s=0.4) as plain:
+    with Engine(workers=2, timeout_s=0.4) as plain:
         for ours, theirs in zip(
             engine.run([(shop, q) for q in queries]),
             plain.run([(shop, q) for q in queries]),
@@ -142,7 +142,7 @@ def test_closing_comes_back_at_once(shop: Path) -> None:
 IN_PROCESS = f"""
 import sys, threading, time
 from finestep_fast.sql import Engine
-engine = Engine(threads=1, timeout_s=30)
+engine = Engine(workers=1, timeout_s=30)
 thread = threading.Thread(target=engine.run, args=([(sys.argv[1], {WEDGE!r})],), daemon=True)
 thread.start()
 while engine.counters.queries_run < 1:
@@ -158,7 +158,7 @@ import sys
 from finestep_fast.sql import Engine
 print("ready", flush=True)
 try:
-    Engine(threads=1, timeout_s=60).run([(sys.argv[1], {WEDGE!r})])
+    Engine(workers=1, timeout_s=60).run([(sys.argv[1], {WEDGE!r})])
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include <chrono>
-#include <cmath>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,10 +11,10 @@
 #include <utility>
 #include <vector>
 
+#include "python/answers.h"
 #include "python/bindings.h"
+#include "python/calls.h"
 #include "python/database_list.h"
-#include "python/enum_members.h"
-#include "python/sql_values.h"
 #include "sql/match_batch.h"
 #include "sql/run_batch.h"
 #include "sql/runner.h"
@@ -29,21 +28,6 @@ namespace {
 
 constexpr std::chrono::milliseconds kSlice(50);
 constexpr std::chrono::milliseconds kPatience(800);  // for what cannot be interrupted
-
-using PyNames = py::typing::Tuple<py::str, py::ellipsis>;
-using PyResult = py::typing::Tuple<QueryStatus, PyNames, PyRows, py::bool_, py::str, py::float_,
-                                   py::int_, py::bool_>;
-using PyReport =
-    py::typing::Tuple<py::bool_, QueryStatus, py::str, py::float_, Verdict, py::float_>;
-using Statuses = EnumMembers<QueryStatus, 6>;
-using PyMatches =
-    py::typing::Tuple<py::typing::List<py::typing::Optional<PyReport>>, py::typing::List<py::int_>,
-                      py::typing::List<py::typing::Tuple<py::bool_, py::int_>>>;
-using PyResults =
-    py::typing::Tuple<py::typing::List<py::typing::Optional<PyResult>>, py::typing::List<py::int_>>;
-using PyJobs = py::typing::List<py::typing::Tuple<py::str, py::str>>;
-using PyPairs = py::typing::List<py::typing::Tuple<py::str, py::str, py::str>>;
-using PyFlags = py::typing::List<py::bool_>;
 
 struct EngineSettings {
   int threads;
@@ -64,50 +48,44 @@ class SqlEngine {
   SqlEngine& operator=(SqlEngine&&) = delete;
   ~SqlEngine() { close(); }
 
-  PyResults run(const PyJobs& jobs, std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
-                std::optional<double> grace_s) {
+  PyResults run(const PyJobs& jobs, std::int64_t max_rows, std::int64_t max_bytes,
+                double timeout_s) {
     begin_after_fork();
     DatabaseList databases;
     std::vector<std::unique_ptr<RunBatch::Job>> listed;
-    for (const auto& entry : jobs) {
-      const auto job = py::cast<py::tuple>(entry);
+    for (auto& [database, sql] : read_jobs(jobs, databases)) {
       listed.push_back(std::make_unique<RunBatch::Job>());
-      listed.back()->database = databases.index_of(job[0]);
-      listed.back()->sql = utf8_of(job[1]);
+      listed.back()->database = database;
+      listed.back()->sql = std::move(sql);
     }
     const QueryLimits limits{.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s};
     const auto queue = queue_;
     const auto batch =
         std::make_shared<RunBatch>(runner_, databases.found(), std::move(listed), limits);
     RunBatch::start(batch, *queue);
-    const auto overdue = wait(*queue, batch, limit_of(timeout_s, grace_s));
-    py::typing::List<py::typing::Optional<PyResult>> results;
+    wait(*queue, batch);
+    PyResults results;
     Statuses statuses;
     for (auto& job : batch->jobs()) {
       if (job->is_done) {
-        results.append(result_of(*job, statuses));
+        const StoredRows& rows = job->rows;
+        const std::vector<std::string_view> columns(rows.columns().begin(), rows.columns().end());
+        results.append(result_of(job->report, columns, rows.bytes(), rows.num_rows(),
+                                 rows.num_columns(), statuses));
         job->rows.clear();
       } else {
         results.append(py::none());
       }
     }
-    return py::make_tuple(results, py::cast(overdue));
+    return results;
   }
 
   PyMatches match(const PyPairs& pairs, const std::optional<PyFlags>& ordered,
                   const ComparisonSettings& comparison, bool early_exit, bool utf8_only,
-                  std::int64_t max_rows, std::int64_t max_bytes, double timeout_s,
-                  std::optional<double> grace_s) {
+                  std::int64_t max_rows, std::int64_t max_bytes, double timeout_s) {
     begin_after_fork();
     DatabaseList databases;
-    std::vector<MatchPair> listed;
-    for (std::size_t i = 0; i < pairs.size(); ++i) {
-      const auto pair = py::cast<py::tuple>(pairs[i]);
-      listed.push_back({.database = databases.index_of(pair[0]),
-                        .predicted = utf8_of(pair[1]),
-                        .gold = utf8_of(pair[2]),
-                        .ordered = ordered ? py::cast<bool>((*ordered)[i]) : comparison.ordered});
-    }
+    auto listed = read_pairs(pairs, ordered, comparison.ordered, databases);
     MatchSettings settings{};
     settings.comparison = comparison;
     settings.limits = {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s};
@@ -120,8 +98,8 @@ class SqlEngine {
       const py::gil_scoped_release release;
       batch->start();
     }
-    const auto overdue = wait(*queue, batch, limit_of(timeout_s, grace_s));
-    return match_result(*batch, overdue);
+    wait(*queue, batch);
+    return match_result(batch->reports(), batch->unit_of_pair());
   }
 
   void close() {
@@ -158,19 +136,12 @@ class SqlEngine {
     }
   }
 
-  static std::optional<double> limit_of(double timeout_s, std::optional<double> grace_s) {
-    return grace_s ? std::optional(timeout_s + *grace_s) : std::nullopt;
-  }
-
-  // Waits for a batch, in slices, so that Ctrl-C gets through. With a limit it ends early, and
-  // says why, once a query has run for longer.
+  // Waits for a batch, in slices, so that Ctrl-C gets through.
   template <typename SomeBatch>
-  std::vector<std::size_t> wait(JobQueue& queue, const std::shared_ptr<SomeBatch>& batch,
-                                std::optional<double> limit_s) {
+  void wait(JobQueue& queue, const std::shared_ptr<SomeBatch>& batch) {
     auto patience = kPatience;
     while (true) {
       bool has_ended = false;
-      std::vector<std::size_t> overdue;
       {
         const py::gil_scoped_release release;
         has_ended = queue.wait(*batch, kSlice);
@@ -178,12 +149,9 @@ class SqlEngine {
           patience -= kSlice;
           has_ended = has_ended || patience.count() <= 0;
         }
-        if (!has_ended && limit_s) {
-          overdue = queue.overdue(*batch, std::chrono::nanoseconds(std::llround(*limit_s * 1e9)));
-        }
       }
-      if (has_ended || !overdue.empty()) {
-        return overdue;
+      if (has_ended) {
+        return;
       }
       if (PyErr_CheckSignals() != 0) {
         const py::error_already_set interrupt;
@@ -196,49 +164,6 @@ class SqlEngine {
     }
   }
 
-  // (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
-  static PyResult result_of(RunBatch::Job& job, Statuses& statuses) {
-    bool is_invalid = false;
-    py::tuple columns(job.rows.columns().size());
-    py::tuple rows(0);
-    if (job.report.status == QueryStatus::ok) {
-      for (std::size_t i = 0; i < columns.size(); ++i) {
-        columns[i] = decoded(job.rows.columns()[i]);
-      }
-      rows = rows_of(job.rows, is_invalid);
-    } else {
-      columns = py::tuple(0);
-    }
-    return py::make_tuple(statuses[job.report.status], columns, rows, job.report.truncated,
-                          decoded(job.report.message), job.report.elapsed_ms, job.report.size_bytes,
-                          is_invalid);
-  }
-
-  // A list of (gold_failed, status, message, elapsed_ms, verdict, score), or None where there is no
-  // answer; the place of every pair's in it; and [(gold, place)] of those that hang.
-  static PyMatches match_result(MatchBatch& batch, const std::vector<std::size_t>& overdue) {
-    py::list reports;
-    Statuses statuses;
-    EnumMembers<Verdict, 3> verdicts;
-    for (const auto& report : batch.reports()) {
-      if (!report) {
-        reports.append(py::none());
-        continue;
-      }
-      reports.append(py::make_tuple(report->gold_failed, statuses[report->report.status],
-                                    decoded(report->report.message),
-                                    report->gold_failed ? 0.0 : report->report.elapsed_ms,
-                                    verdicts[report->outcome.verdict], report->outcome.score));
-    }
-    py::list hanging;
-    for (const std::size_t task : overdue) {
-      for (const std::size_t unit : batch.units_of_task(task)) {
-        hanging.append(py::make_tuple(batch.is_gold_task(task), unit));
-      }
-    }
-    return py::make_tuple(reports, py::cast(batch.unit_of_pair()), hanging);
-  }
-
   std::shared_ptr<SqliteLibrary> library_;
   EngineSettings settings_;
   std::shared_ptr<SqlRunner> runner_;
@@ -249,17 +174,12 @@ class SqlEngine {
 constexpr auto kEngineDoc =
     "Runs queries on SQLite databases. Its entry point is finestep_fast.sql.Engine.";
 constexpr auto kRunDoc =
-    "Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, "
-    "message, "
-    "elapsed_ms, size_bytes, invalid_utf8), or None where the work was cancelled. With grace_s it "
-    "returns once a query has outlived its deadline by so much: then hanging lists their places.";
+    "Run [(path, sql)]. A result is (status, columns, rows, truncated, message, elapsed_ms, "
+    "size_bytes, invalid_utf8), or None where the work was cancelled.";
 constexpr auto kMatchDoc =
-    "Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report "
-    "is (gold_failed, status, message, elapsed_ms, verdict, score). ordered: one "
-    "flag per pair, else that of comparison. With grace_s it returns once a "
-    "query has outlived "
-    "its deadline by so much: then hanging lists (is_gold, report), and reports that are missing "
-    "are None.";
+    "Compare [(path, predicted, gold)]: (reports, place of each pair's report). A report is "
+    "(gold_failed, status, message, elapsed_ms, verdict, score), or None where the work was "
+    "cancelled. ordered: one flag per pair, else that of comparison.";
 
 }  // namespace
 
@@ -285,10 +205,10 @@ void bind_engine(py::module_& module) {
            py::arg("library"), py::kw_only(), py::arg("threads"), py::arg("max_connections"),
            py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"))
       .def("run", &SqlEngine::run, py::arg("jobs"), py::kw_only(), py::arg("max_rows"),
-           py::arg("max_bytes"), py::arg("timeout_s"), py::arg("grace_s") = py::none(), kRunDoc)
+           py::arg("max_bytes"), py::arg("timeout_s"), kRunDoc)
       .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("comparison"),
            py::kw_only(), py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"),
-           py::arg("max_bytes"), py::arg("timeout_s"), py::arg("grace_s") = py::none(), kMatchDoc)
+           py::arg("max_bytes"), py::arg("timeout_s"), kMatchDoc)
       .def("counters", &SqlEngine::counters,
            "Queries run, golds that were reused, the most queries at the same time.")
       .def("close", &SqlEngine::close, "Stop running queries and close every connection.");

@@ -36,7 +36,9 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
       is_whole = run_own_query(connection, sql, max_instructions, rows);
     }
     bool is_invalid = false;
-    results.append(is_whole ? py::object(rows_of(rows, is_invalid)) : py::none());
+    results.append(is_whole ? py::object(rows_of(rows.bytes(), rows.num_rows(), rows.num_columns(),
+                                                 is_invalid))
+                            : py::none());
   }
   return results;
 }

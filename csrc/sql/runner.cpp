@@ -19,7 +19,7 @@ SqlRunner::SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t m
       golds(gold_cache_bytes) {}
 
 QueryReport SqlRunner::run(const Database& database, const std::string& sql,
-                           const QueryLimits& limits, const Batch& batch, TaskWatch& watch,
+                           const QueryLimits& limits, const std::atomic<bool>& cancelled,
                            RowSink& sink) {
   std::string problem = database.problem;
   std::unique_ptr<Connection> connection;
@@ -34,9 +34,7 @@ QueryReport SqlRunner::run(const Database& database, const std::string& sql,
     return {.status = QueryStatus::database_unreadable, .message = std::move(problem)};
   }
   ++num_queries_run;
-  watch.query_started = Clock::now().time_since_epoch().count();
-  QueryReport report = run_query(*connection, sql, limits, batch.cancelled(), sink);
-  watch.query_started = 0;
+  QueryReport report = run_query(*connection, sql, limits, cancelled, sink);
   connections.give_back(std::move(connection));
   return report;
 }

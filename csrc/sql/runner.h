@@ -10,7 +10,6 @@
 #include "sql/gold_store.h"
 #include "sql/query.h"
 #include "sql/sqlite_library.h"
-#include "threads/job_queue.h"
 
 namespace finestep {
 
@@ -29,7 +28,7 @@ struct SqlRunner {
 
   // Runs one query on a pooled connection.
   QueryReport run(const Database& database, const std::string& sql, const QueryLimits& limits,
-                  const Batch& batch, TaskWatch& watch, RowSink& sink);
+                  const std::atomic<bool>& cancelled, RowSink& sink);
 
   std::shared_ptr<const SqliteLibrary> library;
   ConnectionPool connections;

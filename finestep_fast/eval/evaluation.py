@@ -28,7 +28,7 @@ COSTLY = frozenset(
         Status.DATABASE_UNREADABLE,
     }
 )
-QUESTIONS_PER_THREAD = 16
+QUESTIONS_PER_WORKER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,7 @@ def evaluated(
     Yields:
         The records of the next questions, in their order.
     """
-    size = QUESTIONS_PER_THREAD * engine.threads
+    size = QUESTIONS_PER_WORKER * engine.workers
     for start in range(0, len(questions), size):
         part = slice(start, start + size)
         records = compared(
