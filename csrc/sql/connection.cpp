@@ -37,7 +37,7 @@ bool is_plain_in_uri(char c) {
 
 std::string read_only_uri(const std::string& path) {
   std::string uri = "file://";
-  for (const char c : std::filesystem::absolute(path).string()) {
+  for (const char c : path) {
     if (is_plain_in_uri(c)) {
       uri.push_back(c);
     } else {
@@ -69,9 +69,10 @@ bool is_finished(const std::string& journal) {
   return is_open && head != kJournalMagic;
 }
 
-void refuse_unfinished_changes(const std::string& path) {
-  const std::string wal = path + "-wal";
-  const std::string journal = path + "-journal";
+void refuse_unfinished_changes(const FileIdentity& identity) {
+  const std::string& path = identity.path;
+  const std::string wal = identity.file + "-wal";
+  const std::string journal = identity.file + "-journal";
   const bool has_wal = has_content(wal);
   if (has_wal || (has_content(journal) && !is_finished(journal))) {
     unreadable(path, quoted_path(has_wal ? wal : journal) +
@@ -112,7 +113,8 @@ FileIdentity file_identity(const std::string& path) {
 #else
   const auto& modified = found.st_mtim;
 #endif
-  std::string key = path;
+  std::string file = std::filesystem::absolute(path).string();
+  std::string key = file;
   key.push_back('\0');
   for (const auto number :
        {static_cast<std::uint64_t>(found.st_dev), static_cast<std::uint64_t>(found.st_ino),
@@ -120,15 +122,15 @@ FileIdentity file_identity(const std::string& path) {
         static_cast<std::uint64_t>(modified.tv_nsec)}) {
     key += std::to_string(number) + ' ';
   }
-  return {.path = path, .key = std::move(key)};
+  return {.path = path, .file = std::move(file), .key = std::move(key)};
 }
 
 Connection::Connection(const SqliteApi& api, FileIdentity identity)
     : api_(&api), identity_(std::move(identity)) {
   const std::string& path = identity_.path;
-  refuse_unfinished_changes(path);
+  refuse_unfinished_changes(identity_);
   const int flags = kOpenReadOnly + kOpenUri + kOpenNoMutex + kOpenPrivateCache;
-  const std::string uri = read_only_uri(path);
+  const std::string uri = read_only_uri(identity_.file);
   if (api.open_v2(uri.c_str(), &connection_, flags, nullptr) != kSqliteOk) {
     const std::string why = connection_ != nullptr ? api.errmsg(connection_) : "out of memory";
     api.close_v2(connection_);

@@ -24,7 +24,8 @@ class UnreadableDatabase : public std::runtime_error {
 // What makes the files found at a path at two times the same database: the file itself, its size
 // and its age.
 struct FileIdentity {
-  std::string path;
+  std::string path;  // as it was given
+  std::string file;  // the same from the root: the working folder may change
   std::string key;  // different for every file and every state of it
 };
 

@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::chrono::milliseconds kSlow(50);
 constexpr std::size_t kMostPerPlace = 8;  // processes, however many of them are slow
-constexpr std::size_t kMostFailedStarts = 3;
+constexpr std::size_t kMostFailedStarts = 10;
 
 }  // namespace
 

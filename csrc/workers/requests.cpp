@@ -21,6 +21,7 @@ void write(MessageWriter& writer, const std::vector<Database>& databases) {
   writer.put<std::uint64_t>(databases.size());
   for (const Database& database : databases) {
     writer.put_text(database.identity.path);
+    writer.put_text(database.identity.file);
     writer.put_text(database.identity.key);
   }
 }
@@ -29,6 +30,7 @@ std::vector<Database> read_databases(MessageReader& reader) {
   std::vector<Database> databases(reader.get<std::uint64_t>());
   for (Database& database : databases) {
     database.identity.path = reader.get_text();
+    database.identity.file = reader.get_text();
     database.identity.key = reader.get_text();
   }
   return databases;
