@@ -39,7 +39,7 @@ def test_an_engine_works_on_in_a_forked_process(shop: Path) -> None:
 
 def test_a_gold_query_runs_once_however_many_threads_ask_for_it(shop: Path) -> None:
     slow = f"SELECT count(*) FROM ({NUMBERS.format(n=300_000)})"
-    with Engine(workers=4) as engine:
+    with Engine(workers=4, isolation="thread") as engine:
         triples = [(shop, "SELECT 300000", slow)]
         threads = [threading.Thread(target=engine.match, args=(triples,)) for _ in range(6)]
         for thread in threads:
@@ -73,7 +73,7 @@ def test_many_threads_may_share_an_engine(shop: Path) -> None:
 
 
 def test_as_many_queries_run_at_once_as_there_are_threads(shop: Path) -> None:
-    with Engine(workers=3, timeout_s=0.2) as engine:
+    with Engine(workers=3, timeout_s=0.2, isolation="thread") as engine:
         results = engine.run([(shop, ENDLESS)] * 6)
         assert engine.counters.most_at_once == 3
     assert [r.status for r in results] == [Status.TIMEOUT] * 6

@@ -17,6 +17,7 @@
 #include "python/bindings.h"
 #include "python/calls.h"
 #include "python/database_list.h"
+#include "workers/counts.h"
 #include "workers/dispatch.h"
 #include "workers/gold_places.h"
 #include "workers/match_work.h"
@@ -60,7 +61,7 @@ class WorkerEngine {
     };
     RunWork work(databases.found(), std::move(listed),
                  {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s},
-                 latest(timeout_s), receive);
+                 latest(timeout_s), *counts_, receive);
     finish(work, timeout_s);
     PyResults all;
     for (const py::object& result : results) {
@@ -82,7 +83,7 @@ class WorkerEngine {
     settings.utf8_only = utf8_only;
     static std::atomic<std::uint64_t> num_calls{0};
     MatchWork work(++num_calls, databases.found(), std::move(listed), settings, latest(timeout_s),
-                   *places_, num_workers_);
+                   *places_, num_workers_, *counts_);
     finish(work, timeout_s);
     return match_result(work.reports(), work.unit_of_pair());
   }
@@ -90,7 +91,7 @@ class WorkerEngine {
   // Queries run, golds that were reused, the most workers that were busy at the same time.
   std::tuple<std::int64_t, std::int64_t, int> counters() {
     begin_after_fork();
-    return {queries_run_, golds_reused_, pool_->most_at_once()};
+    return {counts_->queries_run, counts_->golds_reused, pool_->most_at_once()};
   }
 
   void close() {
@@ -104,6 +105,7 @@ class WorkerEngine {
   void begin() {
     pool_ = std::make_shared<WorkerPool>(program_, num_workers_);
     places_ = std::make_shared<GoldPlaces>();
+    counts_ = std::make_shared<WorkCounts>();
     process_ = getpid();
   }
 
@@ -134,8 +136,6 @@ class WorkerEngine {
       const py::gil_scoped_release release;
       dispatch(*pool, work, settings);
     }
-    queries_run_ += work.queries_run();
-    golds_reused_ += work.golds_reused();
   }
 
   WorkerProgram program_;
@@ -143,8 +143,7 @@ class WorkerEngine {
   double grace_s_;
   std::shared_ptr<WorkerPool> pool_;
   std::shared_ptr<GoldPlaces> places_;
-  std::atomic<std::int64_t> queries_run_{0};
-  std::atomic<std::int64_t> golds_reused_{0};
+  std::shared_ptr<WorkCounts> counts_;
   pid_t process_ = 0;
 };
 

@@ -26,7 +26,7 @@ class UnreadableDatabase : public std::runtime_error {
 struct FileIdentity {
   std::string path;  // as it was given
   std::string file;  // the same from the root: the working folder may change
-  std::string key;  // different for every file and every state of it
+  std::string key;   // different for every file and every state of it
 };
 
 // The file at a path. Throws UnreadableDatabase.

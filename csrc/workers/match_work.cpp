@@ -11,12 +11,14 @@ namespace finestep {
 
 MatchWork::MatchWork(std::uint64_t call, std::vector<Database> databases,
                      std::vector<MatchPair> pairs, const MatchSettings& settings,
-                     std::chrono::nanoseconds latest, GoldPlaces& places, std::size_t num_places)
+                     std::chrono::nanoseconds latest, GoldPlaces& places, std::size_t num_places,
+                     WorkCounts& counts)
     : call_(call),
       databases_(std::move(databases)),
       settings_(settings),
       latest_(latest),
       places_(&places),
+      counts_(&counts),
       queues_(num_places + 1),
       num_open_(0) {
   PairGroups listed = grouped(std::move(pairs));
@@ -140,7 +142,7 @@ std::string_view MatchWork::share(Lease lease, std::size_t place, std::size_t nu
 bool MatchWork::take(Lease lease, std::string_view message) {
   MessageReader reader(message);
   const AnswerHead head = read_head(reader);
-  count(head);
+  counts_->queries_run += head.queries_run;
   const auto lent = lent_.find(lease);
   if (lent == lent_.end()) {
     return false;
@@ -160,6 +162,7 @@ void MatchWork::take_answer(Lent& lent, MatchAnswer answer) {
   if (answer.report.gold_failed) {
     fail_gold(group, answer.report.report);
   } else if (group.gold == Gold::asked) {
+    counts_->golds_reused += answer.gold_is_remembered ? 1 : 0;
     group.gold = answer.gold_is_volatile ? Gold::is_volatile : Gold::known;
     group.place = lent.place;
     if (!group.waiting.empty()) {

@@ -13,6 +13,7 @@
 #include "sql/matching.h"
 #include "sql/pair_groups.h"
 #include "sql/runner.h"
+#include "workers/counts.h"
 #include "workers/gold_places.h"
 #include "workers/requests.h"
 #include "workers/work.h"
@@ -24,7 +25,7 @@ class MatchWork : public Work {
   // `call` is a number that no other call of this process has.
   MatchWork(std::uint64_t call, std::vector<Database> databases, std::vector<MatchPair> pairs,
             const MatchSettings& settings, std::chrono::nanoseconds latest, GoldPlaces& places,
-            std::size_t num_places);
+            std::size_t num_places, WorkCounts& counts);
 
   [[nodiscard]] bool is_done() const override { return num_open_ == 0; }
   [[nodiscard]] std::size_t num_open() const override { return num_open_; }
@@ -73,6 +74,7 @@ class MatchWork : public Work {
   MatchSettings settings_;
   std::chrono::nanoseconds latest_;
   GoldPlaces* places_;
+  WorkCounts* counts_;
   std::vector<Group> groups_;
   std::vector<MatchUnit> units_;
   std::vector<std::size_t> unit_of_pair_;

@@ -147,20 +147,19 @@ MatchRequest read_match_request(MessageReader& reader) {
 void write(MessageWriter& writer, const AnswerHead& head) {
   writer.put(head.is_last);
   writer.put(head.queries_run);
-  writer.put(head.golds_reused);
 }
 
 AnswerHead read_head(MessageReader& reader) {
   AnswerHead head;
   head.is_last = reader.get_flag();
   head.queries_run = reader.get<std::int64_t>();
-  head.golds_reused = reader.get<std::int64_t>();
   return head;
 }
 
 void write(MessageWriter& writer, const MatchAnswer& answer) {
   writer.put(answer.number);
   writer.put(answer.gold_is_volatile);
+  writer.put(answer.gold_is_remembered);
   writer.put(answer.report.gold_failed);
   write(writer, answer.report.report);
   writer.put(answer.report.outcome.verdict);
@@ -171,6 +170,7 @@ MatchAnswer read_match_answer(MessageReader& reader) {
   MatchAnswer answer;
   answer.number = reader.get<std::uint64_t>();
   answer.gold_is_volatile = reader.get_flag();
+  answer.gold_is_remembered = reader.get_flag();
   answer.report.gold_failed = reader.get_flag();
   answer.report.report = read_report(reader);
   answer.report.outcome.verdict = reader.get<Verdict>();

@@ -61,12 +61,12 @@ MatchRequest read_match_request(MessageReader& reader);
 struct AnswerHead {
   bool is_last = false;          // of its request
   std::int64_t queries_run = 0;  // since the message before
-  std::int64_t golds_reused = 0;
 };
 
 struct MatchAnswer {
   std::uint64_t number = 0;
   bool gold_is_volatile = false;
+  bool gold_is_remembered = false;  // it was run before this request
   MatchReport report;
 };
 

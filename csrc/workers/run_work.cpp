@@ -8,11 +8,12 @@
 namespace finestep {
 
 RunWork::RunWork(std::vector<Database> databases, std::vector<Job> jobs, const QueryLimits& limits,
-                 std::chrono::nanoseconds latest, Receiver receiver)
+                 std::chrono::nanoseconds latest, WorkCounts& counts, Receiver receiver)
     : databases_(std::move(databases)),
       jobs_(std::move(jobs)),
       limits_(limits),
       latest_(latest),
+      counts_(&counts),
       receiver_(std::move(receiver)),
       is_answered_(jobs_.size()),
       num_crashes_(jobs_.size()),
@@ -56,7 +57,7 @@ std::string_view RunWork::share(Lease lease, std::size_t /*place*/, std::size_t 
 bool RunWork::take(Lease lease, std::string_view message) {
   MessageReader reader(message);
   const AnswerHead head = read_head(reader);
-  count(head);
+  counts_->queries_run += head.queries_run;
   while (!reader.is_at_end()) {
     answer(read_run_answer(reader));
   }

@@ -11,6 +11,7 @@
 
 #include "sql/query.h"
 #include "sql/runner.h"
+#include "workers/counts.h"
 #include "workers/requests.h"
 #include "workers/work.h"
 
@@ -26,7 +27,7 @@ class RunWork : public Work {
   using Receiver = std::function<void(const RunAnswer&)>;
 
   RunWork(std::vector<Database> databases, std::vector<Job> jobs, const QueryLimits& limits,
-          std::chrono::nanoseconds latest, Receiver receiver);
+          std::chrono::nanoseconds latest, WorkCounts& counts, Receiver receiver);
 
   [[nodiscard]] bool is_done() const override { return num_open_ == 0; }
   [[nodiscard]] std::size_t num_open() const override { return num_open_; }
@@ -43,6 +44,7 @@ class RunWork : public Work {
   std::vector<Job> jobs_;
   QueryLimits limits_;
   std::chrono::nanoseconds latest_;
+  WorkCounts* counts_;
   Receiver receiver_;
   std::deque<std::size_t> waiting_;
   std::unordered_map<Lease, std::vector<std::size_t>> lent_;

@@ -6,7 +6,6 @@
 #include <string_view>
 
 #include "workers/progress.h"
-#include "workers/requests.h"
 
 namespace finestep {
 
@@ -44,20 +43,6 @@ class Work {
   // The worker is gone before it had answered all: what it had is handed out again, but for the
   // query that made it late, or that crashed it again and again.
   virtual void lose(Lease lease, const RunningQuery* query, Loss loss) = 0;
-
-  // What the workers did for it.
-  [[nodiscard]] std::int64_t queries_run() const { return queries_run_; }
-  [[nodiscard]] std::int64_t golds_reused() const { return golds_reused_; }
-
- protected:
-  void count(const AnswerHead& head) {
-    queries_run_ += head.queries_run;
-    golds_reused_ += head.golds_reused;
-  }
-
- private:
-  std::int64_t queries_run_ = 0;
-  std::int64_t golds_reused_ = 0;
 };
 
 }  // namespace finestep

@@ -119,9 +119,8 @@ class Answers {
   void flush(bool is_last) {
     // The head comes first, though it is known last.
     MessageWriter message;
-    write(message, AnswerHead{.is_last = is_last,
-                              .queries_run = runner_->num_queries_run.exchange(0),
-                              .golds_reused = runner_->num_golds_reused.exchange(0)});
+    write(message,
+          AnswerHead{.is_last = is_last, .queries_run = runner_->num_queries_run.exchange(0)});
     message.put_raw(std::string_view(writer_.finished()).substr(sizeof(MessageSize)));
     channel_->send(message.finished());
     begin();
@@ -165,6 +164,11 @@ class Worker {
     SharedGold gold;
   };
 
+  struct FoundGold {
+    SharedGold gold;
+    bool is_remembered = false;
+  };
+
   // Marks a query as running for as long as it exists.
   class Running {
    public:
@@ -205,36 +209,38 @@ class Worker {
   }
 
   void match(const MatchRequest& request, Answers& answers) {
-    std::vector<SharedGold> golds(request.golds.size());
+    std::vector<FoundGold> golds(request.golds.size());
     for (const RequestedUnit& unit : request.units) {
       const RequestedGold& asked = request.golds.at(unit.gold);
       const Database& database = request.databases.at(asked.database);
       ComparisonSettings comparison = request.settings.comparison;
       comparison.ordered = asked.ordered;
-      SharedGold& gold = golds.at(unit.gold);
-      if (!gold) {
-        gold = found_gold(request, asked, database, comparison, answers);
+      FoundGold& found = golds.at(unit.gold);
+      if (!found.gold) {
+        found = find_gold(request, asked, database, comparison, answers);
       }
       MatchAnswer answer;
       answer.number = unit.number;
-      answer.gold_is_volatile = gold->report.is_volatile;
-      if (gold->rows) {
+      const Gold& gold = *found.gold;
+      answer.gold_is_volatile = gold.report.is_volatile;
+      answer.gold_is_remembered = found.is_remembered;
+      if (gold.rows) {
         const Running running(*this, answers, unit.number, false);
-        answer.report = match_predicted(runner_, database, std::string(unit.predicted), *gold,
+        answer.report = match_predicted(runner_, database, std::string(unit.predicted), gold,
                                         comparison, request.settings, cancelled_);
       } else {
-        answer.report = failed_gold(gold->report);
+        answer.report = failed_gold(gold.report);
       }
       answers.add(answer);
     }
   }
 
-  SharedGold found_gold(const MatchRequest& request, const RequestedGold& asked,
-                        const Database& database, const ComparisonSettings& comparison,
-                        Answers& answers) {
+  FoundGold find_gold(const MatchRequest& request, const RequestedGold& asked,
+                      const Database& database, const ComparisonSettings& comparison,
+                      Answers& answers) {
     for (const KeptGold& kept : kept_golds_) {
       if (kept.call == request.call && kept.number == asked.number) {
-        return kept.gold;
+        return {.gold = kept.gold, .is_remembered = true};
       }
     }
     const std::string sql(asked.sql);
@@ -242,8 +248,7 @@ class Worker {
     bool must_run = false;
     SharedGold gold = runner_.golds.find(key, {}, must_run);
     if (gold) {
-      ++runner_.num_golds_reused;
-      return gold;
+      return {.gold = gold, .is_remembered = true};
     }
     {
       const Running running(*this, answers, asked.number, true);
@@ -257,7 +262,7 @@ class Worker {
         kept_golds_.pop_front();
       }
     }
-    return gold;
+    return {.gold = gold, .is_remembered = false};
   }
 
   std::shared_ptr<SqliteLibrary> library_;
