@@ -41,6 +41,25 @@ def test_of_several_files_the_first_extension_is_taken_and_a_missing_one_is_name
     assert database_file(tmp_path, "x" * 300).name == "x" * 300 + ".sqlite"
 
 
+@pytest.mark.parametrize("extension", EXTENSIONS)
+def test_files_without_folders_are_found_after_those_in_folders(
+    tmp_path: Path, extension: str
+) -> None:
+    path = written(tmp_path / f"a.{extension}")
+    assert database_file(tmp_path, "a") == path
+    assert checked(tmp_path, "a") == ""
+    inside = written(tmp_path / "a" / "a.sqlite3")
+    assert database_file(tmp_path, "a") == inside
+
+
+def test_the_folder_of_spider_is_known_by_its_tables(tmp_path: Path) -> None:
+    path = written(tmp_path / "database" / "a" / "a.sqlite")
+    assert database_file(tmp_path, "a") == tmp_path / "a" / "a.sqlite"
+    (tmp_path / "tables.json").write_text("[]")
+    assert database_file(tmp_path, "a") == path
+    assert database_file(tmp_path, "b") == tmp_path / "b" / "b.sqlite"
+
+
 def test_databases_that_cannot_be_read_are_listed_by_name_and_reason(tmp_path: Path) -> None:
     written(tmp_path / "a" / "a.db")
     for name, content in (("b", b""), ("c", b"version https://git-lfs.github.com/spec/v1\n" * 9)):
@@ -48,8 +67,8 @@ def test_databases_that_cannot_be_read_are_listed_by_name_and_reason(tmp_path: P
         (tmp_path / name / f"{name}.sqlite").write_bytes(content)
     assert checked(tmp_path, "aaaabcd", share=0.5) == (
         f"databases {tmp_path}: 3 of 4 databases cannot be read: holds no table: 'b'; file is not "
-        "a database: 'c'; No such file or directory: 'd'; expected <db_id>/<db_id>.sqlite, .db or "
-        ".sqlite3; 3 of 7 questions cannot be used"
+        "a database: 'c'; No such file or directory: 'd'; expected <db_id>/<db_id>.sqlite or "
+        "<db_id>.sqlite, also with .db or .sqlite3; 3 of 7 questions cannot be used"
     )
 
 

@@ -53,6 +53,15 @@ def test_json_lines_and_other_names_of_the_query_are_read(tmp_path: Path, key: s
     first, second = load_questions(saved(tmp_path / "q.jsonl", entries, lines=True), tmp_path)
     assert (first.question_id, first.text, first.gold_sql) == ("0", "ä?", "SELECT 1")
     assert (second.question_id, second.gold_sql, second.kind) == ("x", "SELECT 2", "k")
+    assert (first.golds, second.golds) == (("SELECT 1",), ("SELECT 2", "SELECT 3"))
+
+
+def test_accepted_golds_under_both_keys_are_taken_once_each(tmp_path: Path) -> None:
+    several = {"gold_alternatives": ["SELECT 2", "SELECT 1", "SELECT 3"]}
+    entries = [BIRD | several, {k: v for k, v in BIRD.items() if k != "SQL"} | several]
+    first, second = load_questions(saved(tmp_path / "q.json", entries), tmp_path)
+    assert first.golds == ("SELECT 1", "SELECT 2", "SELECT 3")
+    assert second.golds == ("SELECT 2", "SELECT 1", "SELECT 3")
 
 
 def test_synsql_is_read_and_spiders_parsed_query_is_not_taken_for_one(tmp_path: Path) -> None:
@@ -88,6 +97,8 @@ def test_a_missing_database_is_no_error_yet(tmp_path: Path) -> None:
         ({"SQL": None}, "SQL is missing"),
         ({"SQL": []}, r"SQL is \[\]; expected text"),
         ({"SQL": [1]}, "SQL is 1; expected text"),
+        ({"SQL": ["SELECT 1", None]}, "SQL is missing"),
+        ({"gold_alternatives": {}}, r"gold_alternatives is \{\}; expected text"),
         ({"db_id": None}, "db_id is missing"),
         ({"db_id": ""}, "db_id is ''; expected the name of a folder"),
         ({"db_id": "../secret"}, "db_id is '../secret'; expected the name of a folder"),
@@ -119,6 +130,35 @@ def test_an_unusable_file_is_named(tmp_path: Path) -> None:
         (tmp_path / "bad.json").write_bytes(content)
         with pytest.raises(InputError, match=message):
             load_questions(tmp_path / "bad.json", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gold.sql", "gold.txt"])
+def test_lines_of_gold_queries_are_questions_where_golds_alone_will_do(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_text("SELECT 1\ta\r\n\nSELECT\t2\tmy shop\n", encoding="utf-8")
+    first, second = load_questions(path, tmp_path, golds_alone=True)
+    assert (first.question_id, first.gold_sql, first.db_id) == ("0", "SELECT 1", "a")
+    assert first.text == ""
+    assert (second.question_id, second.gold_sql) == ("1", "SELECT\t2")
+    assert second.database == tmp_path / "my shop" / "my shop.sqlite"
+    with pytest.raises(InputError, match="line 1: not JSON"):
+        load_questions(path, tmp_path)
+    for content, message in (
+        ("SELECT 1\ta\nSELECT 2\n", r"line 2: is 'SELECT 2'; expected a gold query, a tab and a"),
+        ("SELECT 1\t\n", "line 1: db_id is ''; expected the name of a folder"),
+        ("\ta\n", r"line 1: is '\\ta'; expected a gold query"),
+    ):
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(InputError, match=message):
+            load_questions(path, tmp_path, golds_alone=True)
+
+
+def test_json_with_the_name_of_a_text_is_json_and_json_lines_are_no_golds(tmp_path: Path) -> None:
+    for lines in (False, True):
+        path = saved(tmp_path / "q.txt", [BIRD], lines=lines)
+        assert load_questions(path, tmp_path, golds_alone=True)[0].text == "How many?"
 
 
 def test_questions_of_real_data_are_read(shared_data: Path) -> None:

@@ -73,6 +73,43 @@ def test_a_query_that_was_mended_is_no_repeat(engine: Engine, question: Question
     assert [values["novel"] for values in score.validators] == [1, 0, 1, 0, 1]
 
 
+def test_an_answer_that_equals_any_accepted_gold_is_right_and_all_must_fail_not_to_count(
+    engine: Engine, question: Question
+) -> None:
+    outcomes = []
+    for golds in (("SELECT 1", GOLD), ("SELECT nam FROM customer", GOLD), ("SELECT 1", "SELECT 2")):
+        several = replace(question, gold_sql=golds[0], other_golds=golds[1:])
+        episode = Episode(several, engine, EnvConfig())
+        episode.step(render_call(ToolCall("execute_sql", {"sql": GOLD})))
+        episode.step(render_call(ToolCall("submit", {"sql": GOLD})))
+        (score,) = score_episodes([episode], engine, RewardConfig(), find_answers=True)
+        outcomes.append((score.outcome, score.counted, score.found))
+    assert outcomes == [
+        (1.0, True, (True, False)),
+        (1.0, True, (True, False)),
+        (0.0, True, (False, False)),
+    ]
+    failing = replace(question, gold_sql="SELECT nam", other_golds=("DROP TABLE customer",))
+    episode = Episode(failing, engine, EnvConfig())
+    episode.step(render_call(ToolCall("submit", {"sql": GOLD})))
+    (score,) = score_episodes([episode], engine, RewardConfig())
+    assert (score.counted, score.status) == (False, "gold_error")
+
+
+def test_a_final_answer_in_a_fence_is_read_and_an_executed_query_is_not(
+    engine: Engine, question: Question
+) -> None:
+    episode = Episode(question, engine, EnvConfig())
+    fenced = f"```sql\n{GOLD}\n```"
+    for tool in ("execute_sql", "submit"):
+        episode.step(render_call(ToolCall(tool, {"sql": fenced})))
+    assert episode.final_sql == GOLD
+    (score,) = score_episodes([episode], engine, RewardConfig())
+    assert (score.outcome, score.status) == (1.0, "ok")
+    assert [values["executes"] for values in score.validators] == [0, 1]
+    assert [values["grounded"] for values in score.validators] == [0, 1]
+
+
 def test_the_semantics_is_a_setting(engine: Engine, answered: Answered) -> None:
     doubled = "SELECT name FROM londoner UNION ALL SELECT name FROM londoner"
     backwards = GOLD + " DESC"

@@ -16,7 +16,7 @@ import pytest
 
 from finestep_fast.eval.__main__ import main
 from finestep_fast.sql import Engine
-from support.evaluation import ENDLESS, PREDICTED, Evaluation, found
+from support.evaluation import ENDLESS, GOLDS, PREDICTED, Evaluation, found
 from support.json_lines import json_lines
 
 
@@ -25,6 +25,7 @@ def test_numbers_for_programs(evaluation: Evaluation, capsys: pytest.CaptureFixt
     assert printed["overall"] == {
         "questions": 6,
         "gold_failed": 1,
+        "some_golds_failed": 0,
         "no_prediction": 1,
         "ex": {"bird": pytest.approx(2 / 6), "strict": pytest.approx(1 / 6)},
         "ex_where_gold_ran": {"bird": pytest.approx(2 / 5), "strict": pytest.approx(1 / 5)},
@@ -70,9 +71,15 @@ def test_a_table_for_people(evaluation: Evaluation, capsys: pytest.CaptureFixtur
     printed = capsys.readouterr()
     rows = [line.split() for line in printed.out.replace("│", " ").splitlines()]
     assert ["all", "6", "33.33%", "16.67%", "44.44%"] in rows
-    assert ["simple", "2", "100.00%", "50.00%", "100.00%"] in rows
     assert ["zoo", "2", "0.00%", "0.00%", "0.00%"] in rows
     assert "EX bird" in printed.out
+    # As BIRD's evaluation prints it: a column for each difficulty.
+    heads = printed.out.replace("┃", " ").splitlines()
+    assert ["simple", "moderate", "challenging", "total"] in [line.split() for line in heads]
+    assert ["questions", "2", "2", "2", "6"] in rows
+    assert ["EX", "bird", "100.00%", "0.00%", "0.00%", "33.33%"] in rows
+    assert ["EX", "strict", "50.00%", "0.00%", "0.00%", "16.67%"] in rows
+    assert ["Soft-F1", "100.00%", "33.33%", "0.00%", "44.44%"] in rows
     assert "R-VES" not in printed.out
     assert "status under bird: ok 3, " in printed.out
     assert "note: 1 gold query failed and count" in printed.out
@@ -148,7 +155,7 @@ def test_ctrl_c_keeps_what_was_evaluated(
     evaluation: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = evaluation.folder / "out.jsonl"
-    monkeypatch.setattr("finestep_fast.eval.evaluation.QUESTIONS_PER_THREAD", 2)
+    monkeypatch.setattr("finestep_fast.eval.evaluation.QUESTIONS_PER_WORKER", 2)
     match = Engine.match
 
     def stopped_later(engine: Engine, *given: Any, **options: Any) -> Any:
@@ -217,3 +224,38 @@ def test_verdicts_on_real_predictions_are_those_recorded(
             assert [verdicts[name]["equal"] for verdicts in own] == expected
             assert printed["statuses"][name]["predicted_error"] == recorded.count("error")
     assert printed["by_database"]["world_1"]["questions"] == 120
+
+
+def test_queries_in_fences_are_run_and_counted(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluation.with_predictions([f"```sql\n{PREDICTED[0]}\n```", f"{PREDICTED[1]}\n```"])
+    output = evaluation.folder / "out.jsonl"
+    printed = found(capsys, evaluation.words("--output", output, "--limit", "2"))
+    assert printed["overall"]["ex"] == {"bird": 1.0}
+    assert printed["taken_out_of_fences"] == 2
+    said = "2 predictions were taken out of fences or other text, where the published evaluators"
+    assert said in printed["remarks"][-1]
+    assert json_lines(output)[0]["predicted_sql"] == PREDICTED[0]
+    printed = found(capsys, evaluation.words("--as-written", "--limit", "2"))
+    assert printed["statuses"]["bird"] == {"predicted_error": 2}
+    assert (printed["taken_out_of_fences"], printed["remarks"]) == (0, [])
+
+
+def test_spiders_own_files_are_evaluated(
+    evaluation: Evaluation, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`gold.sql` and `predicted.sql` line by line, the databases in `database` by `tables.json`."""
+    asked = [0, 1, 2, 4]
+    gold, predicted = evaluation.folder / "gold.sql", evaluation.folder / "predicted.sql"
+    gold.write_text("".join(f"{GOLDS[i][2]}\t{GOLDS[i][0]}\n" for i in asked))
+    predicted.write_text("".join(f"{PREDICTED[i]}\n" for i in asked))
+    evaluation.databases.rename(evaluation.folder / "database")
+    (evaluation.folder / "tables.json").write_text("[]")
+    words = [str(predicted), "--questions", str(gold), "--databases", str(evaluation.folder)]
+    printed = found(capsys, words)
+    assert printed["overall"]["ex"] == {"bird": 0.5}
+    assert {name: g["questions"] for name, g in printed["by_database"].items()} == {
+        "shop": 3,
+        "zoo": 1,
+    }

@@ -136,7 +136,7 @@ def test_a_db_id_with_a_space_is_no_part_of_the_query(tmp_path: Path) -> None:
     "content",
     [
         {"0": 0, "1": "SELECT 2"},
-        {"0": ["SELECT 1"], "1": "SELECT 2"},
+        {"0": [1, None], "1": "SELECT 2"},
         [False, "SELECT 2", None],
         [{"qid": 0, "SQL": {"a": 1}}, {"qid": 1, "SQL": "SELECT 2"}],
         [{"qid": 0, "error": "timeout"}, {"qid": 1, "SQL": "SELECT 2"}],
@@ -223,7 +223,8 @@ def test_json_that_python_cannot_hold_is_named(tmp_path: Path) -> None:
         ('{"qid": 0, "SQL": "A"}\n{"qid": 1, "SQL": }', "p.jsonl", r"line 2: not JSON"),
         ("SELECT 1", "p.json", "line 1: not JSON"),
         ('{"0": "A", "1": "B", "0": "C"}', "p.json", "key '0': comes twice"),
-        ({"0": ["SELECT 1"]}, "p.json", "key '0': is list .*, no query, and no other"),
+        ({"0": [["SELECT 1"]]}, "p.json", "key '0': is list .*, no query, and no other"),
+        ({"0": []}, "p.json", r"key '0': is list \[\], no query, and no other"),
         ([1, 2, 3], "p.json", "entry 0: is int 1, no query, and no other"),
         ([{"SQL": 5}], "p.json", "entry 0: SQL: is int 5, no query, and no other"),
         ([{"qid": 1, "text": "A"}], "p.json", "entry 0: has no query; expected it under .*SQL"),
@@ -260,3 +261,55 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.txt").write_bytes(b"SELECT '\xe4'")
     with pytest.raises(InputError, match="not UTF-8 text"):
         load_predictions(tmp_path / "latin.txt", questions())
+
+
+def test_queries_are_taken_out_of_fences_unless_they_are_to_stay_as_written(
+    tmp_path: Path,
+) -> None:
+    fenced = "It is:\n```sql\nSELECT 2\n```"
+    for content in (
+        ["SELECT 1", fenced, f"{fenced}{BIRD_MARK}zoo"],
+        {"0": "SELECT 1", "1": fenced, "2": with_mark("SQL: SELECT 2", "zoo")},
+        as_json_lines([{"SQL": "SELECT 1"}, {"SQL": fenced}, {"SQL": fenced, "db_id": "zoo"}]),
+    ):
+        path = saved(tmp_path / "p.json", content)
+        read = load_predictions(path, questions())
+        assert [prediction.sql for prediction in read] == ["SELECT 1", "SELECT 2", "SELECT 2"]
+        assert [prediction.taken_out for prediction in read] == [False, True, True]
+        read = load_predictions(path, questions(), as_written=True)
+        assert read[1].sql == fenced
+        assert not any(prediction.taken_out for prediction in read)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param([["A", "B"], ["C"], "D"], id="list of lists"),
+        pytest.param({"2": "D", "0": ["A", "B"], "1": ["C"]}, id="object"),
+        pytest.param(as_json_lines([["A", "B"], ["C"], ["D"]]), id="lines of lists"),
+        pytest.param(
+            as_json_lines([{"SQL": ["A", "B"]}, {"SQL": ["C"]}, {"SQL": "D"}]),
+            id="lines of objects with lists",
+        ),
+        pytest.param(
+            [{"qid": 2, "SQL": ["D"]}, {"qid": 0, "SQL": ["A", "B"]}, {"qid": 1, "SQL": "C"}],
+            id="objects in another order",
+        ),
+        pytest.param([[with_mark("A", "shop"), "B"], ["C"], [with_mark("D", "zoo")]], id="marks"),
+    ],
+)
+def test_several_predictions_for_a_question_are_read(tmp_path: Path, content: Any) -> None:
+    read = load_predictions(saved(tmp_path / "p.json", content), questions())
+    assert [prediction.queries for prediction in read] == [("A", "B"), ("C",), ("D",)]
+    assert not any(prediction.problem for prediction in read)
+
+
+def test_what_is_no_query_among_several_stays_in_its_place(tmp_path: Path) -> None:
+    content = [[None, "SQL: SELECT 1", 3], [None], ["SELECT 2"]]
+    first, second, third = load_predictions(saved(tmp_path / "p.json", content), questions())
+    assert (first.queries, first.taken_out, first.problem) == ((None, "SELECT 1", None), 1, "")
+    assert (second.queries, second.problem) == ((None,), "is list [None], no query")
+    assert (second.is_missing, first.is_missing, third.queries) == (True, False, ("SELECT 2",))
+    mixed = [[with_mark("A", "zoo"), "B"], ["C"], ["D"]]
+    with pytest.raises(InputError, match="entry 0: is for database 'zoo'; expected 'shop'"):
+        load_predictions(saved(tmp_path / "p.json", mixed), questions())

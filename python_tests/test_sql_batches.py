@@ -25,6 +25,9 @@ NO_QUERY: list[tuple[Any, str]] = [
     ("SELECT '\0'", "contains a null character"),
     ("SELECT '\ud800'", "is no valid Unicode: surrogates not allowed"),
 ]
+# A list of golds is one of accepted golds: an empty one accepts nothing.
+NO_GOLD = [case for case in NO_QUERY if not isinstance(case[0], list)]
+NO_GOLD.append(([], "is []; expected text"))
 NO_PATH: list[Any] = [None, 3, ["x"], "\ud800.sqlite"]
 
 
@@ -70,12 +73,12 @@ def test_a_prediction_that_is_no_text_is_one_failed_prediction(
 def test_a_gold_query_that_is_no_text_is_one_gold_error(
     shop: Path, engine: Engine, semantics: Semantics
 ) -> None:
-    triples = [(shop, GOOD, query) for query, _ in NO_QUERY]
+    triples = [(shop, GOOD, query) for query, _ in NO_GOLD]
     # The gold's failure is reported before the prediction's.
-    triples += [(shop, NO_QUERY[0][0], query) for query, _ in NO_QUERY]
+    triples += [(shop, NO_QUERY[0][0], query) for query, _ in NO_GOLD]
     triples.append((shop, GOOD, GOOD))
     matches = engine.match(triples, semantics=semantics)
-    for i, (match, (_, complaint)) in enumerate(zip(matches[:-1], NO_QUERY * 2, strict=True)):
+    for i, (match, (_, complaint)) in enumerate(zip(matches[:-1], NO_GOLD * 2, strict=True)):
         assert (match.equal, match.status) == (False, Status.GOLD_ERROR)
         assert match.status.is_infrastructure
         assert match.message == f"triples[{i}]: the gold query {complaint}"

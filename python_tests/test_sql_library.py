@@ -12,6 +12,7 @@ import pytest
 
 from finestep_fast import sql
 from finestep_fast.errors import InputError
+from finestep_fast.sql.library import pip_copies
 
 SAY = """
 import sys
@@ -56,3 +57,16 @@ def test_a_process_has_one_library() -> None:
     assert sql.library(library.path) == library
     with pytest.raises(InputError, match="this process runs on"):
         sql.library("/other.so")
+
+
+def test_copies_in_packages_are_found_where_the_packages_put_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = ("pysqlite3/_sqlite3.so", "apsw/sqlite_extra_binaries/libsqlite3_tool.so")
+    for file in map(tmp_path.joinpath, files):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert [path for path in pip_copies() if path.startswith(str(tmp_path))] == [
+        str(tmp_path / file) for file in files
+    ]

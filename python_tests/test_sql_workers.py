@@ -187,7 +187,11 @@ def test_a_query_that_is_there_at_every_crash_is_at_fault(shop: Path) -> None:
         thread.start()
         results = engine.run([(shop, "SELECT 1"), (shop, ENDLESS), (shop, "SELECT 2")])
         matches = engine.match(
-            [(shop, "SELECT 1", ENDLESS), (shop, ENDLESS, "SELECT 1"), (shop, "SELECT 3", "SELECT 3")]
+            [
+                (shop, "SELECT 1", ENDLESS),
+                (shop, ENDLESS, "SELECT 1"),
+                (shop, "SELECT 3", "SELECT 3"),
+            ]
         )
         ended.set()
         thread.join()

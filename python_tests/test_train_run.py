@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from finestep_fast.sql import library
 from finestep_fast.train.__main__ import main
 from finestep_fast.train.stop import Stopped, StopRequest
 from support.commands import SMALL as WITHOUT_CRITIC
@@ -339,3 +340,10 @@ def test_the_report_gives_the_seconds_of_every_phase(left_alone: Path) -> None:
     report = json.loads((left_alone / "report.json").read_text())
     assert report["seconds"].keys() == {"warm start", "updates"}
     assert all(seconds > 0 for seconds in report["seconds"].values())
+
+
+def test_the_report_names_the_library_that_ran_the_queries(left_alone: Path) -> None:
+    report = json.loads((left_alone / "report.json").read_text())
+    used = library()
+    assert report["sqlite"]["version"] == used.version
+    assert report["sqlite"]["path"] == used.path

@@ -256,6 +256,10 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
         ),
     )
     yield "sql.run", Tried(sql.run, {"jobs": [(database, "SELECT 1")], **limits}, numbers)
+    yield (
+        "sql.query_in",
+        Tried(sql.query_in, {"text": "SELECT 1"}, {"text": "text|empty text|a lone surrogate"}),
+    )
     flags = {"keep_distinct": False, "early_exit": True}
     triples = [(database, "SELECT 1", "SELECT 1")]
     yield (

@@ -21,8 +21,18 @@ MOST_NAMED = 50
 
 
 def database_file(folder: Path, db_id: str) -> Path:
-    """Return a database's file: with the first of `EXTENSIONS` that is there, else the first."""
-    files = [folder / db_id / f"{db_id}.{extension}" for extension in EXTENSIONS]
+    """Return a database's file: the first that is there, else where it is looked for first.
+
+    Looked for are `<db_id>/<db_id>` and `<db_id>` with each of `EXTENSIONS`, in the folder and, if
+    it is Spider's with its `tables.json`, in the folder `database` inside it.
+    """
+    folders = [folder, folder / "database"] if os.path.isfile(folder / "tables.json") else [folder]
+    files = [
+        place / f"{name}.{extension}"
+        for place in folders
+        for name in (f"{db_id}/{db_id}", db_id)
+        for extension in EXTENSIONS
+    ]
     return next((file for file in files if os.path.isfile(file)), files[0])
 
 
@@ -61,7 +71,8 @@ def checked_databases(
     num_names = len({question.db_id for question in questions})
     listed = (
         f"{what}: {len(reasons)} of {num_names} databases cannot be read: {named(reasons)}; "
-        f"expected <db_id>/<db_id>.{', .'.join(EXTENSIONS[:-1])} or .{EXTENSIONS[-1]}"
+        f"expected <db_id>/<db_id>.{EXTENSIONS[0]} or <db_id>.{EXTENSIONS[0]}, also "
+        f"with .{' or .'.join(EXTENSIONS[1:])}"
     )
     num_lost = sum(question.db_id in reasons for question in questions)
     return checked_share(listed, num_lost, len(questions), max_share=max_share, setting=setting)

@@ -16,6 +16,7 @@ from finestep_fast.env.observation import cut, readable, schema_text
 from finestep_fast.env.question import Question
 from finestep_fast.env.tools import SUBMIT, TOOLS, Answer, Desk, complaint
 from finestep_fast.errors import InputError
+from finestep_fast.sql.completion import query_in
 from finestep_fast.sql.engine import Engine
 from finestep_fast.sql.outcome import Status
 from finestep_fast.sql.schema import DatabaseSchema, database_schema
@@ -85,7 +86,7 @@ class Episode:
     Attributes:
         steps: What happened so far, one record per turn.
         status: Where the episode stands.
-        final_sql: The submitted query; none before there is one.
+        final_sql: The submitted query, as `sql.query_in` reads it; none before there is one.
         message: Why the episode failed; empty if it did not.
         schema: Of the database; none if it cannot be read.
     """
@@ -177,7 +178,7 @@ class Episode:
         if reason or isinstance(parsed, MalformedCall):
             return None, reason, Answer(f"error: {reason}", Status.ERROR)
         if parsed.name == SUBMIT:
-            self.final_sql = parsed.arguments["sql"]
+            self.final_sql = query_in(parsed.arguments["sql"])
             self.end(EpisodeStatus.SUBMITTED)
             return parsed, "", Answer("submitted")
         use = TOOLS[parsed.name].answer

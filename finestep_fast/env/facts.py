@@ -10,6 +10,7 @@ from finestep_fast.env.episode import StepRecord
 from finestep_fast.env.tools import SUBMIT, named_table, searched_columns, spellings
 from finestep_fast.rewards import CallKey, StepFacts
 from finestep_fast.sql.analysis import analyse
+from finestep_fast.sql.completion import query_in
 from finestep_fast.sql.outcome import Status
 from finestep_fast.sql.schema import DatabaseSchema
 
@@ -52,7 +53,8 @@ def query_facts(
     call: ToolCall, schema: DatabaseSchema, *, executed: bool, digest: str = ""
 ) -> StepFacts:
     """Return the facts of a call that holds a query."""
-    facts = analyse(call.arguments["sql"], schema)
+    sql = call.arguments["sql"]
+    facts = analyse(query_in(sql) if call.name == SUBMIT else sql, schema)
     if not facts.normal_form:
         return StepFacts(well_formed=False)
     named, existing = facts.named, facts.existing

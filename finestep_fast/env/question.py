@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from finestep_fast.env.databases import database_file
-from finestep_fast.errors import InputError
+from finestep_fast.errors import InputError, shown
 
 # BIRD's name first; `sql` last, for it is SynSQL's query but Spider's parsed one beside `query`.
 SQL_KEYS = ("SQL", "gold", "query", "sql")
+GOLDS_KEY = "gold_alternatives"
 ID_KEYS = ("question_id", "qid")
 EVIDENCE_KEYS = ("evidence", "external_knowledge")
 
@@ -40,17 +41,29 @@ class Question:
     """A label; may be empty."""
     kind: str = ""
     """A label; may be empty."""
+    other_golds: tuple[str, ...] = ()
+    """Further queries that answer it: a result that equals any of them is right."""
+
+    @property
+    def golds(self) -> tuple[str, ...]:
+        """Return all queries that answer it, `gold_sql` first."""
+        return (self.gold_sql, *self.other_golds)
 
 
-def load_questions(questions: Path, databases: Path, *, limit: int | None = None) -> list[Question]:
+def load_questions(
+    questions: Path, databases: Path, *, limit: int | None = None, golds_alone: bool = False
+) -> list[Question]:
     """Read questions from a JSON list, or from JSON lines.
 
     Args:
         questions: The file. Each entry has `question`, `db_id`, the query under one of `SQL_KEYS`
-            (a list of accepted queries gives its first), and perhaps `evidence` or SynSQL's
-            `external_knowledge`, `question_id` or `qid`, `difficulty` and `kind`.
-        databases: The folder that holds `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`.
+            or a list of accepted ones, more accepted ones perhaps under `GOLDS_KEY`, and perhaps
+            `evidence` or SynSQL's `external_knowledge`, `question_id` or `qid`, `difficulty` and
+            `kind`.
+        databases: The folder of the databases; see `databases.database_file`.
         limit: How many questions to read at most.
+        golds_alone: Whether the file may also be a text (`.sql` or `.txt`) of gold queries, each on
+            a line with a tab and its `db_id`, as Spider and BIRD have it. The questions are empty.
 
     Returns:
         The questions in the order of the file.
@@ -68,7 +81,9 @@ def load_questions(questions: Path, databases: Path, *, limit: int | None = None
         raise InputError(f"questions {str(questions)!r}: not UTF-8 text: {error}") from error
     read: list[Question] = []
     file_of: dict[str, Path] = {}
-    for place, number, entry in entries(content, f"questions {str(questions)!r}"):
+    is_text = questions.suffix in (".sql", ".txt") and content.lstrip()[:1] not in ("[", "{")
+    read_entries = gold_lines if golds_alone and is_text else entries
+    for place, number, entry in read_entries(content, f"questions {str(questions)!r}"):
         if limit is not None and len(read) == limit:
             break
         read.append(question_from(entry, place, number, databases, file_of))
@@ -81,7 +96,9 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         try:
             listed = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{source}: not JSON: {error}") from error
+            listed = lists_by_line(content)
+            if listed is None:
+                raise InputError(f"{source}: not JSON: {error}") from error
         for number, entry in enumerate(listed):
             yield f"{source}, entry {number}", number, entry
         return
@@ -98,6 +115,28 @@ def entries(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
         number += 1
 
 
+def lists_by_line(content: str) -> list[Any] | None:
+    """Return the values of JSON lines that begin with a list; None if a line is no JSON."""
+    try:
+        return [json.loads(line) for line in content.split("\n") if line.strip()]
+    except (ValueError, RecursionError):
+        return None
+
+
+def gold_lines(content: str, source: str) -> Iterator[tuple[str, int, Any]]:
+    """Yield what `entries` does for lines of a gold query, a tab and a `db_id`."""
+    number = 0
+    for line_number, line in enumerate(content.split("\n"), start=1):
+        if not line.strip():
+            continue
+        place = f"{source}, line {line_number}"
+        sql, _, db_id = line.rpartition("\t")
+        if not sql.strip():
+            raise InputError(f"{place}: is {shown(line)}; expected a gold query, a tab and a db_id")
+        yield place, number, {"SQL": sql.strip(), "db_id": db_id.strip(), "question": ""}
+        number += 1
+
+
 def question_from(
     entry: Any, place: str, number: int, databases: Path, file_of: dict[str, Path]
 ) -> Question:
@@ -107,27 +146,37 @@ def question_from(
     """
     if not isinstance(entry, dict):
         raise InputError(f"{place}: is {type(entry).__name__}; expected a JSON object")
-    gold_key = next((key for key in SQL_KEYS if key in entry), SQL_KEYS[0])
-    gold = entry.get(gold_key)
-    if isinstance(gold, list) and gold:
-        entry = {**entry, gold_key: gold[0]}
     db_id = text_of(entry, "db_id", place)
     if not db_id or "/" in db_id or "\\" in db_id or db_id in (".", ".."):
         raise InputError(f"{place}: db_id is {db_id!r}; expected the name of a folder")
     if db_id not in file_of:
         file_of[db_id] = database_file(databases, db_id)
+    golds = golds_of(entry, place)
     evidence_key = next((key for key in EVIDENCE_KEYS if entry.get(key)), EVIDENCE_KEYS[0])
     question_id = next((entry[key] for key in ID_KEYS if entry.get(key) is not None), number)
     return Question(
         question_id=str(question_id),
         text=text_of(entry, "question", place),
-        gold_sql=text_of(entry, gold_key, place),
+        gold_sql=golds[0],
         db_id=db_id,
         database=file_of[db_id],
         evidence=text_of(entry, evidence_key, place, default=""),
         difficulty=text_of(entry, "difficulty", place, default=""),
         kind=text_of(entry, "kind", place, default=""),
+        other_golds=golds[1:],
     )
+
+
+def golds_of(entry: Mapping[str, Any], place: str) -> tuple[str, ...]:
+    """Return the accepted queries of an entry, each once, in their order; at least one."""
+    keys = [next((key for key in SQL_KEYS if key in entry), ""), GOLDS_KEY]
+    keys = [key for key in keys if key in entry] or [SQL_KEYS[0]]
+    golds = []
+    for key in keys:
+        given = entry.get(key)
+        for gold in given if isinstance(given, list) and given else [given]:
+            golds.append(text_of({key: gold}, key, place))
+    return tuple(dict.fromkeys(golds))
 
 
 def text_of(entry: Mapping[str, Any], key: str, place: str, *, default: str | None = None) -> str:

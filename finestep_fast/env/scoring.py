@@ -21,7 +21,7 @@ class RolloutScore:
     """What one episode earned."""
 
     outcome: float
-    """1 if the final query's result equals the gold query's, else 0."""
+    """1 if the final query's result equals that of an accepted gold query, else 0."""
     process: tuple[float, ...]
     """[n] process reward of each step, in [0, 1]."""
     validators: tuple[dict[str, float], ...]
@@ -61,7 +61,7 @@ def score_episodes(
     """
     queries = [_queries(episode) if find_answers else {} for episode in episodes]
     pairs = [
-        (episode.question.database, sql, episode.question.gold_sql)
+        (episode.question.database, sql, episode.question.golds)
         for episode, asked in zip(episodes, queries, strict=True)
         for sql in (episode.final_sql or "", *asked.values())
     ]

@@ -19,6 +19,11 @@ Evaluate predicted SQL: execution accuracy (EX), Soft-F1 and, on request, R-VES.
 
 PREDICTIONS is BIRD's JSON {"0": "SQL\\t----- bird -----\\tdb_id"}, a JSON list or JSON
 lines of queries or of {"question_id": ..., "SQL": ...}, or a text, one query per line.
+In JSON a list of queries may stand for a query: several predictions for a question.
+A query in a fence (```sql), after "SQL:" or between words is taken out, and counted.
+
+Exit status: 0, or 2 for an error and 130 for Ctrl-C. With --compare-sqlite 1 if a verdict or a
+result changes; the order of rows alone does not count.
 """
 
 
@@ -31,8 +36,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("predictions", metavar="PREDICTIONS", type=Path, nargs="?", help=argparse.SUPPRESS)
-    add("--questions", metavar="FILE", type=Path, help="BIRD's JSON, or JSON lines")
-    add("--databases", metavar="DIR", type=Path, help="<db_id>/<db_id>.sqlite, .db or .sqlite3")
+    add(
+        "--questions",
+        metavar="FILE",
+        type=Path,
+        help="BIRD's JSON, JSON lines, or lines of SQL<tab>db_id",
+    )
+    add("--databases", metavar="DIR", type=Path, help="<db_id>/<db_id>.sqlite or <db_id>.sqlite")
     add(
         "--max-unusable",
         metavar="SHARE",
@@ -44,9 +54,11 @@ def _parser() -> argparse.ArgumentParser:
         "--semantics",
         metavar="NAMES",
         default="bird",
-        help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)}; default bird",
+        help=f"when results are equal, comma-separated: {', '.join(SEMANTICS)} (on every .sqlite "
+        "file of a folder); default bird",
     )
     add("--keep-distinct", action="store_true", help="test_suite: leave DISTINCT in the queries")
+    add("--as-written", action="store_true", help="leave queries in ```fences```, where they fail")
     add(
         "--efficiency",
         metavar="REPEATS",
@@ -56,12 +68,26 @@ def _parser() -> argparse.ArgumentParser:
         default=0,
         help="also R-VES: time right queries beside their golds, 100 times each by default",
     )
-    add("--output", metavar="FILE", type=Path, help="write a JSON line per question")
+    add("--pass-at", metavar="K,K", help="several predictions a question: pass@k, as in 1,4,8")
+    add(
+        "--output",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        default=[],
+        help="write a report if it ends in .md, .html or .json, else a JSON line per prediction; "
+        "may be given several times",
+    )
     add("--json", action="store_true", help="print one JSON object instead of a table")
     add("--limit", metavar="N", type=int, help="only the first N questions")
     add("--timeout-s", metavar="S", type=float, default=30.0, help="per query (default 30)")
     add("--max-rows", metavar="N", type=int, default=2_000_000, help="per result (2 million)")
     add("--workers", metavar="N", type=int, help="queries at a time; by default one per core")
+    add(
+        "--compare-sqlite",
+        metavar="PATH",
+        help="instead: say which verdicts and results change under the SQLite library at PATH",
+    )
     add("--version", action="store_true", help="print the versions of this and of SQLite")
     return parser
 

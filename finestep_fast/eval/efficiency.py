@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, median, pstdev
 
-from finestep_fast.env.question import Question
 from finestep_fast.sql import Engine, Status
 
 # (at least this ratio of the gold query's time to the predicted query's time, reward)
@@ -70,13 +70,13 @@ def efficiency_of(predicted_ms: Sequence[float], gold_ms: Sequence[float]) -> Ef
 
 
 def timed(
-    question: Question, predicted_sql: str, engine: Engine, repeats: int
+    database: Path, predicted_sql: str, gold_sql: str, engine: Engine, repeats: int
 ) -> Efficiency | None:
     """Time a right query and its gold in turns, alone on the engine; none if a run fails."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
-        for sql, taken in zip((predicted_sql, question.gold_sql), times, strict=True):
-            (result,) = engine.run([(question.database, sql)])
+        for sql, taken in zip((predicted_sql, gold_sql), times, strict=True):
+            (result,) = engine.run([(database, sql)])
             if result.status is not Status.OK:
                 return None
             taken.append(max(result.elapsed_ms, 1e-6))

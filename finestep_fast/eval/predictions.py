@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from finestep_fast.env.question import ID_KEYS, Question, entries
 from finestep_fast.errors import InputError
+from finestep_fast.sql import query_in
 
 BIRD_MARK = "\t----- bird -----\t"
 IS_NULL = "is null"
@@ -34,10 +35,26 @@ class Prediction:
     """The database it says it is for; empty if it says nothing."""
     problem: str = ""
     """Why there is no query; empty if there is one."""
+    taken_out: int = 0
+    """How many of the queries are only a part of what the file holds; see `sql.query_in`."""
+    more: tuple[str | None, ...] = ()
+    """Further predicted queries for the question, as `sql` is."""
+
+    @property
+    def queries(self) -> tuple[str | None, ...]:
+        """Return all predicted queries for the question, in their order."""
+        return (self.sql, *self.more)
+
+    @property
+    def is_missing(self) -> bool:
+        """Return whether there is no query at all."""
+        return all(sql is None for sql in self.queries)
 
 
-def load_predictions(path: Path, questions: Sequence[Question]) -> list[Prediction]:
-    """Read predictions and lays them beside the questions.
+def load_predictions(
+    path: Path, questions: Sequence[Question], *, as_written: bool = False
+) -> list[Prediction]:
+    """Read predictions and lay them beside the questions.
 
     A prediction that names its question is matched by `question_id` where every name is one, else
     by position (as BIRD's keys "0", "1", ... are). One without a name is matched by position.
@@ -48,8 +65,10 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[Predicti
     Args:
         path: BIRD's JSON object, a JSON list or JSON lines of queries or of objects with a query
             under one of `SQL_KEYS`, or a text with one query per line. A query may be followed by
-            BIRD's mark, or in a text by a tab, and the name of its database.
+            BIRD's mark, or in a text by a tab, and the name of its database. In JSON a list of
+            queries may stand for a query: several predictions for one question.
         questions: All questions of the file the predictions were made for, in its order.
+        as_written: Whether a query in a fence or between words stays there, and fails.
 
     Returns:
         One prediction per question, in their order; where the file has none, one without a query.
@@ -74,9 +93,18 @@ def load_predictions(path: Path, questions: Sequence[Question]) -> list[Predicti
     else:
         read = text_predictions(content, source, {question.db_id for question in questions})
     wrong = next((p for p in read if p.problem and p.problem != IS_NULL), None)
-    if wrong is not None and all(prediction.sql is None for prediction in read):
+    if wrong is not None and all(prediction.is_missing for prediction in read):
         raise InputError(f"{wrong.place}: {wrong.problem}, and no other prediction is a query")
+    if not as_written:
+        read = [out_of_fences(prediction) for prediction in read]
     return beside(read, questions, source)
+
+
+def out_of_fences(prediction: Prediction) -> Prediction:
+    """Return the prediction with the query in what the model wrote."""
+    queries = [None if sql is None else query_in(sql) for sql in prediction.queries]
+    taken_out = sum(a != b for a, b in zip(queries, prediction.queries, strict=True))
+    return replace(prediction, sql=queries[0], more=tuple(queries[1:]), taken_out=taken_out)
 
 
 def whole_object(content: str, source: str) -> dict[str, Any] | None:
@@ -115,25 +143,26 @@ def unrepeated(pairs: list[tuple[str, Any]], source: str) -> dict[str, Any]:
 
 def keyed_prediction(key: str, value: Any, source: str) -> Prediction:
     """Return the prediction under one key of BIRD's object."""
-    sql, db_id = unmarked(value)
-    return Prediction(f"{source}, key {key!r}", key, sql, db_id, problem_of(value))
+    queries, db_id = queries_of(value)
+    place = f"{source}, key {key!r}"
+    return Prediction(place, key, queries[0], db_id, problem_of(value), more=queries[1:])
 
 
 def listed_prediction(entry: Any, place: str) -> Prediction:
     """Return the prediction in one entry of a list, or on one line of JSON lines."""
     if not isinstance(entry, Mapping):
-        sql, db_id = unmarked(entry)
-        return Prediction(place, None, sql, db_id, problem_of(entry))
+        queries, db_id = queries_of(entry)
+        return Prediction(place, None, queries[0], db_id, problem_of(entry), more=queries[1:])
     key = next((key for key in SQL_KEYS if key in entry), None)
     value = entry[key] if key else None
     problem = f"{key}: {problem_of(value)}" if problem_of(value) else ""
     if key is None:
         problem = f"has no query; expected it under one of {', '.join(SQL_KEYS)}"
-    sql, db_id = unmarked(value)
+    queries, db_id = queries_of(value)
     name = next((str(entry[key]) for key in ID_KEYS if entry.get(key) is not None), None)
     named_db = entry.get("db_id")
     named_db = named_db if isinstance(named_db, str) else ""
-    return Prediction(place, name, sql, db_id or named_db, problem)
+    return Prediction(place, name, queries[0], db_id or named_db, problem, more=queries[1:])
 
 
 def text_predictions(content: str, source: str, db_ids: Set[str]) -> list[Prediction]:
@@ -160,10 +189,19 @@ def text_predictions(content: str, source: str, db_ids: Set[str]) -> list[Predic
 
 
 def problem_of(value: Any) -> str:
-    """Return why a value of JSON is no query; empty if it is one."""
+    """Return why a value of JSON is no query; empty if it is one, or a list with one."""
     if isinstance(value, str):
         return ""
+    if isinstance(value, list) and any(isinstance(sample, str) for sample in value):
+        return ""
     return IS_NULL if value is None else f"is {type(value).__name__} {value!r:.40}, no query"
+
+
+def queries_of(value: Any) -> tuple[tuple[str | None, ...], str]:
+    """Return the queries in a value of JSON, at least one or None, and the database they name."""
+    samples = value if isinstance(value, list) and not problem_of(value) else [value]
+    read = [unmarked(sample) for sample in samples]
+    return tuple(sql for sql, _ in read), next((db_id for _, db_id in read if db_id), "")
 
 
 def unmarked(value: Any) -> tuple[str | None, str]:

@@ -12,12 +12,12 @@ from importlib.util import find_spec
 from typing import Any, Protocol
 
 from finestep_fast.errors import BuildError
-from finestep_fast.eval.summary import Scores, Summary
+from finestep_fast.eval.summary import Summary
+from finestep_fast.eval.tables import status_lines, tables
 from finestep_fast.output import output_console
 
 # Where standard error is no terminal, this many lines are printed instead of a bar.
 LINES = 10
-NOTHING = "\N{EN DASH}"
 WIDTH = 160  # of the tables, where standard output is no terminal
 
 
@@ -85,42 +85,15 @@ class LineProgress:
 
 def show(title: str, found: Summary, remarks: Sequence[str]) -> None:
     """Print the tables of a summary and the remarks on it."""
-    from rich.table import Table
+    from rich import table as rich_tables
 
     console = output_console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
-    overall = found["overall"]
-    table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for name in column_names(overall):
-        table.add_column(name, justify="right")
-    table.add_row("all", *cells(overall))
-    for groups in (found["by_difficulty"], found["by_database"]):
-        if len(groups) > 1:
-            table.add_section()
-            for name, numbers in groups.items():
-                table.add_row(name or "(none)", *cells(numbers))
-    console.print(table)
-    for name, statuses in found["statuses"].items():
-        listed = ", ".join(f"{status} {count}" for status, count in statuses.items())
-        console.print(f"status under {name}: {listed}", markup=False, soft_wrap=True)
-    for remark in remarks:
-        console.print(f"note: {remark}", markup=False, soft_wrap=True)
-
-
-def column_names(numbers: Scores) -> list[str]:
-    """Return the heads of the columns for numbers of this kind."""
-    heads = ["questions", *(f"EX {name}" for name in numbers["ex"]), "Soft-F1"]
-    return heads + (["R-VES"] if "r_ves" in numbers else [])
-
-
-def cells(numbers: Scores) -> list[str]:
-    """Return a row of the table: counts as they are, scores in percent, R-VES as BIRD prints it.
-
-    A dash stands for an average over nothing.
-    """
-    row = [f"{value:.2%}" if value is not None else NOTHING for value in numbers["ex"].values()]
-    row.append(f"{numbers['soft_f1']:.2%}" if numbers["soft_f1"] is not None else NOTHING)
-    if "r_ves" in numbers:
-        score = numbers["r_ves"]
-        row.append(f"{100 * score:.2f}" if score is not None else NOTHING)
-    return [str(numbers["questions"]), *row]
+    for number, table in enumerate(tables(found)):
+        drawn = rich_tables.Table(title=None if number else title, title_justify="left")
+        for place, name in enumerate(table.head):
+            drawn.add_column(name, justify="right" if place else "left")
+        for place, row in enumerate(table.rows):
+            drawn.add_row(*row, end_section=table.head[-1] != "total" and place == 0)
+        console.print(drawn)
+    for line in (*status_lines(found), *(f"note: {remark}" for remark in remarks)):
+        console.print(line, markup=False, soft_wrap=True)

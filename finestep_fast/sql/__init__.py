@@ -10,8 +10,10 @@ from collections.abc import Iterable
 
 from finestep_fast.config.semantics import Semantics
 from finestep_fast.sql.comparison import compare, compare_batch, score_f1
+from finestep_fast.sql.completion import query_in
 from finestep_fast.sql.default_engine import default_engine
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
+from finestep_fast.sql.golds import Gold
 from finestep_fast.sql.library import Library, library
 from finestep_fast.sql.outcome import Match, Result, Row, Status, Value
 from finestep_fast.sql.schema import Column, DatabaseSchema, Table, database_schema
@@ -35,6 +37,7 @@ __all__ = [
     "default_engine",
     "library",
     "match",
+    "query_in",
     "run",
     "score_f1",
 ]
@@ -52,7 +55,7 @@ def run(
 
 
 def match(
-    triples: Iterable[tuple[DatabasePath, str, str]],
+    triples: Iterable[tuple[DatabasePath, str, Gold]],
     *,
     semantics: Semantics = "bird",
     float_tolerance: float = 0.0,
@@ -62,7 +65,7 @@ def match(
     max_bytes: int = 1 << 30,
     timeout_s: float = 30.0,
 ) -> list[Match]:
-    """Compare queries, each given as (database, predicted, gold), on the default engine.
+    """Compare queries, each given as (database, predicted, gold or golds), on the default engine.
 
     See `Engine.match`.
     """

@@ -20,13 +20,9 @@ from finestep_fast import _core
 from finestep_fast.config.check import check_flag
 from finestep_fast.config.semantics import Semantics
 from finestep_fast.errors import BuildError, InputError, shown
-from finestep_fast.sql.comparison import (
-    MOST_THREADS,
-    SEARCH_BUDGET,
-    checked_number,
-    checked_settings,
-    listed,
-)
+from finestep_fast.sql.comparison import SEARCH_BUDGET, checked_settings
+from finestep_fast.sql.entries import JOB_PARTS, TRIPLE_PARTS, checked_limits, fit_to_run
+from finestep_fast.sql.golds import Gold, folded, one_gold_each
 from finestep_fast.sql.library import open_library
 from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Row, Status
 
@@ -37,14 +33,6 @@ RunReport = tuple[_core.QueryStatus, tuple[str, ...], tuple[Row, ...], bool, str
 MatchReport = tuple[bool, _core.QueryStatus, str, float, _core.Verdict, float]
 
 CANCELLED = "stopped because the work was cancelled"
-
-# What an entry of a batch is made of, and the status of an entry in which that part is unusable.
-JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
-TRIPLE_PARTS = (
-    ("database", Status.DATABASE_UNREADABLE),
-    ("predicted query", Status.PREDICTED_ERROR),
-    ("gold query", Status.GOLD_ERROR),
-)
 
 
 class Limits(TypedDict):
@@ -225,7 +213,7 @@ class Engine:
 
     def match(
         self,
-        triples: Iterable[tuple[DatabasePath, str, str]],
+        triples: Iterable[tuple[DatabasePath, str, Gold]],
         *,
         semantics: Semantics = "bird",
         float_tolerance: float = 0.0,
@@ -240,12 +228,15 @@ class Engine:
         A gold query runs once however often it is asked for, also across calls, and a predicted
         query once per call, unless they depend on time or chance: then a gold runs once per call
         and each prediction by itself. (With worker processes, a gold may run once in each of them
-        where several calls ask for it at the same time.) A failed query is equal to nothing, and neither is an empty
-        one, also where the gold result is empty (BIRD's evaluator takes it for equal: a reward must
-        not).
+        where several calls ask for it at the same time.) A failed query is equal to nothing, and
+        neither is an empty one, also where the gold result is empty (BIRD's evaluator takes it for
+        equal: a reward must not).
 
         Args:
-            triples: Database, predicted query, gold query.
+            triples: Database, predicted query, gold query. A list of gold queries are all accepted:
+                the prediction is right if it equals any, and only if all fail their failure is
+                reported; `Match.gold_index` says which one the verdict is about. The prediction
+                then runs once for each of them.
             semantics: When two results are equal; see `compare`. Under `strict` the order of rows
                 counts if the gold query's outermost SELECT has an ORDER BY, under `test_suite` if
                 the gold query's text holds "order by". Under `bird` and `soft_f1` a result with
@@ -271,7 +262,9 @@ class Engine:
         check_flag("keep_distinct", keep_distinct)
         check_flag("early_exit", early_exit)
         limits = self._limits(max_rows, max_bytes, timeout_s)
-        fit, complaints = fit_to_run(triples, "triples", TRIPLE_PARTS)
+        single, counts = one_gold_each(triples)
+        place_of = None if counts is None else [i for i, n in enumerate(counts) for _ in range(n)]
+        fit, complaints = fit_to_run(single, "triples", TRIPLE_PARTS, place_of)
         pairs: list[Pair] = fit  # type: ignore[assignment]
         ordered = None
         if semantics == "test_suite":
@@ -290,7 +283,7 @@ class Engine:
         for (i, status), complaint in complaints.items():
             if matches[i].status is status:
                 matches[i] = replace(matches[i], message=complaint)
-        return matches
+        return matches if counts is None else folded(matches, counts)
 
     async def run_async(
         self, jobs: Iterable[tuple[DatabasePath, str]], **limits: Any
@@ -299,7 +292,7 @@ class Engine:
         return await asyncio.to_thread(self.run, jobs, **limits)
 
     async def match_async(
-        self, triples: Iterable[tuple[DatabasePath, str, str]], **how: Any
+        self, triples: Iterable[tuple[DatabasePath, str, Gold]], **how: Any
     ) -> list[Match]:
         """Do as `match`, for a program with an event loop, which goes on meanwhile."""
         return await asyncio.to_thread(self.match, triples, **how)
@@ -377,71 +370,3 @@ def orders_rows(sql: str) -> bool:
     from finestep_fast.sql.analysis import outermost_order
 
     return outermost_order(sql)
-
-
-def fit_to_run(
-    entries: Iterable[tuple[object, ...]], name: str, parts: tuple[tuple[str, Status], ...]
-) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
-    """Return the entries of a batch as texts, and what is wrong with some of them.
-
-    An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
-
-    Returns:
-        One tuple of texts per entry, and messages by the entry's place and the status it should
-        end with.
-
-    Raises:
-        InputError: An entry has not as many parts as it must have.
-    """
-    expected = ", ".join(part for part, _ in parts)
-    given = listed(entries)
-    if given is None:
-        raise InputError(f"{name} is {shown(entries)}; expected tuples of ({expected})")
-    fit = []
-    complaints = {}
-    for i, entry in enumerate(given):
-        if not isinstance(entry, tuple | list) or len(entry) != len(parts):
-            raise InputError(f"{name}[{i}] is {shown(entry)}; expected ({expected})")
-        texts = []
-        for value, (part, status) in zip(entry, parts, strict=True):
-            text, complaint = path_text(value) if part == "database" else query_text(value)
-            texts.append(text)
-            if complaint:
-                complaints[i, status] = f"{name}[{i}]: the {part} {complaint}"
-        fit.append(tuple(texts))
-    return fit, complaints
-
-
-def query_text(sql: object) -> tuple[str, str]:
-    """Return the query and "", or "" and why it cannot be run at all."""
-    if not isinstance(sql, str):
-        return "", f"is {shown(sql)}; expected text"
-    if "\0" in sql:
-        return "", "contains a null character"
-    if not sql.isascii():
-        try:
-            sql.encode()
-        except UnicodeEncodeError:
-            return "", "is no valid Unicode: surrogates not allowed"
-    return sql, ""
-
-
-def path_text(path: object) -> tuple[str, str]:
-    """Return the path as text and "", or "" and why it is none."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        return "", f"is {shown(path)}; expected a path"
-    text = os.fsdecode(path)
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return "", f"is {shown(text)}, which is no valid Unicode"
-    return text, ""
-
-
-def checked_limits(**limits: float) -> None:
-    """Raise InputError for a limit that is not a positive number, whole except for times."""
-    for name, value in limits.items():
-        checked_number(name, value, whole=not name.endswith("_s"))
-        if not value > 0 or (name == "workers" and value > MOST_THREADS):
-            rule = f"1 to {MOST_THREADS}" if name == "workers" else "a finite number > 0"
-            raise InputError(f"{name} is {value}; expected {rule}")

@@ -20,9 +20,9 @@ ENVIRONMENT_VARIABLE = "FINESTEP_SQLITE"
 SYSTEM_NAMES = ("libsqlite3.so.0", "libsqlite3.dylib")
 # Packages that bring a SQLite of their own, and where in them it lies.
 PIP_COPIES = {
-    "sqlite_extra_binaries": "libsqlite3*.so*",
     "pysqlite3": "_sqlite3*.so",
     "sqlean": "_sqlite3*.so",
+    "apsw": "sqlite_extra_binaries/libsqlite3*.so*",
 }
 
 

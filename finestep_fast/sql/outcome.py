@@ -115,7 +115,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Match:
-    """The verdict on one predicted query beside its gold query."""
+    """The verdict on one predicted query beside its gold query, or beside all that are accepted."""
 
     equal: bool
     """Whether the results are equal under the semantics asked for; never after a failure."""
@@ -128,6 +128,11 @@ class Match:
     """Time the predicted query took."""
     score: float = 0.0
     """Under `soft_f1` the F1 in [0, 1]; else 1 if equal and 0 if not."""
+    gold_index: int = 0
+    """Of several accepted gold queries, the place from 0 of the one this says something of: the
+    first that the prediction equals, or else the one that comes closest."""
+    golds_failed: int = 0
+    """How many of several accepted gold queries failed; all only if the status says so."""
 
 
 def rows_digest(rows: Sequence[Iterable[Value]]) -> str:

@@ -57,7 +57,7 @@ class DataConfig:
     questions: Path | None = None
     """Training questions in BIRD's format, JSON or JSON lines; None generates them."""
     databases: Path | None = None
-    """Folder of `<db_id>/<db_id>.sqlite`, `.db` or `.sqlite3`."""
+    """Folder of `<db_id>/<db_id>.sqlite` or `<db_id>.sqlite`, also with `.db` or `.sqlite3`."""
     dev_questions: Path | None = None
     """Questions to evaluate on; None holds out `dev_share` of the training databases."""
     dev_databases: Path | None = None

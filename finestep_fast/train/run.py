@@ -11,13 +11,14 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import gather_object, set_seed
 from transformers.utils import logging as transformers_logging
 
-from finestep_fast.sql import Engine
+from finestep_fast.sql import Engine, library
 from finestep_fast.train import metrics
 from finestep_fast.train.alarms import FarmingWatch, UnsubmittedWatch, divergence_alarm
 from finestep_fast.train.config import OptimConfig, TrainConfig
@@ -342,6 +343,7 @@ class TrainingRun:
                 "evaluations": self.state.evaluations,
                 "seconds": self.state.seconds,
                 "skipped_steps": self.state.skipped_steps,
+                "sqlite": asdict(library()),
             }
             (self.folder / "report.json").write_text(json.dumps(report, indent=2), encoding="utf-8")
             records = self.logs.read("metrics")

@@ -1,8 +1,9 @@
 """What a gold query needs, and how much of it a rollout has been shown before each of its steps.
 
-Only the critic uses this: nothing in here reaches a prompt, an observation or a reward. Names count
-as seen where the agent could learn that they exist, never where a word of the question happens to
-be one; literals count wherever their words were shown.
+Only the critic uses this: nothing in here reaches a prompt, an observation or a reward. Of several
+accepted gold queries the first counts. Names count as seen where the agent could learn that they
+exist, never where a word of the question happens to be one; literals count wherever their words
+were shown.
 
 - A table is seen when the schema in the prompt, `list_tables` or `describe_table` shows it.
 - A column `t.c` is seen when the schema in the prompt or `describe_table` of `t` shows `c`, or when

@@ -68,6 +68,7 @@ class Rollout:
             "db_id": episode.question.db_id,
             "question": episode.question.text,
             "gold_sql": episode.question.gold_sql,
+            "other_golds": list(episode.question.other_golds),
             "final_sql": episode.final_sql,
             "status": episode.status.name,
             "answer_status": score.status,
