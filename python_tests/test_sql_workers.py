@@ -1,4 +1,4 @@
-"""Queries in worker processes: what hangs, crashes or is killed there costs its neighbours nothing."""
+"""Queries in worker processes: what hangs, crashes or is killed there harms no neighbour."""
 
 from __future__ import annotations
 
@@ -186,13 +186,8 @@ def test_a_query_that_is_there_at_every_crash_is_at_fault(shop: Path) -> None:
         thread = threading.Thread(target=kill_the_busy)
         thread.start()
         results = engine.run([(shop, "SELECT 1"), (shop, ENDLESS), (shop, "SELECT 2")])
-        matches = engine.match(
-            [
-                (shop, "SELECT 1", ENDLESS),
-                (shop, ENDLESS, "SELECT 1"),
-                (shop, "SELECT 3", "SELECT 3"),
-            ]
-        )
+        pairs = [("SELECT 1", ENDLESS), (ENDLESS, "SELECT 1"), ("SELECT 3", "SELECT 3")]
+        matches = engine.match([(shop, *pair) for pair in pairs])
         ended.set()
         thread.join()
     assert [r.status for r in results] == [Status.OK, Status.ERROR, Status.OK]
@@ -247,8 +242,10 @@ engine = Engine(workers=2, timeout_s=60)
 thread = threading.Thread(target=engine.run, args=([(sys.argv[1], {WEDGE!r})] * 2,), daemon=True)
 thread.start()
 time.sleep(1)
-print(*(p for p in os.listdir("/proc") if p.isdigit() and
-        open(f"/proc/{{p}}/stat").read().rpartition(")")[2].split()[1] == str(os.getpid())), flush=True)
+def parent_of(process):
+    return open(f"/proc/{{process}}/stat").read().rpartition(")")[2].split()[1]
+processes = [name for name in os.listdir("/proc") if name.isdigit()]
+print(*(p for p in processes if parent_of(p) == str(os.getpid())), flush=True)
 if sys.argv[2] == "kill":
     os.kill(os.getpid(), 9)
 if sys.argv[2] == "exit":
@@ -335,9 +332,10 @@ def test_a_worker_reads_the_database_that_was_meant(
 
 def test_engines_are_pickled_with_their_settings(shop: Path) -> None:
     with Engine(workers=1, timeout_s=0.1, max_rows=3) as engine:
-        with pickle.loads(pickle.dumps(engine)) as copy:
-            assert (copy.workers, copy.timeout_s, copy.max_rows) == (1, 0.1, 3)
-            assert copy.run([(shop, ENDLESS)])[0].status is Status.TIMEOUT
+        pickled = pickle.dumps(engine)
+    with pickle.loads(pickled) as copy:
+        assert (copy.workers, copy.timeout_s, copy.max_rows) == (1, 0.1, 3)
+        assert copy.run([(shop, ENDLESS)])[0].status is Status.TIMEOUT
 
 
 ASYNC = """
