@@ -25,7 +25,8 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
                                                         const py::typing::List<py::str>& queries,
                                                         int max_instructions) {
   const auto file = py::cast<std::string>(checked(PyUnicode_EncodeFSDefault(path.ptr())));
-  Connection connection(library.api(), file_identity(file));
+  const FileIdentity identity = file_identity(file);
+  Connection connection(library.api(), identity, access_to(identity));
   py::typing::List<py::typing::Optional<PyRows>> results;
   for (const auto& query : queries) {
     const std::string sql = utf8_of(query);

@@ -26,7 +26,7 @@ struct SqlRunner {
   SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t max_connections,
             std::int64_t gold_cache_bytes);
 
-  // Runs one query on a pooled connection.
+  // Runs one query on a pooled connection; once more, with locks, if the file changed meanwhile.
   QueryReport run(const Database& database, const std::string& sql, const QueryLimits& limits,
                   const std::atomic<bool>& cancelled, RowSink& sink);
 
@@ -35,6 +35,11 @@ struct SqlRunner {
   GoldStore golds;
   std::atomic<std::int64_t> num_queries_run{0};
   std::atomic<std::int64_t> num_golds_reused{0};
+
+ private:
+  QueryReport run_with(const FileIdentity& identity, Access access, const std::string& sql,
+                       const QueryLimits& limits, const std::atomic<bool>& cancelled,
+                       RowSink& sink);
 };
 
 }  // namespace finestep

@@ -38,6 +38,7 @@ SqliteLibrary::SqliteLibrary(const std::string& file, LibraryUse use) {
   symbol("hard_heap_limit64", api_.hard_heap_limit64);
   symbol("open_v2", api_.open_v2);
   symbol("close_v2", api_.close_v2);
+  symbol("busy_timeout", api_.busy_timeout);
   symbol("extended_errcode", api_.extended_errcode);
   symbol("errmsg", api_.errmsg);
   symbol("limit", api_.limit);

@@ -22,7 +22,11 @@ void write(MessageWriter& writer, const std::vector<Database>& databases) {
   for (const Database& database : databases) {
     writer.put_text(database.identity.path);
     writer.put_text(database.identity.file);
+    writer.put_text(database.identity.inode);
     writer.put_text(database.identity.key);
+    writer.put(database.identity.is_recent);
+    writer.put(database.identity.has_log);
+    writer.put(database.identity.has_journal);
   }
 }
 
@@ -31,7 +35,11 @@ std::vector<Database> read_databases(MessageReader& reader) {
   for (Database& database : databases) {
     database.identity.path = reader.get_text();
     database.identity.file = reader.get_text();
+    database.identity.inode = reader.get_text();
     database.identity.key = reader.get_text();
+    database.identity.is_recent = reader.get_flag();
+    database.identity.has_log = reader.get_flag();
+    database.identity.has_journal = reader.get_flag();
   }
   return databases;
 }
