@@ -33,6 +33,7 @@ __all__: list[str] = [
     "compare_pairs",
     "expanded_ctes",
     "formats_are_literal",
+    "grown_terms",
     "own_rows",
     "policy_loss",
     "read_logit_rows",
@@ -382,6 +383,11 @@ def formats_are_literal(sql: str) -> bool:
     Whether every call of printf has a literal pattern of bounded width.
     """
 
+def grown_terms(sql: str, enough: typing.SupportsInt | typing.SupportsIndex) -> int:
+    """
+    How many terms a query's expressions grow to while it is prepared, up to `enough`.
+    """
+
 def own_rows(
     library: SqliteLibrary,
     path: str,
@@ -427,9 +433,9 @@ def scale_gradient(
     Multiply gradient [T] by scale [1] in place, for the tokens inside steps.
     """
 
-def spider_query(sql: str, keep_distinct: bool) -> str:
+def spider_query(sql: str, keep_distinct: bool) -> tuple[str, bool]:
     """
-    The query as the test-suite evaluator runs it.
+    The query as the test-suite evaluator runs it, and whether that drops the word DISTINCT.
     """
 
 def step_advantage(

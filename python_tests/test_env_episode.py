@@ -105,7 +105,7 @@ def test_what_goes_wrong_in_a_tool_stands_in_its_answer(start: Start) -> None:
         "error: text is empty": ("search_values", {"text": "   "}),
         "error: no such column: ag": ("execute_sql", {"sql": "SELECT ag FROM customer"}),
         "error: the query holds no statement": ("execute_sql", {"sql": " "}),
-        "error: DELETE is not allowed: only a query that reads tables is": (
+        "error: DROP TABLE is not allowed: only a query that reads tables is": (
             "execute_sql",
             {"sql": "DROP TABLE customer"},
         ),
@@ -119,6 +119,18 @@ def test_what_goes_wrong_in_a_tool_stands_in_its_answer(start: Start) -> None:
         Status.TIMEOUT,
     ]
     assert not episode.done
+
+
+def test_an_agent_may_ask_sqlite_for_the_schema(start: Start) -> None:
+    episode = start(max_steps=20)
+    rows = "cid | name | type | notnull | dflt_value | pk\n0 | name | TEXT | 0 | NULL | 0\n(1 row)"
+    assert use(episode, "execute_sql", sql="PRAGMA table_info(londoner)") == rows
+    query = "SELECT name FROM pragma_table_info('londoner')"
+    assert use(episode, "execute_sql", sql=query) == "name\nname\n(1 row)"
+    plan = use(episode, "execute_sql", sql="EXPLAIN QUERY PLAN SELECT * FROM customer")
+    assert plan.startswith("id | parent | notused | detail\n")
+    assert plan.endswith(" | SCAN customer\n(1 row)")
+    assert {step.status for step in episode.steps} == {Status.OK}
 
 
 def test_submit_ends_the_episode_with_its_query(start: Start) -> None:

@@ -48,6 +48,7 @@ def test_outcomes_of_a_group_come_in_the_order_of_its_episodes(
         "SELECT name FROM customer": (0.0, "ok"),
         "SELECT nam FROM customer": (0.0, "predicted_error"),
         "DELETE FROM customer": (0.0, "predicted_denied"),
+        "PRAGMA table_info(customer)": (0.0, "predicted_denied"),
         ENDLESS: (0.0, "predicted_timeout"),
     }
     scores = score_episodes(
@@ -55,7 +56,7 @@ def test_outcomes_of_a_group_come_in_the_order_of_its_episodes(
     )
     assert [(score.outcome, score.status) for score in scores] == list(answers.values())
     assert all(score.counted for score in scores)
-    assert [score.validators[0]["executes"] for score in scores] == [1, 1, 1, 1, 0, 0, 0]
+    assert [score.validators[0]["executes"] for score in scores] == [1, 1, 1, 1, 0, 0, 0, 0]
 
 
 def test_a_query_that_was_mended_is_no_repeat(engine: Engine, question: Question) -> None:

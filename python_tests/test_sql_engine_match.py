@@ -41,12 +41,50 @@ def test_the_test_suite_evaluator_rewrites_both_queries(shop: Path, engine: Engi
         "SELECT ';', 1; SELECT 2": "SELECT ';', 1;",
         "SELECT a ! = 'b < = c'": "SELECT a != 'b <= c'",
     }
-    assert {sql: _core.spider_query(sql, False) for sql in rewritten} == rewritten
+    assert {sql: _core.spider_query(sql, False)[0] for sql in rewritten} == rewritten
     # The order of rows counts if the gold query says "order by" anywhere.
     predicted = "SELECT name FROM customer ORDER BY name DESC"
     golds = {"SELECT name FROM customer": True, "SELECT name FROM customer ORDER BY 1": False}
     matches = engine.match([(shop, predicted, g) for g in golds], semantics="test_suite")
     assert [match.equal for match in matches] == list(golds.values())
+
+
+def test_a_query_that_fails_without_distinct_says_what_was_dropped(
+    shop: Path, engine: Engine
+) -> None:
+    plain = "SELECT name FROM customer WHERE id = 1"
+    operator = "SELECT name FROM customer WHERE id IS NOT DISTINCT FROM 1"
+    broken = "SELECT DISTINCT nam FROM customer"
+    dropped = " (run without the word DISTINCT, as test_suite does unless keep_distinct)"
+    cases = {
+        (plain, operator): (Status.GOLD_ERROR, f'gold query: near "FROM": syntax error{dropped}'),
+        (operator, plain): (Status.PREDICTED_ERROR, f'near "FROM": syntax error{dropped}'),
+        (broken, plain): (Status.PREDICTED_ERROR, f"no such column: nam{dropped}"),
+        # Nothing was dropped from the query that fails, or the word is no word of the query.
+        ("SELECT nam FROM customer", f"SELECT DISTINCT{plain[6:]}"): (
+            Status.PREDICTED_ERROR,
+            "no such column: nam",
+        ),
+        ("SELECT 'distinct', nam FROM customer", plain): (
+            Status.PREDICTED_ERROR,
+            "no such column: nam",
+        ),
+        (f"SELECT DISTINCT{plain[6:]}", plain): (Status.OK, ""),
+    }
+    triples = [(shop, predicted, gold) for predicted, gold in cases]
+    matches = engine.match(triples, semantics="test_suite")
+    assert [(match.status, match.message) for match in matches] == list(cases.values())
+    kept = engine.match(triples[:3], semantics="test_suite", keep_distinct=True)
+    assert [match.equal for match in kept] == [True, True, False]
+    assert kept[2].message == "no such column: nam"
+
+
+def test_operators_are_joined_wherever_they_stand() -> None:
+    text = "a > = b ! = '< =' > => = < = ="
+    joined = text.replace("> =", ">=").replace("< =", "<=").replace("! =", "!=")
+    assert _core.spider_query(text, True) == (joined, False)
+    assert _core.spider_query("SELECT count(Distinct a)", False) == ("SELECT count( a)", True)
+    assert _core.spider_query("SELECT 'distinct', a -- distinct", False)[1] is False
 
 
 def test_soft_f1_is_a_score(shop: Path, engine: Engine) -> None:

@@ -104,7 +104,7 @@ DENIED = (
     "PRAGMA main.data_version",
     "SELECT * FROM pragma_data_version",
     "SELECT * FROM pragma_page_size",
-    "SELECT * FROM f5, pragma_table_info('f5') WHERE f5 MATCH 'hello'",
+    "SELECT * FROM f5, pragma_page_size WHERE f5 MATCH 'hello'",
     "SELECT * FROM sqlite_stmt",
     "SELECT * FROM f5, SQLITE_STMT WHERE f5 MATCH 'hello'",
 )

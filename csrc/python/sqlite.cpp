@@ -2,17 +2,24 @@
 #include <pybind11/stl.h>
 #include <pybind11/typing.h>
 
+#include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <tuple>
+#include <utility>
 
 #include "python/bindings.h"
 #include "python/sql_values.h"
+#include "sql/expansion.h"
+#include "sql/growth.h"
 #include "sql/precheck.h"
 #include "sql/query.h"
 #include "sql/runner.h"
 #include "sql/spider_query.h"
 #include "sql/sqlite_library.h"
 #include "sql/stored_rows.h"
+#include "sql/tokens.h"
 
 namespace py = pybind11;
 
@@ -58,12 +65,29 @@ void bind_sqlite(py::module_& module) {
              py::arg("max_instructions"),
              "Rows of queries that are trusted, None for one that fails. Raises RuntimeError for a "
              "database that cannot be read.");
-  module.def("spider_query", &spider_query, py::arg("sql"), py::arg("keep_distinct"),
-             "The query as the test-suite evaluator runs it.");
-  module.def("expanded_ctes", &expanded_ctes, py::arg("sql"),
-             "How many copies of common table expressions a query expands to.");
-  module.def("formats_are_literal", &formats_are_literal, py::arg("sql"),
-             "Whether every call of printf has a literal pattern of bounded width.");
+  module.def(
+      "spider_query",
+      [](std::string_view sql, bool keep_distinct) {
+        SpiderQuery query = spider_query(sql, keep_distinct);
+        return std::tuple(std::move(query.text), query.drops_distinct);
+      },
+      py::arg("sql"), py::arg("keep_distinct"),
+      "The query as the test-suite evaluator runs it, and whether that drops the word DISTINCT.");
+  module.def(
+      "expanded_ctes",
+      [](std::string_view sql) { return expanded_ctes(sql_tokens_without_space(sql)); },
+      py::arg("sql"), "How many copies of common table expressions a query expands to.");
+  module.def(
+      "grown_terms",
+      [](std::string_view sql, std::int64_t enough) {
+        return grown_terms(sql_tokens_without_space(sql), enough);
+      },
+      py::arg("sql"), py::arg("enough"),
+      "How many terms a query's expressions grow to while it is prepared, up to `enough`.");
+  module.def(
+      "formats_are_literal",
+      [](std::string_view sql) { return formats_are_literal(sql_tokens_without_space(sql)); },
+      py::arg("sql"), "Whether every call of printf has a literal pattern of bounded width.");
 }
 
 }  // namespace finestep

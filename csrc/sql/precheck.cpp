@@ -1,176 +1,20 @@
 #include "sql/precheck.h"
 
-#include <algorithm>
+#include <charconv>
 #include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
-#include <unordered_map>
+#include <system_error>
 #include <vector>
+
+#include "sql/allowed_functions.h"
 
 namespace finestep {
 namespace {
 
-constexpr std::int64_t kSaturation = 1'000'000'000'000;
-
-// Half open: the tokens of one common table expression's body.
-struct Body {
-  std::size_t begin;
-  std::size_t end;
-};
-
-bool starts_query(const std::string& word) {
-  return word == "select" || word == "with" || word == "values";
-}
-
-// A query's tokens with what is looked up repeatedly.
-class Expressions {
- public:
-  explicit Expressions(std::string_view sql) : tokens_(sql_tokens_without_space(sql)) {
-    for (const SqlToken& token : tokens_) {
-      folded_.push_back(folded(token));
-    }
-    match_parentheses();
-    find_bodies();
-    find_reads();
-  }
-
-  std::int64_t expanded() {
-    std::int64_t total = 0;
-    std::size_t inside_until = 0;
-    std::vector<Body> spans;
-    for (const auto& named : bodies_) {
-      spans.insert(spans.end(), named.begin(), named.end());
-    }
-    std::ranges::sort(spans, {}, &Body::begin);
-    std::size_t next = 0;
-    for (const Read& read : reads_) {
-      for (; next < spans.size() && spans[next].begin <= read.place; ++next) {
-        inside_until = std::max(inside_until, spans[next].end);
-      }
-      if (read.place >= inside_until) {
-        total = std::min(kSaturation, total + size(read.name));
-      }
-    }
-    return total;
-  }
-
- private:
-  struct Read {
-    std::size_t place;
-    std::size_t name;
-  };
-
-  void match_parentheses() {
-    closing_.assign(tokens_.size(), tokens_.size());
-    opening_.assign(tokens_.size(), tokens_.size());
-    std::vector<std::size_t> open;
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      if (tokens_[i].text == "(") {
-        open.push_back(i);
-      } else if (tokens_[i].text == ")" && !open.empty()) {
-        closing_[open.back()] = i;
-        opening_[i] = open.back();
-        open.pop_back();
-      }
-    }
-  }
-
-  // Where the parenthesis opens that holds a query, if that is what the AS at token i defines.
-  std::optional<std::size_t> body_after(std::size_t i) const {
-    std::size_t j = i + 1;
-    while (j < tokens_.size() && (folded_[j] == "not" || folded_[j] == "materialized")) {
-      ++j;
-    }
-    const bool opens =
-        j + 1 < tokens_.size() && tokens_[j].text == "(" && starts_query(folded_[j + 1]);
-    return opens ? std::optional(j) : std::nullopt;
-  }
-
-  // Where the name stands that the AS at token i defines, stepping over a list of columns.
-  std::optional<std::size_t> name_before(std::size_t i) const {
-    if (i == 0) {
-      return std::nullopt;
-    }
-    std::size_t j = i - 1;
-    if (tokens_[j].text == ")") {
-      if (opening_[j] == tokens_.size() || opening_[j] == 0) {
-        return std::nullopt;
-      }
-      j = opening_[j] - 1;
-    }
-    return tokens_[j].is_name() ? std::optional(j) : std::nullopt;
-  }
-
-  void find_bodies() {
-    defines_.assign(tokens_.size(), false);
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      if (tokens_[i].kind != TokenKind::word || folded_[i] != "as") {
-        continue;
-      }
-      const auto body = body_after(i);
-      const auto name = name_before(i);
-      if (body && name) {
-        const auto [entry, is_new] = name_ids_.try_emplace(folded_[*name], bodies_.size());
-        if (is_new) {
-          bodies_.emplace_back();
-        }
-        bodies_[entry->second].push_back({.begin = *body + 1, .end = closing_[*body]});
-        defines_[*name] = true;
-      }
-    }
-    sizes_.assign(bodies_.size(), 0);
-    is_above_.assign(bodies_.size(), false);
-  }
-
-  // The places where a table is read that is such an expression, as far as tokens show it.
-  void find_reads() {
-    for (std::size_t i = 0; i < tokens_.size(); ++i) {
-      const bool qualifies = i + 1 < tokens_.size() && tokens_[i + 1].text == ".";
-      if (i == 0 || defines_[i] || qualifies || !tokens_[i].is_name()) {
-        continue;
-      }
-      const std::string& before = folded_[i - 1];
-      if (before != "from" && before != "join" && before != "," && before != "(") {
-        continue;
-      }
-      if (const auto found = name_ids_.find(folded_[i]); found != name_ids_.end()) {
-        reads_.push_back({.place = i, .name = found->second});
-      }
-    }
-  }
-
-  // Copies that one read of an expression makes, itself included; a cycle counts once.
-  // NOLINTNEXTLINE(misc-no-recursion): as deep as names are chained, bounded by the SQL's length.
-  std::int64_t size(std::size_t name) {
-    if (is_above_[name]) {
-      return 1;
-    }
-    if (sizes_[name] == 0) {
-      is_above_[name] = true;
-      std::int64_t total = 1;
-      for (const Body& body : bodies_[name]) {
-        auto read = std::ranges::lower_bound(reads_, body.begin, {}, &Read::place);
-        for (; read != reads_.end() && read->place < body.end; ++read) {
-          total = std::min(kSaturation, total + size(read->name));
-        }
-      }
-      sizes_[name] = total;
-      is_above_[name] = false;
-    }
-    return sizes_[name];
-  }
-
-  std::vector<SqlToken> tokens_;
-  std::vector<std::string> folded_;
-  std::vector<std::size_t> closing_;  // of an opening parenthesis; the number of tokens if none
-  std::vector<std::size_t> opening_;  // the other way round
-  std::unordered_map<std::string, std::size_t> name_ids_;
-  std::vector<std::vector<Body>> bodies_;
-  std::vector<bool> defines_;
-  std::vector<Read> reads_;
-  std::vector<std::int64_t> sizes_;
-  std::vector<bool> is_above_;
-};
+constexpr std::size_t kHexPrefix = 2;  // of x'..' and 0x..
 
 bool is_letter(char c) { return ('a' <= c && c <= 'z') || ('A' <= c && c <= 'Z'); }
 
@@ -186,6 +30,9 @@ bool has_unbounded_width(std::string_view pattern) {
       if (c == '%' || is_letter(c)) {
         break;
       }
+      if (c == '\0') {  // of a BLOB that SQLite reads as UTF-16
+        continue;
+      }
       digits = '0' <= c && c <= '9' ? digits + 1 : 0;
       if (c == '*' || digits == 5) {
         return true;
@@ -195,23 +42,83 @@ bool has_unbounded_width(std::string_view pattern) {
   return false;
 }
 
-// Whether a comma stands directly between the parenthesis at token i and its closing one.
-bool has_two_arguments(const std::vector<SqlToken>& tokens, std::size_t i) {
-  const int depth = tokens[i].depth;
-  for (std::size_t j = i + 1; j < tokens.size() && tokens[j].depth > depth; ++j) {
-    if (tokens[j].text == "," && tokens[j].depth == depth + 1) {
-      return true;
+// A whole number in digits of a base; nothing where that is not all of the text.
+template <typename Number>
+std::optional<Number> whole_number(std::string_view digits, int base) {
+  Number value{};
+  const auto* const end = std::to_address(digits.end());
+  const auto [rest, error] = std::from_chars(std::to_address(digits.begin()), end, value, base);
+  return error == std::errc() && rest == end ? std::optional(value) : std::nullopt;
+}
+
+// What a string written as 'it''s' holds.
+std::string string_text(std::string_view token) {
+  std::string text;
+  for (std::size_t i = 1; i + 1 < token.size(); ++i) {
+    text.push_back(token[i]);
+    i += token[i] == '\'' ? 1 : 0;
+  }
+  return text;
+}
+
+// What a BLOB written as x'2564' holds.
+std::optional<std::string> blob_text(std::string_view token) {
+  std::string text;
+  const std::string_view digits = token.substr(kHexPrefix);  // and a quote
+  for (std::size_t i = 0; i + 1 < digits.size(); i += 2) {
+    const auto byte = whole_number<std::uint8_t>(digits.substr(i, 2), 16);
+    if (!byte) {
+      return std::nullopt;
+    }
+    text.push_back(static_cast<char>(*byte));
+  }
+  return text;
+}
+
+// What SQLite reads where a literal is used as text; nothing if the token is no literal, or one of
+// which the text is not plain to see.
+std::optional<std::string> literal_text(const SqlToken& token) {
+  if (token.kind == TokenKind::string) {
+    return token.text.front() == '\'' ? string_text(token.text) : blob_text(token.text);
+  }
+  if (token.kind != TokenKind::number) {
+    return std::nullopt;
+  }
+  if (lower(token.text).starts_with("0x")) {
+    const auto bits = whole_number<std::uint64_t>(token.text.substr(kHexPrefix), 16);
+    return bits ? std::optional(std::to_string(static_cast<std::int64_t>(*bits))) : std::nullopt;
+  }
+  const auto value = whole_number<std::int64_t>(token.text, 10);
+  return value ? std::optional(std::to_string(*value)) : std::nullopt;
+}
+
+// The pattern that begins at token i: a literal, or several that || joins, and then the argument
+// ends. Nothing if it is anything else.
+std::optional<std::string> literal_pattern(std::span<const SqlToken> tokens, std::size_t i) {
+  std::string pattern;
+  for (; i + 1 < tokens.size(); i += 2) {
+    const auto text = literal_text(tokens[i]);
+    const std::string_view after = tokens[i + 1].text;
+    if (!text || (after != "," && after != ")" && after != "||")) {
+      return std::nullopt;
+    }
+    pattern += *text;
+    if (after != "||") {
+      return pattern;
     }
   }
-  return false;
+  return std::nullopt;
 }
+
+// A parenthesis that is open while tokens are read in turn.
+struct Opened {
+  std::string name;  // the word before it
+  bool has_comma = false;
+};
 
 }  // namespace
 
-std::int64_t expanded_ctes(std::string_view sql) { return Expressions(sql).expanded(); }
-
-bool formats_are_literal(std::string_view sql) {
-  const auto tokens = sql_tokens_without_space(sql);
+bool formats_are_literal(std::span<const SqlToken> tokens) {
   for (std::size_t i = 0; i + 2 < tokens.size(); ++i) {
     if (!tokens[i].is_name() || tokens[i + 1].text != "(") {
       continue;
@@ -220,29 +127,34 @@ bool formats_are_literal(std::string_view sql) {
     if (name != "printf" && name != "format") {
       continue;
     }
-    const SqlToken& pattern = tokens[i + 2];
-    if (pattern.kind != TokenKind::string || has_unbounded_width(pattern.text)) {
+    const auto pattern = literal_pattern(tokens, i + 2);
+    if (!pattern || has_unbounded_width(*pattern)) {
       return false;
     }
   }
   return true;
 }
 
-bool reads_clock(std::string_view sql, bool (*is_date_function)(std::string_view)) {
+bool reads_clock(std::string_view sql, std::span<const SqlToken> tokens) {
   const std::string text = lower(sql);
   if (text.find("now") != std::string::npos || text.find("subsec") != std::string::npos) {
     return true;
   }
-  const auto tokens = sql_tokens_without_space(sql);
-  for (std::size_t i = 0; i + 2 < tokens.size(); ++i) {
-    if (!tokens[i].is_name() || tokens[i + 1].text != "(") {
-      continue;
-    }
-    const std::string name = folded(tokens[i]);
-    const bool names_no_time =
-        tokens[i + 2].text == ")" || (name == "strftime" && !has_two_arguments(tokens, i + 1));
-    if (names_no_time && is_date_function(name)) {
-      return true;
+  std::vector<Opened> opened;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i].text == "(") {
+      const bool is_named = i > 0 && tokens[i - 1].is_name();
+      opened.push_back({.name = is_named ? folded(tokens[i - 1]) : std::string()});
+    } else if (tokens[i].text == "," && !opened.empty()) {
+      opened.back().has_comma = true;
+    } else if (tokens[i].text == ")" && !opened.empty()) {
+      const Opened& closed = opened.back();
+      const bool is_empty = tokens[i - 1].text == "(";
+      const bool names_no_time = is_empty || (closed.name == "strftime" && !closed.has_comma);
+      if (names_no_time && is_date_function(closed.name)) {
+        return true;
+      }
+      opened.pop_back();
     }
   }
   return false;

@@ -15,6 +15,7 @@ namespace finestep {
 namespace {
 
 constexpr auto kOutOfMemory = "out of memory";
+constexpr int kExplainsQueryPlan = 2;  // of stmt_isexplain
 constexpr auto kCancelled = "stopped because the work was cancelled";
 // About the memory that Python takes for a value and for a row.
 constexpr std::int64_t kRowBytes = 40;
@@ -147,12 +148,20 @@ class Run {
     return false;
   }
 
+  int compile(std::string_view sql, const char*& tail) {
+    // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): its size is the next argument.
+    return api_->prepare_v2(connection_->get(), sql.data(),
+                            static_cast<int>(std::min(sql.size(), kMostBytes)), statement_.place(),
+                            &tail);
+  }
+
   bool prepare(std::string_view sql) {
     const char* tail = nullptr;
-    // NOLINTNEXTLINE(bugprone-suspicious-stringview-data-usage): its size is the next argument.
-    const int code = api_->prepare_v2(connection_->get(), sql.data(),
-                                      static_cast<int>(std::min(sql.size(), kMostBytes)),
-                                      statement_.place(), &tail);
+    Guard& guard = connection_->guard();
+    int code = compile(sql, tail);
+    if (code != kSqliteOk && guard.make_pragma_tables()) {
+      code = compile(sql, tail);
+    }
     if (code != kSqliteOk) {
       return fail_with(code);
     }
@@ -164,17 +173,13 @@ class Run {
     if (statement == nullptr) {
       return fail(QueryStatus::error, "the query holds no statement");
     }
-    if (api_->stmt_isexplain(statement) != 0) {
-      connection_->guard().refuse("EXPLAIN");
-      return fail_with(kSqliteDeny);
-    }
-    if (api_->stmt_readonly(statement) == 0) {
-      connection_->guard().refuse("writing");
+    const int explains = api_->stmt_isexplain(statement);
+    if (explains != 0 && !guard.may_explain(explains == kExplainsQueryPlan)) {
       return fail_with(kSqliteDeny);
     }
     // Such as REINDEX where there is no index: the authorizer is not asked, and it has no result.
-    if (api_->column_count(statement) == 0) {
-      connection_->guard().refuse("a statement that returns no columns");
+    if (api_->stmt_readonly(statement) == 0 || api_->column_count(statement) == 0) {
+      guard.refuse_statement();
       return fail_with(kSqliteDeny);
     }
     if (const int unbound = api_->bind_parameter_count(statement); unbound > 0) {
@@ -182,7 +187,7 @@ class Run {
                   "the query has " + std::to_string(unbound) + " parameters without bindings");
     }
     // `prepare` itself cannot be interrupted by every version.
-    return !connection_->guard().must_stop() || fail_with(kSqliteInterrupt);
+    return !guard.must_stop() || fail_with(kSqliteInterrupt);
   }
 
   void take_rows(RowSink& sink) {
@@ -256,8 +261,9 @@ class Run {
 
 }  // namespace
 
-QueryReport run_query(Connection& connection, std::string_view sql, const QueryLimits& limits,
-                      const std::atomic<bool>& cancelled, RowSink& sink) {
+QueryReport run_query(Connection& connection, std::string_view sql, QueryPurpose purpose,
+                      const QueryLimits& limits, const std::atomic<bool>& cancelled,
+                      RowSink& sink) {
   QueryReport report;
   Guard& guard = connection.guard();
   const auto started = Clock::now();
@@ -269,7 +275,7 @@ QueryReport run_query(Connection& connection, std::string_view sql, const QueryL
   } else if (!valid_utf8(sql)) {
     report.status = QueryStatus::error;
     report.message = "the query is no valid Unicode: surrogates not allowed";
-  } else if (!guard.begin(sql, started + timeout, cancelled)) {
+  } else if (!guard.begin(sql, purpose, started + timeout, cancelled)) {
     report.status = QueryStatus::denied;
     report.message = guard.refusal();
   } else {

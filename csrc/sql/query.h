@@ -61,8 +61,8 @@ class RowSink {
 
 // Runs a query to its end, its deadline, its caps, or until the sink needs no more. What is wrong
 // with the query is in the report; nothing is thrown except what the sink throws.
-QueryReport run_query(Connection& connection, std::string_view sql, const QueryLimits& limits,
-                      const std::atomic<bool>& cancelled, RowSink& sink);
+QueryReport run_query(Connection& connection, std::string_view sql, QueryPurpose purpose,
+                      const QueryLimits& limits, const std::atomic<bool>& cancelled, RowSink& sink);
 
 // Runs one of our own queries on a connection without a guard, within a number of instructions;
 // whether it ran to its end.

@@ -25,8 +25,8 @@ bool RunBatch::perform(std::size_t task, bool alone) {
   if (alone) {
     runner_->connections.clear();
   }
-  QueryReport report =
-      runner_->run(databases_[job.database], job.sql, limits_, cancelled(), job.rows);
+  QueryReport report = runner_->run(databases_[job.database], job.sql, limits_, cancelled(),
+                                    job.rows, QueryPurpose::run);
   if (report.status != QueryStatus::ok) {
     job.rows.clear();
   }

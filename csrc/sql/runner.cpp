@@ -25,7 +25,7 @@ SqlRunner::SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t m
 
 QueryReport SqlRunner::run(const Database& database, const std::string& sql,
                            const QueryLimits& limits, const std::atomic<bool>& cancelled,
-                           RowSink& sink) {
+                           RowSink& sink, QueryPurpose purpose) {
   if (!database.problem.empty()) {
     return {.status = QueryStatus::database_unreadable, .message = database.problem};
   }
@@ -34,7 +34,7 @@ QueryReport SqlRunner::run(const Database& database, const std::string& sql,
     FileIdentity identity = database.identity;
     for (int i = 0; i < kMostReadings; ++i) {
       const Access access = access_to(identity);
-      QueryReport report = run_with(identity, access, sql, limits, cancelled, sink);
+      QueryReport report = run_with(identity, access, sql, purpose, limits, cancelled, sink);
       FileIdentity now = file_identity(identity.file);
       const bool is_same = now.key == identity.key;
       if (is_same || access == Access::with_locks) {
@@ -52,10 +52,10 @@ QueryReport SqlRunner::run(const Database& database, const std::string& sql,
 }
 
 QueryReport SqlRunner::run_with(const FileIdentity& identity, Access access, const std::string& sql,
-                                const QueryLimits& limits, const std::atomic<bool>& cancelled,
-                                RowSink& sink) {
+                                QueryPurpose purpose, const QueryLimits& limits,
+                                const std::atomic<bool>& cancelled, RowSink& sink) {
   auto connection = connections.borrow(identity, access);
-  QueryReport report = run_query(*connection, sql, limits, cancelled, sink);
+  QueryReport report = run_query(*connection, sql, purpose, limits, cancelled, sink);
   connections.give_back(std::move(connection));
   return report;
 }

@@ -27,8 +27,10 @@ struct SqlRunner {
             std::int64_t gold_cache_bytes);
 
   // Runs one query on a pooled connection; once more, with locks, if the file changed meanwhile.
+  // Unless said otherwise, what `match` allows.
   QueryReport run(const Database& database, const std::string& sql, const QueryLimits& limits,
-                  const std::atomic<bool>& cancelled, RowSink& sink);
+                  const std::atomic<bool>& cancelled, RowSink& sink,
+                  QueryPurpose purpose = QueryPurpose::match);
 
   std::shared_ptr<const SqliteLibrary> library;
   ConnectionPool connections;
@@ -38,8 +40,8 @@ struct SqlRunner {
 
  private:
   QueryReport run_with(const FileIdentity& identity, Access access, const std::string& sql,
-                       const QueryLimits& limits, const std::atomic<bool>& cancelled,
-                       RowSink& sink);
+                       QueryPurpose purpose, const QueryLimits& limits,
+                       const std::atomic<bool>& cancelled, RowSink& sink);
 };
 
 }  // namespace finestep

@@ -15,9 +15,13 @@ constexpr std::array<std::pair<std::string_view, std::string_view>, 3> kSplitOpe
 
 std::string with_joined_operators(std::string text) {
   for (const auto& [split, joined] : kSplitOperators) {
-    for (auto at = text.find(split); at != std::string::npos; at = text.find(split, at + 1)) {
-      text.replace(at, split.size(), joined);
+    std::string result;
+    std::size_t rest = 0;
+    for (auto at = text.find(split); at != std::string::npos; at = text.find(split, rest)) {
+      result.append(text, rest, at - rest).append(joined);
+      rest = at + split.size();
     }
+    text = result.append(text, rest);
   }
   return text;
 }
@@ -43,10 +47,11 @@ std::size_t current_year_end(const std::vector<SqlToken>& tokens, std::size_t i)
 
 }  // namespace
 
-std::string spider_query(std::string_view sql, bool keep_distinct) {
+SpiderQuery spider_query(std::string_view sql, bool keep_distinct) {
   const std::string text = with_joined_operators(std::string(sql));
   const auto tokens = sql_tokens(text);
-  std::string kept;
+  SpiderQuery query;
+  std::string& kept = query.text;
   for (std::size_t i = 0; i < tokens.size(); ++i) {
     if (const std::size_t end = current_year_end(tokens, i); end != i) {
       kept += "2020";
@@ -57,12 +62,14 @@ std::string spider_query(std::string_view sql, bool keep_distinct) {
         tokens[i].kind == TokenKind::word && lower(tokens[i].text) == "distinct";
     if (keep_distinct || !is_distinct) {
       kept += tokens[i].text;
+    } else {
+      query.drops_distinct = true;
     }
     if (!keep_distinct && tokens[i].text == ";" && tokens[i].depth == 0) {
       break;
     }
   }
-  return kept;
+  return query;
 }
 
 }  // namespace finestep

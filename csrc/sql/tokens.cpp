@@ -140,4 +140,28 @@ std::string folded(const SqlToken& token) {
   return name;
 }
 
+std::string named_by(const SqlToken& token) {
+  if (!token.may_name()) {
+    return folded(token);
+  }
+  const bool is_string = token.kind == TokenKind::string;
+  return folded({.kind = is_string ? TokenKind::quoted : token.kind,
+                 .text = token.text,
+                 .depth = token.depth});
+}
+
+std::vector<std::size_t> closing_parentheses(std::span<const SqlToken> tokens) {
+  std::vector<std::size_t> closing(tokens.size(), tokens.size());
+  std::vector<std::size_t> open;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i].text == "(") {
+      open.push_back(i);
+    } else if (tokens[i].text == ")" && !open.empty()) {
+      closing[open.back()] = i;
+      open.pop_back();
+    }
+  }
+  return closing;
+}
+
 }  // namespace finestep

@@ -196,7 +196,7 @@ class Worker {
       {
         const Running running(*this, answers, job.number, false);
         answer.report = runner_.run(request.databases.at(job.database), std::string(job.sql),
-                                    request.limits, cancelled_, rows);
+                                    request.limits, cancelled_, rows, QueryPurpose::run);
       }
       if (answer.report.status == QueryStatus::ok) {
         answer.columns.assign(rows.columns().begin(), rows.columns().end());

@@ -32,6 +32,8 @@ Pair = tuple[str, str, str]
 RunReport = tuple[_core.QueryStatus, tuple[str, ...], tuple[Row, ...], bool, str, float, int, bool]
 MatchReport = tuple[bool, _core.QueryStatus, str, float, _core.Verdict, float]
 
+DROPPED_DISTINCT = " (run without the word DISTINCT, as test_suite does unless keep_distinct)"
+
 CANCELLED = "stopped because the work was cancelled"
 
 
@@ -188,6 +190,10 @@ class Engine:
     ) -> list[Result]:
         """Run queries and return their rows.
 
+        A query may also look at the schema: `EXPLAIN QUERY PLAN`, and the pragmas `table_info`,
+        `table_xinfo`, `table_list`, `foreign_key_list`, `index_list` and `index_info`, each as a
+        statement or as a table (`pragma_table_info('t')`).
+
         Args:
             jobs: Pairs of a database and a query.
             max_rows: Rows kept of each result; a longer one is cut and marked as truncated.
@@ -230,7 +236,7 @@ class Engine:
         and each prediction by itself. (With worker processes, a gold may run once in each of them
         where several calls ask for it at the same time.) A failed query is equal to nothing, and
         neither is an empty one, also where the gold result is empty (BIRD's evaluator takes it for
-        equal: a reward must not).
+        equal: a reward must not). Pragmas and `EXPLAIN QUERY PLAN`, which `run` allows, are denied.
 
         Args:
             triples: Database, predicted query, gold query. A list of gold queries are all accepted:
@@ -243,7 +249,8 @@ class Engine:
                 text that is not UTF-8 is a failure, as it is for BIRD's evaluators.
             float_tolerance: For `strict`: the difference allowed between numbers.
             keep_distinct: For `test_suite`: whether the word DISTINCT stays in both queries; its
-                evaluator drops it by default.
+                evaluator drops it by default, which breaks `IS DISTINCT FROM`. The message of a
+                query that then fails says so.
             early_exit: Whether a prediction is stopped once a row or the number of rows rules out
                 that it equals its gold. It then counts as run, though it might have failed later.
             max_rows: Rows a result may have; a longer one is a failure.
@@ -267,8 +274,10 @@ class Engine:
         fit, complaints = fit_to_run(single, "triples", TRIPLE_PARTS, place_of)
         pairs: list[Pair] = fit  # type: ignore[assignment]
         ordered = None
+        dropped: list[set[Status]] = []
         if semantics == "test_suite":
-            pairs = [test_suite_pair(pair, keep_distinct) for pair in pairs]
+            rewritten = [test_suite_pair(pair, keep_distinct) for pair in pairs]
+            pairs, dropped = [pair for pair, _ in rewritten], [errors for _, errors in rewritten]
             ordered = ["order by" in gold.lower() for _, _, gold in pairs]
         elif semantics == "strict":
             orders = {gold: orders_rows(gold) for gold in {gold for _, _, gold in pairs}}
@@ -280,6 +289,9 @@ class Engine:
             )
         by_unit = [match_of(report) for report in reports]
         matches = [by_unit[unit] for unit in unit_of_pair]
+        for i, errors in enumerate(dropped):
+            if matches[i].status in errors:
+                matches[i] = replace(matches[i], message=matches[i].message + DROPPED_DISTINCT)
         for (i, status), complaint in complaints.items():
             if matches[i].status is status:
                 matches[i] = replace(matches[i], message=complaint)
@@ -354,14 +366,24 @@ def match_of(report: MatchReport | None) -> Match:
     return Match(verdict is _core.Verdict.equal, Status.OK, "", elapsed_ms, score)
 
 
-def test_suite_pair(pair: Pair, keep_distinct: bool) -> Pair:
-    """Return the pair with both queries as the test-suite evaluator runs them."""
+def test_suite_pair(pair: Pair, keep_distinct: bool) -> tuple[Pair, set[Status]]:
+    """Return the pair with both queries as the test-suite evaluator runs them.
+
+    Returns:
+        The pair, and the status that it ends with where a query fails that lost the word DISTINCT.
+    """
     path, predicted, gold = pair
-    return (
-        path,
-        _core.spider_query(predicted, keep_distinct),
-        _core.spider_query(gold, keep_distinct),
-    )
+    run_predicted, changes_predicted = _core.spider_query(predicted, keep_distinct)
+    run_gold, changes_gold = _core.spider_query(gold, keep_distinct)
+    errors = {
+        status
+        for status, changes in (
+            (Status.PREDICTED_ERROR, changes_predicted),
+            (Status.GOLD_ERROR, changes_gold),
+        )
+        if changes
+    }
+    return (path, run_predicted, run_gold), errors
 
 
 def orders_rows(sql: str) -> bool:
