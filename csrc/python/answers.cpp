@@ -20,9 +20,8 @@ PyResult result_of(const QueryReport& report, std::span<const std::string_view> 
                         decoded(report.message), report.elapsed_ms, report.size_bytes, is_invalid);
 }
 
-PyMatches match_result(const std::vector<std::optional<MatchReport>>& reports,
-                       const std::vector<std::size_t>& unit_of_pair) {
-  py::list listed;
+PyMatches match_result(const std::vector<std::optional<MatchReport>>& reports) {
+  PyMatches listed;
   Statuses statuses;
   EnumMembers<Verdict, 3> verdicts;
   for (const auto& report : reports) {
@@ -35,7 +34,7 @@ PyMatches match_result(const std::vector<std::optional<MatchReport>>& reports,
                                  report->gold_failed ? 0.0 : report->report.elapsed_ms,
                                  verdicts[report->outcome.verdict], report->outcome.score));
   }
-  return py::make_tuple(listed, py::cast(unit_of_pair));
+  return listed;
 }
 
 }  // namespace finestep

@@ -5,9 +5,11 @@
 #include <pybind11/typing.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string_view>
+#include <tuple>
 #include <vector>
 
 #include "compare/verdict.h"
@@ -25,9 +27,7 @@ using PyResult =
 using PyResults = pybind11::typing::List<pybind11::typing::Optional<PyResult>>;
 using PyReport = pybind11::typing::Tuple<pybind11::bool_, QueryStatus, pybind11::str,
                                          pybind11::float_, Verdict, pybind11::float_>;
-using PyMatches =
-    pybind11::typing::Tuple<pybind11::typing::List<pybind11::typing::Optional<PyReport>>,
-                            pybind11::typing::List<pybind11::int_>>;
+using PyMatches = pybind11::typing::List<pybind11::typing::Optional<PyReport>>;
 using Statuses = EnumMembers<QueryStatus, 6>;
 
 // (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8); the rows are
@@ -36,9 +36,12 @@ PyResult result_of(const QueryReport& report, std::span<const std::string_view> 
                    std::string_view rows, std::size_t num_rows, std::size_t num_columns,
                    Statuses& statuses);
 
-// A list of (gold_failed, status, message, elapsed_ms, verdict, score), or None where there is no
-// answer; and the place of every pair's in it.
-PyMatches match_result(const std::vector<std::optional<MatchReport>>& reports,
-                       const std::vector<std::size_t>& unit_of_pair);
+// For each pair (gold_failed, status, message, elapsed_ms, verdict, score), or None where there is
+// no answer.
+PyMatches match_result(const std::vector<std::optional<MatchReport>>& reports);
+
+// Queries run, golds and verdicts that were remembered from earlier calls, the most workers that
+// were busy at the same time.
+using Counters = std::tuple<std::int64_t, std::int64_t, std::int64_t, int>;
 
 }  // namespace finestep

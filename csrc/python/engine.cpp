@@ -3,6 +3,7 @@
 #include <pybind11/typing.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <chrono>
 #include <memory>
 #include <optional>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "python/answers.h"
+#include "python/asked_pairs.h"
 #include "python/bindings.h"
 #include "python/calls.h"
 #include "python/database_list.h"
@@ -34,6 +36,7 @@ struct EngineSettings {
   std::int64_t max_connections;
   std::int64_t gold_cache_bytes;
   std::int64_t max_heap_bytes;
+  std::int64_t verdict_cache_bytes;
 };
 
 class SqlEngine {
@@ -92,14 +95,15 @@ class SqlEngine {
     settings.early_exit = early_exit;
     settings.utf8_only = utf8_only;
     const auto queue = queue_;
-    const auto batch = std::make_shared<MatchBatch>(runner_, queue, databases.found(),
-                                                    std::move(listed), settings);
+    const auto found = databases.found();
+    AskedPairs asked(*verdicts_, found, std::move(listed), settings, num_verdicts_reused_);
+    const auto batch = std::make_shared<MatchBatch>(runner_, queue, found, asked.taken(), settings);
     {
       const py::gil_scoped_release release;
       batch->start();
     }
     wait(*queue, batch);
-    return match_result(batch->reports(), batch->unit_of_pair());
+    return match_result(std::move(asked).with(batch->reports(), batch->unit_of_pair()));
   }
 
   void close() {
@@ -110,10 +114,10 @@ class SqlEngine {
     }
   }
 
-  // Queries run, golds that were reused, the most queries at the same time.
-  std::tuple<std::int64_t, std::int64_t, int> counters() {
+  Counters counters() {
     begin_after_fork();
-    return {runner_->num_queries_run, runner_->num_golds_reused, queue_->most_at_once()};
+    return {runner_->num_queries_run, runner_->num_golds_reused, num_verdicts_reused_,
+            queue_->most_at_once()};
   }
 
  private:
@@ -122,6 +126,7 @@ class SqlEngine {
     runner_ = std::make_shared<SqlRunner>(library_, settings_.max_connections,
                                           settings_.gold_cache_bytes);
     queue_ = std::make_shared<JobQueue>(settings_.threads, library_->gate());
+    verdicts_ = std::make_shared<VerdictStore>(settings_.verdict_cache_bytes);
     process_ = getpid();
   }
 
@@ -131,6 +136,7 @@ class SqlEngine {
     if (getpid() != process_) {
       static_cast<void>(new std::shared_ptr<SqlRunner>(std::move(runner_)));
       static_cast<void>(new std::shared_ptr<JobQueue>(std::move(queue_)));
+      static_cast<void>(new std::shared_ptr<VerdictStore>(std::move(verdicts_)));
       library_ = std::make_shared<SqliteLibrary>(library_->path());
       begin();
     }
@@ -168,6 +174,8 @@ class SqlEngine {
   EngineSettings settings_;
   std::shared_ptr<SqlRunner> runner_;
   std::shared_ptr<JobQueue> queue_;
+  std::shared_ptr<VerdictStore> verdicts_;
+  std::atomic<std::int64_t> num_verdicts_reused_{0};
   pid_t process_ = 0;
 };
 
@@ -177,8 +185,8 @@ constexpr auto kRunDoc =
     "Run [(path, sql)]. A result is (status, columns, rows, truncated, message, elapsed_ms, "
     "size_bytes, invalid_utf8), or None where the work was cancelled.";
 constexpr auto kMatchDoc =
-    "Compare [(path, predicted, gold)]: (reports, place of each pair's report). A report is "
-    "(gold_failed, status, message, elapsed_ms, verdict, score), or None where the work was "
+    "Compare [(path, predicted, gold)]. A report is (gold_failed, status, message, elapsed_ms, "
+    "verdict, score), or None where the work was "
     "cancelled. ordered: one flag per pair, else that of comparison.";
 
 }  // namespace
@@ -195,22 +203,23 @@ void bind_engine(py::module_& module) {
   py::class_<SqlEngine>(module, "SqlEngine", kEngineDoc)
       .def(py::init([](const std::shared_ptr<SqliteLibrary>& library, int threads,
                        std::int64_t max_connections, std::int64_t gold_cache_bytes,
-                       std::int64_t max_heap_bytes) {
-             return std::make_unique<SqlEngine>(library,
-                                                EngineSettings{.threads = threads,
-                                                               .max_connections = max_connections,
-                                                               .gold_cache_bytes = gold_cache_bytes,
-                                                               .max_heap_bytes = max_heap_bytes});
+                       std::int64_t max_heap_bytes, std::int64_t verdict_cache_bytes) {
+             return std::make_unique<SqlEngine>(
+                 library, EngineSettings{.threads = threads,
+                                         .max_connections = max_connections,
+                                         .gold_cache_bytes = gold_cache_bytes,
+                                         .max_heap_bytes = max_heap_bytes,
+                                         .verdict_cache_bytes = verdict_cache_bytes});
            }),
            py::arg("library"), py::kw_only(), py::arg("threads"), py::arg("max_connections"),
-           py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"))
+           py::arg("gold_cache_bytes"), py::arg("max_heap_bytes"), py::arg("verdict_cache_bytes"))
       .def("run", &SqlEngine::run, py::arg("jobs"), py::kw_only(), py::arg("max_rows"),
            py::arg("max_bytes"), py::arg("timeout_s"), kRunDoc)
       .def("match", &SqlEngine::match, py::arg("pairs"), py::arg("ordered"), py::arg("comparison"),
            py::kw_only(), py::arg("early_exit"), py::arg("utf8_only"), py::arg("max_rows"),
            py::arg("max_bytes"), py::arg("timeout_s"), kMatchDoc)
       .def("counters", &SqlEngine::counters,
-           "Queries run, golds that were reused, the most queries at the same time.")
+           "Queries run, golds and verdicts that were remembered, the most at the same time.")
       .def("close", &SqlEngine::close, "Stop running queries and close every connection.");
 }
 

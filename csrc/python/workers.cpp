@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "python/answers.h"
+#include "python/asked_pairs.h"
 #include "python/bindings.h"
 #include "python/calls.h"
 #include "python/database_list.h"
@@ -32,10 +33,12 @@ namespace {
 
 class WorkerEngine {
  public:
-  WorkerEngine(std::vector<std::string> program, int workers, double grace_s)
+  WorkerEngine(std::vector<std::string> program, int workers, double grace_s,
+               std::int64_t verdict_cache_bytes)
       : program_{std::move(program)},
         num_workers_(static_cast<std::size_t>(workers)),
-        grace_s_(grace_s) {
+        grace_s_(grace_s),
+        verdict_cache_bytes_(verdict_cache_bytes) {
     begin();
   }
   WorkerEngine(const WorkerEngine&) = delete;
@@ -82,16 +85,18 @@ class WorkerEngine {
     settings.early_exit = early_exit;
     settings.utf8_only = utf8_only;
     static std::atomic<std::uint64_t> num_calls{0};
-    MatchWork work(++num_calls, databases.found(), std::move(listed), settings, latest(timeout_s),
-                   *places_, num_workers_, *counts_);
+    const auto found = databases.found();
+    AskedPairs asked(*verdicts_, found, std::move(listed), settings, counts_->verdicts_reused);
+    MatchWork work(++num_calls, found, asked.taken(), settings, latest(timeout_s), *places_,
+                   num_workers_, *counts_);
     finish(work, timeout_s);
-    return match_result(work.reports(), work.unit_of_pair());
+    return match_result(std::move(asked).with(work.reports(), work.unit_of_pair()));
   }
 
-  // Queries run, golds that were reused, the most workers that were busy at the same time.
-  std::tuple<std::int64_t, std::int64_t, int> counters() {
+  Counters counters() {
     begin_after_fork();
-    return {counts_->queries_run, counts_->golds_reused, pool_->most_at_once()};
+    return {counts_->queries_run, counts_->golds_reused, counts_->verdicts_reused,
+            pool_->most_at_once()};
   }
 
   void close() {
@@ -106,6 +111,7 @@ class WorkerEngine {
     pool_ = std::make_shared<WorkerPool>(program_, num_workers_);
     places_ = std::make_shared<GoldPlaces>();
     counts_ = std::make_shared<WorkCounts>();
+    verdicts_ = std::make_shared<VerdictStore>(verdict_cache_bytes_);
     process_ = getpid();
   }
 
@@ -115,6 +121,7 @@ class WorkerEngine {
       pool_->forget();
       static_cast<void>(new std::shared_ptr<WorkerPool>(std::move(pool_)));
       static_cast<void>(new std::shared_ptr<GoldPlaces>(std::move(places_)));
+      static_cast<void>(new std::shared_ptr<VerdictStore>(std::move(verdicts_)));
       begin();
     }
   }
@@ -141,9 +148,11 @@ class WorkerEngine {
   WorkerProgram program_;
   std::size_t num_workers_;
   double grace_s_;
+  std::int64_t verdict_cache_bytes_;
   std::shared_ptr<WorkerPool> pool_;
   std::shared_ptr<GoldPlaces> places_;
   std::shared_ptr<WorkCounts> counts_;
+  std::shared_ptr<VerdictStore> verdicts_;
   pid_t process_ = 0;
 };
 
@@ -155,15 +164,14 @@ constexpr auto kEngineDoc =
 void bind_workers(py::module_& module) {
   py::register_exception<WorkerStartError>(module, "WorkerStartError", PyExc_RuntimeError);
   py::class_<WorkerEngine>(module, "WorkerEngine", kEngineDoc)
-      .def(py::init<std::vector<std::string>, int, double>(), py::arg("program"), py::kw_only(),
-           py::arg("workers"), py::arg("grace_s"))
+      .def(py::init<std::vector<std::string>, int, double, std::int64_t>(), py::arg("program"),
+           py::kw_only(), py::arg("workers"), py::arg("grace_s"), py::arg("verdict_cache_bytes"))
       .def("run", &WorkerEngine::run, py::arg("jobs"), py::kw_only(), py::arg("max_rows"),
            py::arg("max_bytes"), py::arg("timeout_s"), "As SqlEngine.run.")
       .def("match", &WorkerEngine::match, py::arg("pairs"), py::arg("ordered"),
            py::arg("comparison"), py::kw_only(), py::arg("early_exit"), py::arg("utf8_only"),
            py::arg("max_rows"), py::arg("max_bytes"), py::arg("timeout_s"), "As SqlEngine.match.")
-      .def("counters", &WorkerEngine::counters,
-           "Queries run, golds that were reused, the most workers busy at the same time.")
+      .def("counters", &WorkerEngine::counters, "As SqlEngine.counters.")
       .def("close", &WorkerEngine::close, "End all workers.");
   module.def(
       "serve_queries",

@@ -40,6 +40,14 @@ void fail_for_memory(QueryReport& report) {
   report.out_of_memory = true;
 }
 
+// Whether a query would end in this way again: neither load nor chance nor a writer played a part.
+bool is_lasting(const QueryReport& report) {
+  const bool is_same_each_time = report.status == QueryStatus::ok ||
+                                 report.status == QueryStatus::error ||
+                                 report.status == QueryStatus::denied;
+  return is_same_each_time && !report.is_volatile && !report.is_passing && !report.cancelled;
+}
+
 }  // namespace
 
 GoldKey gold_key(const Database& database, const std::string& sql,
@@ -91,11 +99,12 @@ MatchReport match_predicted(SqlRunner& runner, const Database& database, const s
   } catch (const std::bad_alloc&) {
     fail_for_memory(done.report);
   }
+  done.is_lasting = !gold.report.is_volatile && !gold.report.is_passing && is_lasting(done.report);
   return done;
 }
 
 MatchReport failed_gold(const QueryReport& report) {
-  return {.gold_failed = true, .report = report, .outcome = {}};
+  return {.gold_failed = true, .report = report, .outcome = {}, .is_lasting = is_lasting(report)};
 }
 
 }  // namespace finestep

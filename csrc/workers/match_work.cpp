@@ -215,7 +215,8 @@ void MatchWork::lose(Lease lease, const RunningQuery* query, Loss loss) {
     }
   } else if (query != nullptr && !reports_.at(query->number)) {
     if (loss == Loss::late || ++num_crashes_.at(query->number) >= kTriesOfCrashes) {
-      finish(query->number, {.gold_failed = false, .report = report, .outcome = {}});
+      MatchReport failed{.gold_failed = false, .report = report, .outcome = {}};
+      finish(query->number, std::move(failed));
     }
   }
   for (auto unit = lost.mapped().units.rbegin(); unit != lost.mapped().units.rend(); ++unit) {

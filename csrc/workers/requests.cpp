@@ -169,6 +169,7 @@ void write(MessageWriter& writer, const MatchAnswer& answer) {
   writer.put(answer.gold_is_volatile);
   writer.put(answer.gold_is_remembered);
   writer.put(answer.report.gold_failed);
+  writer.put(answer.report.is_lasting);
   write(writer, answer.report.report);
   writer.put(answer.report.outcome.verdict);
   writer.put(answer.report.outcome.score);
@@ -180,6 +181,7 @@ MatchAnswer read_match_answer(MessageReader& reader) {
   answer.gold_is_volatile = reader.get_flag();
   answer.gold_is_remembered = reader.get_flag();
   answer.report.gold_failed = reader.get_flag();
+  answer.report.is_lasting = reader.get_flag();
   answer.report.report = read_report(reader);
   answer.report.outcome.verdict = reader.get<Verdict>();
   answer.report.outcome.score = reader.get<double>();

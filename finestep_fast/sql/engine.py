@@ -53,6 +53,8 @@ class Counters:
     """Queries that were really run, golds among them."""
     golds_reused: int
     """Golds that were remembered from an earlier call."""
+    verdicts_reused: int
+    """Pairs whose verdict was remembered from an earlier call: nothing was run for them."""
     most_at_once: int
     """The most workers that were busy at the same time."""
 
@@ -82,6 +84,7 @@ class Engine:
         max_connections: Idle connections that each worker process keeps, or all threads together.
         gold_cache_bytes: Memory that the gold results which each worker process remembers may take,
             or those of all threads together.
+        verdict_cache_bytes: Memory that remembered verdicts on pairs may take, in this process.
         max_heap_bytes: For processes: memory that SQLite may take for one query. For threads:
             memory that it may take in this process, where the smallest limit that any engine asked
             for counts.
@@ -102,6 +105,7 @@ class Engine:
         grace_s: float = 0.25,
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
+        verdict_cache_bytes: int = 64 << 20,
         max_heap_bytes: int = 2 << 30,
     ) -> None:
         if isolation not in get_args(Isolation):
@@ -119,6 +123,7 @@ class Engine:
             workers=self.workers,
             max_connections=max_connections,
             gold_cache_bytes=gold_cache_bytes,
+            verdict_cache_bytes=verdict_cache_bytes,
             max_heap_bytes=max_heap_bytes,
             grace_s=grace_s,
         )
@@ -131,6 +136,7 @@ class Engine:
             "grace_s": grace_s,
             "max_connections": max_connections,
             "gold_cache_bytes": gold_cache_bytes,
+            "verdict_cache_bytes": verdict_cache_bytes,
             "max_heap_bytes": max_heap_bytes,
         }
         library = open_library()
@@ -139,7 +145,10 @@ class Engine:
             numbers = (max_connections, gold_cache_bytes, max_heap_bytes)
             program = [sys.executable, "-I", "-S", WORKER, _core.__file__, library.path]
             self._core = _core.WorkerEngine(
-                [*program, *map(str, numbers)], workers=self.workers, grace_s=grace_s
+                [*program, *map(str, numbers)],
+                workers=self.workers,
+                grace_s=grace_s,
+                verdict_cache_bytes=verdict_cache_bytes,
             )
         else:
             self._core = _core.SqlEngine(
@@ -148,6 +157,7 @@ class Engine:
                 max_connections=max_connections,
                 gold_cache_bytes=gold_cache_bytes,
                 max_heap_bytes=max_heap_bytes,
+                verdict_cache_bytes=verdict_cache_bytes,
             )
         self._is_closed = False
 
@@ -231,12 +241,13 @@ class Engine:
     ) -> list[Match]:
         """Run predicted and gold queries and compare their results.
 
-        A gold query runs once however often it is asked for, also across calls, and a predicted
-        query once per call, unless they depend on time or chance: then a gold runs once per call
-        and each prediction by itself. (With worker processes, a gold may run once in each of them
-        where several calls ask for it at the same time.) A failed query is equal to nothing, and
-        neither is an empty one, also where the gold result is empty (BIRD's evaluator takes it for
-        equal: a reward must not). Pragmas and `EXPLAIN QUERY PLAN`, which `run` allows, are denied.
+        A gold query and a pair run once however often they are asked for, also across calls, unless
+        they depend on time or chance: then a gold runs once per call and each prediction by itself.
+        A failure is remembered only if it would be the same again. (With worker processes, a gold
+        may run once in each of them where several calls ask for it at the same time.) A failed
+        query is equal to nothing, and neither is an empty one, also where the gold result is empty
+        (BIRD's evaluator takes it for equal: a reward must not). Pragmas and `EXPLAIN QUERY PLAN`,
+        which `run` allows, are denied.
 
         Args:
             triples: Database, predicted query, gold query. A list of gold queries are all accepted:
@@ -284,11 +295,10 @@ class Engine:
             ordered = [orders[gold] for _, _, gold in pairs]
         utf8_only = semantics in ("bird", "soft_f1")
         with worker_errors():
-            reports, unit_of_pair = self._core.match(
+            reports = self._core.match(
                 pairs, ordered, settings, early_exit=early_exit, utf8_only=utf8_only, **limits
             )
-        by_unit = [match_of(report) for report in reports]
-        matches = [by_unit[unit] for unit in unit_of_pair]
+        matches = [match_of(report) for report in reports]
         for i, errors in enumerate(dropped):
             if matches[i].status in errors:
                 matches[i] = replace(matches[i], message=matches[i].message + DROPPED_DISTINCT)
