@@ -5,8 +5,8 @@
 A batch as in reinforcement learning, 512 questions with 8 sampled queries each on small databases;
 one pair at a time, as trainers call a reward; 64 callers at once; and two results of 1M x 5 rows.
 DIR holds `questions.jsonl`, `predictions.jsonl` and `databases/` of real predictions; without it
-databases, questions and samples are generated. Golds are remembered where a row is not "cold", verdicts in
-"asked again" only. All verdicts are BIRD's; a run with other verdicts is an error and never timed.
+databases, questions and samples are generated. Golds are remembered where a row is not "cold",
+verdicts in "asked again" only. All verdicts are BIRD's; with others nothing is timed.
 """
 
 from __future__ import annotations
