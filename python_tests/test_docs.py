@@ -34,7 +34,7 @@ def test_the_rewards_of_the_docs_work(shop: Path) -> None:
     assert score == 1.0
 
 
-PREDICTIONS = {
+PREDICTIONS: dict[str, list[tuple[sql.Value, ...]]] = {
     "the same rows in another order": [(2, "b"), (1, "a")],
     "a row twice": [(1, "a"), (2, "b"), (2, "b")],
     "the columns the other way round": [("a", 1), ("b", 2)],
@@ -50,7 +50,7 @@ def test_the_table_of_definitions_is_right(line: str) -> None:
     assert sorted(semantics) == sorted(get_args(sql.Semantics))
     row = next(row for row in SQL_DOC.splitlines() if row.startswith(f"| {line} |"))
     said = dict(zip(semantics, (cell.strip() for cell in row.split("|")[2:-1]), strict=True))
-    gold = [(1, "a"), (2, "b")]
+    gold: list[tuple[sql.Value, ...]] = [(1, "a"), (2, "b")]
     for name in get_args(sql.Semantics):
         if name == "soft_f1":
             assert f"{sql.score_f1(PREDICTIONS[line], gold):.2f}" == said[name]
