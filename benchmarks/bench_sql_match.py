@@ -2,10 +2,11 @@
 
     python -m benchmarks.bench_sql_match [--data DIR]
 
-A batch as in reinforcement learning, 512 questions with 8 sampled queries each on small databases,
-and two results of 1M x 5 rows. DIR holds `questions.jsonl`, `predictions.jsonl` and `databases/` of
-real predictions; without it databases, questions and samples are generated. All verdicts are
-BIRD's; a run with other verdicts is an error and is never timed.
+A batch as in reinforcement learning, 512 questions with 8 sampled queries each on small databases;
+one pair at a time, as trainers call a reward; 64 callers at once; and two results of 1M x 5 rows.
+DIR holds `questions.jsonl`, `predictions.jsonl` and `databases/` of real predictions; without it
+databases, questions and samples are generated. Golds are remembered where a row is not "cold",
+verdicts in "asked again" only. All verdicts are BIRD's; with others nothing is timed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 from random import Random
@@ -28,6 +30,7 @@ from finestep_fast.train.quickstart.demonstrations import DemonstrationConfig
 from finestep_fast.train.quickstart.world import WorldConfig, write_world
 
 QUESTIONS, SAMPLES = 512, 8
+CALLERS = 64
 FEW = 128  # pairs for what starts a process each
 BIG_ROWS = 1_000_000
 SIZES = (10, 1_000, 100_000, BIG_ROWS)
@@ -43,7 +46,8 @@ def peak():
 triple = bench_sql_match.big_triple(sys.argv[2])
 before = peak()
 if sys.argv[1] == "ours":
-    verdicts = [match.equal for match in sql.match([triple], threads=1)]
+    with sql.Engine(workers=1, isolation="thread") as engine:
+        verdicts = [match.equal for match in engine.match([triple])]
 else:
     verdicts = sql_peers.plain([triple])
 assert verdicts == [True]
@@ -74,15 +78,38 @@ def main() -> None:
             everyday["BIRD's way"] = slow["BIRD's way"] = sql_peers.bird
         else:
             absent["BIRD's way"] = "func-timeout is not installed"
-        with sql.Engine(threads=1) as one, sql.Engine(threads=2) as two:
+        with (
+            sql.Engine(workers=1, verdict_cache_bytes=1) as one,
+            sql.Engine(workers=2, verdict_cache_bytes=1) as two,
+            sql.Engine(workers=1, isolation="thread", verdict_cache_bytes=1) as thread,
+            sql.Engine(workers=2, isolation="thread", verdict_cache_bytes=1) as threads,
+            sql.Engine(workers=1) as remembering,
+        ):
             ours = {
-                "ours, 1 thread, cold": lambda given: matched(given, None, 1),
-                "ours, 1 thread, warm": lambda given: matched(given, one, 1),
-                "ours, 2 threads, cold": lambda given: matched(given, None, 2),
-                "ours, 2 threads, warm": lambda given: matched(given, two, 2),
+                "ours, 1 worker, cold": lambda given: matched_anew(given, 1),
+                "ours, 1 worker": lambda given: matched(given, one),
+                "ours, 2 workers, cold": lambda given: matched_anew(given, 2),
+                "ours, 2 workers": lambda given: matched(given, two),
+                "ours, 1 thread": lambda given: matched(given, thread),
+                "ours, 2 threads": lambda given: matched(given, threads),
+                "ours, asked again": lambda given: matched(given, remembering),
+            }
+            single = {
+                "best Python": KeptPair(triples[0]).matched,
+                "connection per pair": sql_peers.plain,
+                "ours, 1 worker": lambda given: matched(given, one),
+                "ours, 1 thread": lambda given: matched(given, thread),
+                "sql.match": lambda given: [match.equal for match in sql.match(given)],
+            }
+            at_once = {
+                "best Python": lambda given: by_callers(sql_peers.plain, given),
+                "ours, 2 workers": lambda given: by_callers(lambda t: matched(t, two), given),
+                "ours, 2 threads": lambda given: by_callers(lambda t: matched(t, threads), given),
             }
             cases = [
                 case(name, triples, {**everyday, **ours}, absent),
+                case("one pair", triples[:1], single, {}),
+                case(f"{CALLERS} callers, a pair each", triples[: 8 * CALLERS], at_once, {}),
                 case(f"{len(few)} pairs", few, {"best Python": sql_peers.best_python} | slow, {}),
             ]
             cases += [
@@ -91,7 +118,8 @@ def main() -> None:
                     [big_triple(str(big), size)],
                     {
                         "best Python": sql_peers.plain,
-                        "ours, 1 thread, cold": lambda given: matched(given, None, 1),
+                        "ours, 1 worker": lambda given: matched(given, one),
+                        "ours, 1 thread": lambda given: matched(given, thread),
                     },
                     {},
                 )
@@ -111,12 +139,39 @@ def main() -> None:
             print(f"memory of {BIG_ROWS} x 5 both sides, {how}: {peak_mb(how, big):.0f} MB")
 
 
-def matched(triples: Sequence[Triple], engine: sql.Engine | None, threads: int) -> list[bool]:
-    """Return the verdicts of the engine given, or of a new one that remembers nothing."""
-    if engine is not None:
-        return [match.equal for match in engine.match(triples)]
-    with sql.Engine(threads=threads) as fresh:
-        return [match.equal for match in fresh.match(triples)]
+def matched(triples: Sequence[Triple], engine: sql.Engine) -> list[bool]:
+    """Return the verdicts of an engine that remembers the golds of earlier calls."""
+    return [match.equal for match in engine.match(triples)]
+
+
+def matched_anew(triples: Sequence[Triple], workers: int) -> list[bool]:
+    """Return the verdicts of an engine that is made for them; its workers must start first."""
+    with sql.Engine(workers=workers) as fresh:
+        return matched(triples, fresh)
+
+
+def by_callers(
+    matching: Callable[[Sequence[Triple]], list[bool]], triples: Sequence[Triple]
+) -> list[bool]:
+    """Return the verdicts found by many threads, each of which asks for a pair at a time."""
+    with ThreadPoolExecutor(CALLERS) as callers:
+        return [verdict for (verdict,) in callers.map(lambda t: matching([t]), triples)]
+
+
+class KeptPair:
+    """One pair in plain Python with all that can be kept: the connection and the gold's rows."""
+
+    def __init__(self, triple: Triple) -> None:
+        path, _, gold = triple
+        self._connection = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+        self._gold = set(self._connection.execute(gold).fetchall())
+
+    def matched(self, triples: Sequence[Triple]) -> list[bool]:
+        """Return the verdicts on predictions beside the kept gold."""
+        return [
+            set(self._connection.execute(predicted).fetchall()) == self._gold
+            for _, predicted, _ in triples
+        ]
 
 
 class _Measured:

@@ -24,20 +24,24 @@ padded [R, L] tensor seen flat; tokens are addressed by their flat position.
 
 from __future__ import annotations
 
-from finestep_fast.batch import StepBatch
-from finestep_fast.config import CreditConfig, LossConfig
-from finestep_fast.errors import BuildError, FinestepError, InputError
-from finestep_fast.ops import (
-    available_impls,
-    linear_policy_loss,
-    logits_policy_loss,
-    policy_loss,
-    step_advantage,
-    step_policy_loss,
-    token_advantage,
-    token_logp,
-)
-from finestep_fast.reference import LossOutput, TokenLogp
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from finestep_fast.batch import StepBatch
+    from finestep_fast.config import CreditConfig, LossConfig
+    from finestep_fast.errors import BuildError, FinestepError, InputError
+    from finestep_fast.ops import (
+        available_impls,
+        linear_policy_loss,
+        logits_policy_loss,
+        policy_loss,
+        step_advantage,
+        step_policy_loss,
+        token_advantage,
+        token_logp,
+    )
+    from finestep_fast.reference import LossOutput, TokenLogp
 
 __all__ = [
     "BuildError",
@@ -57,3 +61,38 @@ __all__ = [
     "token_advantage",
     "token_logp",
 ]
+
+# Imported when they are first used: who needs only a part, such as `finestep_fast.sql` in a worker
+# of its own, does not wait for torch.
+_HOME = {
+    "BuildError": "errors",
+    "CreditConfig": "config",
+    "FinestepError": "errors",
+    "InputError": "errors",
+    "LossConfig": "config",
+    "LossOutput": "reference",
+    "StepBatch": "batch",
+    "TokenLogp": "reference",
+    "available_impls": "ops",
+    "linear_policy_loss": "ops",
+    "logits_policy_loss": "ops",
+    "policy_loss": "ops",
+    "step_advantage": "ops",
+    "step_policy_loss": "ops",
+    "token_advantage": "ops",
+    "token_logp": "ops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Return a public name from the module that has it."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Return all names, also those that were not used yet."""
+    return sorted({*globals(), *__all__})

@@ -29,6 +29,8 @@ __all__: list[str] = [
     "SqliteLibrary",
     "Std",
     "Verdict",
+    "WorkerEngine",
+    "WorkerStartError",
     "all_within",
     "compare_pairs",
     "expanded_ctes",
@@ -38,6 +40,7 @@ __all__: list[str] = [
     "policy_loss",
     "read_logit_rows",
     "scale_gradient",
+    "serve_queries",
     "spider_query",
     "step_advantage",
     "step_policy_loss",
@@ -297,14 +300,15 @@ class SqlEngine:
         max_connections: typing.SupportsInt | typing.SupportsIndex,
         gold_cache_bytes: typing.SupportsInt | typing.SupportsIndex,
         max_heap_bytes: typing.SupportsInt | typing.SupportsIndex,
+        verdict_cache_bytes: typing.SupportsInt | typing.SupportsIndex,
     ) -> None: ...
     def close(self) -> None:
         """
         Stop running queries and close every connection.
         """
-    def counters(self) -> tuple[int, int, int]:
+    def counters(self) -> tuple[int, int, int, int]:
         """
-        Queries run, golds that were reused, the most queries at the same time.
+        Queries run, golds and verdicts that were remembered, the most at the same time.
         """
     def match(
         self,
@@ -317,14 +321,9 @@ class SqlEngine:
         max_rows: typing.SupportsInt | typing.SupportsIndex,
         max_bytes: typing.SupportsInt | typing.SupportsIndex,
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-        grace_s: typing.SupportsFloat | typing.SupportsIndex | None = None,
-    ) -> tuple[
-        list[tuple[bool, QueryStatus, str, float, Verdict, float] | None],
-        list[int],
-        list[tuple[bool, int]],
-    ]:
+    ) -> list[tuple[bool, QueryStatus, str, float, Verdict, float] | None]:
         """
-        Compare [(path, predicted, gold)]: (reports, place of each pair's report, hanging). A report is (gold_failed, status, message, elapsed_ms, verdict, score). ordered: one flag per pair, else that of comparison. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists (is_gold, report), and reports that are missing are None.
+        Compare [(path, predicted, gold)]. A report is (gold_failed, status, message, elapsed_ms, verdict, score), or None where the work was cancelled. ordered: one flag per pair, else that of comparison.
         """
     def run(
         self,
@@ -333,25 +332,83 @@ class SqlEngine:
         max_rows: typing.SupportsInt | typing.SupportsIndex,
         max_bytes: typing.SupportsInt | typing.SupportsIndex,
         timeout_s: typing.SupportsFloat | typing.SupportsIndex,
-        grace_s: typing.SupportsFloat | typing.SupportsIndex | None = None,
-    ) -> tuple[
-        list[
-            tuple[
-                QueryStatus,
-                tuple[str, ...],
-                tuple[tuple[int | float | str | bytes | None, ...], ...],
-                bool,
-                str,
-                float,
-                int,
-                bool,
-            ]
-            | None
-        ],
-        list[int],
+    ) -> list[
+        tuple[
+            QueryStatus,
+            tuple[str, ...],
+            tuple[tuple[int | float | str | bytes | None, ...], ...],
+            bool,
+            str,
+            float,
+            int,
+            bool,
+        ]
+        | None
     ]:
         """
-        Run [(path, sql)]: (results, hanging). A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was cancelled. With grace_s it returns once a query has outlived its deadline by so much: then hanging lists their places.
+        Run [(path, sql)]. A result is (status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8), or None where the work was cancelled.
+        """
+
+class WorkerStartError(RuntimeError):
+    pass
+
+class WorkerEngine:
+    """
+    Has queries run by worker processes. Its entry point is finestep_fast.sql.Engine.
+    """
+    def __init__(
+        self,
+        program: collections.abc.Sequence[str],
+        *,
+        workers: typing.SupportsInt | typing.SupportsIndex,
+        grace_s: typing.SupportsFloat | typing.SupportsIndex,
+        verdict_cache_bytes: typing.SupportsInt | typing.SupportsIndex,
+    ) -> None: ...
+    def close(self) -> None:
+        """
+        End all workers.
+        """
+    def counters(self) -> tuple[int, int, int, int]:
+        """
+        As SqlEngine.counters.
+        """
+    def match(
+        self,
+        pairs: list[tuple[str, str, str]],
+        ordered: list[bool] | None,
+        comparison: ComparisonSettings,
+        *,
+        early_exit: bool,
+        utf8_only: bool,
+        max_rows: typing.SupportsInt | typing.SupportsIndex,
+        max_bytes: typing.SupportsInt | typing.SupportsIndex,
+        timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> list[tuple[bool, QueryStatus, str, float, Verdict, float] | None]:
+        """
+        As SqlEngine.match.
+        """
+    def run(
+        self,
+        jobs: list[tuple[str, str]],
+        *,
+        max_rows: typing.SupportsInt | typing.SupportsIndex,
+        max_bytes: typing.SupportsInt | typing.SupportsIndex,
+        timeout_s: typing.SupportsFloat | typing.SupportsIndex,
+    ) -> list[
+        tuple[
+            QueryStatus,
+            tuple[str, ...],
+            tuple[tuple[int | float | str | bytes | None, ...], ...],
+            bool,
+            str,
+            float,
+            int,
+            bool,
+        ]
+        | None
+    ]:
+        """
+        As SqlEngine.run.
         """
 
 def all_within(
@@ -431,6 +488,17 @@ def scale_gradient(
 ) -> None:
     """
     Multiply gradient [T] by scale [1] in place, for the tokens inside steps.
+    """
+
+def serve_queries(
+    library: str,
+    max_connections: typing.SupportsInt | typing.SupportsIndex,
+    gold_cache_bytes: typing.SupportsInt | typing.SupportsIndex,
+    max_heap_bytes: typing.SupportsInt | typing.SupportsIndex,
+    parent: typing.SupportsInt | typing.SupportsIndex,
+) -> None:
+    """
+    The loop of a worker process; see finestep_fast/sql/worker.py.
     """
 
 def spider_query(sql: str, keep_distinct: bool) -> tuple[str, bool]:

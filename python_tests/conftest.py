@@ -66,12 +66,12 @@ def shop(tmp_path: Path) -> Path:
     return written(tmp_path / "shop.sqlite")
 
 
-@pytest.fixture
-def engine() -> Iterator[Engine]:
-    """Yield an engine of two threads."""
+@pytest.fixture(params=["process", "thread"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Yield an engine of two workers, processes or threads."""
     from finestep_fast.sql import Engine
 
-    with Engine(threads=2) as engine:
+    with Engine(workers=2, isolation=request.param) as engine:
         yield engine
 
 

@@ -34,9 +34,10 @@ MAY_INCLUDE: dict[str, set[str]] = {
     "credit": {"numbers", "threads"},
     "loss": {"credit", "numbers", "threads"},
     "numbers": set(),
-    "python": {"compare", "credit", "loss", "numbers", "sql", "threads"},
+    "python": {"compare", "credit", "loss", "numbers", "sql", "threads", "workers"},
     "sql": {"compare", "threads"},
     "threads": set(),
+    "workers": {"compare", "sql"},
 }
 
 

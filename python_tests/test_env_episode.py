@@ -28,7 +28,7 @@ Start = Callable[..., Episode]
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
+    with Engine(workers=2) as engine:
         yield engine
 
 

@@ -115,7 +115,7 @@ def test_a_query_out_of_time_or_of_bounds_is_wrong_and_runs_once(
 ) -> None:
     evaluation.with_predictions([ENDLESS, 'SELECT * FROM customer, "Order Item"', *PREDICTED[2:]])
     output = evaluation.folder / "out.jsonl"
-    limits = ("--timeout-s", "0.2", "--max-rows", "10", "--threads", "1")
+    limits = ("--timeout-s", "0.2", "--max-rows", "10", "--workers", "1")
     started = time.monotonic()
     found(
         capsys, evaluation.words(*limits, "--semantics", "bird,strict,multiset", "--output", output)
@@ -155,7 +155,7 @@ def test_ctrl_c_keeps_what_was_evaluated(
     evaluation: Evaluation, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = evaluation.folder / "out.jsonl"
-    monkeypatch.setattr("finestep_fast.eval.evaluation.QUESTIONS_PER_THREAD", 2)
+    monkeypatch.setattr("finestep_fast.eval.evaluation.QUESTIONS_PER_WORKER", 2)
     match = Engine.match
 
     def stopped_later(engine: Engine, *given: Any, **options: Any) -> Any:
@@ -164,7 +164,7 @@ def test_ctrl_c_keeps_what_was_evaluated(
         return match(engine, *given, **options)
 
     monkeypatch.setattr(Engine, "match", stopped_later)
-    assert main(evaluation.words("--threads", "1", "--output", output)) == 130
+    assert main(evaluation.words("--workers", "1", "--output", output)) == 130
     assert f"stopped after 2 of 6 questions, kept in {output}" in capsys.readouterr().err
     assert len(json_lines(output)) == 2
 

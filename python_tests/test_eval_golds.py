@@ -71,7 +71,7 @@ def test_gold_queries_that_fail_are_counted_by_reason(
     words = ("--semantics", "bird,test_suite,strict")
     printed = found(capsys, evaluation.words(*words))
     no_column = {"no such column: weight": 2}
-    reason = "DELETE is not allowed: only a query that reads tables is"
+    reason = "DROP TABLE is not allowed: only a query that reads tables is"
     denied = {reason: 1}
     distinct = {"fails only because test_suite drops DISTINCT": 1}
     assert printed["gold_failures"] == {

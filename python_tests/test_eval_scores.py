@@ -128,7 +128,7 @@ def test_efficiency_of_hand_made_times() -> None:
 def test_queries_are_timed_in_turns_and_a_failure_gives_no_times(tmp_path: Path) -> None:
     path = written(tmp_path / "shop.sqlite")
     gold = "WITH c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 100000) SELECT max(x) FROM c"
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
         found = timed(path, "SELECT 100000", gold, engine, 3)
         assert found is not None
         assert found.gold_ms > found.predicted_ms > 0

@@ -126,7 +126,7 @@ def test_texts_that_are_no_utf8_leave_valid_json(
         (["--efficiency", "-1"], "--efficiency is -1; expected"),
         (["--timeout-s", "0"], "timeout_s is 0"),
         (["--max-rows", "-5"], "max_rows is -5"),
-        (["--threads", "0"], "threads is 0"),
+        (["--workers", "0"], "workers is 0"),
         (["--databases", "{folder}/none"], "databases '{folder}/none': is no folder"),
         (["--questions", "{folder}/none.json"], "questions '{folder}/none.json': No such file"),
         (["--questions", "{folder}/empty.json"], "questions '{folder}/empty.json': holds no"),

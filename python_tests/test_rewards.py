@@ -39,7 +39,7 @@ A, B = CallKey("describe_table", "a"), CallKey("describe_table", "b")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     path = written(tmp_path_factory.mktemp("shop") / "shop.sqlite")
     question = Question("1", "Who lives in London?", GOLD, "shop", path)
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
 
         def play(*turns: str | tuple[str, dict[str, str]], **rewards: float | bool) -> RolloutScore:
             episode = Episode(question, engine, EnvConfig(query_timeout_s=0.1))
@@ -245,7 +245,7 @@ def test_settings_out_of_range_are_refused() -> None:
 
 def test_a_missing_database_gives_no_steps_and_is_not_counted(tmp_path: Path) -> None:
     question = Question("1", "?", GOLD, "gone", tmp_path / "gone.sqlite")
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
         episode = Episode(question, engine, EnvConfig())
         (score,) = score_episodes([episode], engine, RewardConfig())
     assert (score.outcome, score.process, score.validators) == (0.0, (), ())

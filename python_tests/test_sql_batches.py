@@ -36,9 +36,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return written(tmp_path_factory.mktemp("shop") / "shop.sqlite")
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["engine", "subprocess engine"])
+@pytest.fixture(scope="module", params=["process", "thread"])
 def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
-    with Engine(threads=2, subprocess=request.param) as engine:
+    with Engine(workers=2, isolation=request.param) as engine:
         yield engine
 
 

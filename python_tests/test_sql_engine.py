@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from finestep_fast import sql
 from finestep_fast.errors import InputError
-from finestep_fast.sql import Engine, Status, database_schema
+from finestep_fast.sql import Engine, Status
 from support.databases import written
 from support.queries import ENDLESS, NUMBERS
 
@@ -87,7 +86,7 @@ def test_a_connection_serves_on_after_a_timeout(shop: Path, engine: Engine) -> N
 
 
 def test_the_deadline_is_of_each_query_and_not_of_the_batch(shop: Path) -> None:
-    with Engine(threads=1, timeout_s=0.15) as engine:
+    with Engine(workers=1, timeout_s=0.15) as engine:
         results = engine.run([(shop, ENDLESS), (shop, "SELECT 1"), (shop, ENDLESS)])
     assert [r.status for r in results] == [Status.TIMEOUT, Status.OK, Status.TIMEOUT]
 
@@ -156,51 +155,6 @@ def test_an_unreadable_database_is_a_status(tmp_path: Path, engine: Engine) -> N
         (match,) = engine.match([(path, "SELECT * FROM customer", "SELECT * FROM customer")])
         assert (match.equal, match.status) == (False, Status.DATABASE_UNREADABLE)
         assert match.status.is_infrastructure
-
-
-def test_a_database_with_an_unfinished_log_is_not_read_half(tmp_path: Path, engine: Engine) -> None:
-    database = tmp_path / "busy.sqlite"
-    writer = sqlite3.connect(database)
-    try:
-        writer.execute("PRAGMA journal_mode=wal")
-        writer.execute("CREATE TABLE t(a)")
-        writer.commit()
-        (result,) = engine.run([(database, "SELECT * FROM t")])
-    finally:
-        writer.close()
-    assert result.status is Status.DATABASE_UNREADABLE
-    assert "unfinished changes" in result.message
-    assert engine.run([(database, "SELECT * FROM t")])[0].status is Status.OK
-
-
-@pytest.mark.parametrize("mode", ["delete", "persist", "truncate"])
-def test_a_journal_is_unfinished_by_its_header_and_not_by_its_size(
-    tmp_path: Path, engine: Engine, mode: str
-) -> None:
-    database = tmp_path / "busy.sqlite"
-    journal = tmp_path / "busy.sqlite-journal"
-    writer = sqlite3.connect(database, isolation_level=None)
-    try:
-        writer.execute(f"PRAGMA journal_mode={mode}")
-        writer.execute("CREATE TABLE t(a)")
-        writer.execute("INSERT INTO t VALUES (1)")
-        assert (journal.exists() and journal.stat().st_size > 0) == (mode == "persist")
-        assert engine.run([(database, "SELECT * FROM t")])[0].rows == ((1,),)
-        assert database_schema(database).tables[0].name == "t"
-        # A change that reaches the file before it is committed: the journal undoes it.
-        writer.execute("PRAGMA cache_size=1")
-        writer.execute("BEGIN")
-        writer.execute("INSERT INTO t SELECT hex(zeroblob(900)) FROM pragma_function_list LIMIT 99")
-        assert journal.read_bytes()[:8] == bytes.fromhex("d9d505f920a163d7")
-        (halfway,) = engine.run([(database, "SELECT count(*) FROM t")])
-        with pytest.raises(InputError, match="unfinished changes"):
-            database_schema(database)
-        writer.execute("ROLLBACK")
-    finally:
-        writer.close()
-    assert halfway.status is Status.DATABASE_UNREADABLE
-    assert f"{str(journal)!r} holds unfinished changes" in halfway.message
-    assert engine.run([(database, "SELECT count(*) FROM t")])[0].rows == ((1,),)
 
 
 def test_odd_paths_are_opened_as_they_are(tmp_path: Path, engine: Engine) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.native
 FORKED = """
 import os, sys
 from finestep_fast.sql import Engine
-with Engine(threads=2) as engine:
+with Engine(workers=2) as engine:
     jobs = [(sys.argv[1], "SELECT 1")] * 8
     assert [r.rows for r in engine.run(jobs)] == [((1,),)] * 8
     child = os.fork()
@@ -39,7 +39,7 @@ def test_an_engine_works_on_in_a_forked_process(shop: Path) -> None:
 
 def test_a_gold_query_runs_once_however_many_threads_ask_for_it(shop: Path) -> None:
     slow = f"SELECT count(*) FROM ({NUMBERS.format(n=300_000)})"
-    with Engine(threads=4) as engine:
+    with Engine(workers=4, isolation="thread") as engine:
         triples = [(shop, "SELECT 300000", slow)]
         threads = [threading.Thread(target=engine.match, args=(triples,)) for _ in range(6)]
         for thread in threads:
@@ -51,7 +51,7 @@ def test_a_gold_query_runs_once_however_many_threads_ask_for_it(shop: Path) -> N
 
 def test_many_threads_may_share_an_engine(shop: Path) -> None:
     failures: list[object] = []
-    with Engine(threads=2, max_connections=2) as engine:
+    with Engine(workers=2, max_connections=2) as engine:
 
         def work(seed: int) -> None:
             for i in range(40):
@@ -73,7 +73,7 @@ def test_many_threads_may_share_an_engine(shop: Path) -> None:
 
 
 def test_as_many_queries_run_at_once_as_there_are_threads(shop: Path) -> None:
-    with Engine(threads=3, timeout_s=0.2) as engine:
+    with Engine(workers=3, timeout_s=0.2, isolation="thread") as engine:
         results = engine.run([(shop, ENDLESS)] * 6)
         assert engine.counters.most_at_once == 3
     assert [r.status for r in results] == [Status.TIMEOUT] * 6
@@ -84,7 +84,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shop: Path, threads: int
     queries = [f"SELECT id, name FROM customer WHERE id > {i % 5}" for i in range(60)]
     queries += ["SELEC", "DELETE FROM customer", "SELECT nam FROM customer"] * 5
     triples = [(shop, q, queries[i % 7]) for i, q in enumerate(queries)]
-    with Engine(threads=threads) as engine, Engine(threads=1) as other:
+    with Engine(workers=threads) as engine, Engine(workers=1) as other:
         rows = [(r.status, r.rows, r.message) for r in engine.run([(shop, q) for q in queries])]
         assert rows == [
             (*r,)
@@ -101,7 +101,7 @@ def test_results_do_not_depend_on_the_number_of_threads(shop: Path, threads: int
 
 
 def test_a_short_call_does_not_wait_for_a_long_batch(shop: Path) -> None:
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
         ended: list[str] = []
 
         def long() -> None:
@@ -119,7 +119,7 @@ def test_a_short_call_does_not_wait_for_a_long_batch(shop: Path) -> None:
 
 
 def test_closing_the_engine_stops_its_queries(shop: Path) -> None:
-    engine = Engine(threads=1)
+    engine = Engine(workers=1)
     results: list[sql.Result] = []
     thread = threading.Thread(target=lambda: results.extend(engine.run([(shop, ENDLESS)])))
     thread.start()
@@ -135,7 +135,7 @@ def test_an_interrupt_from_the_keyboard_gets_through_a_running_query(shop: Path)
     for jobs in (1, 3):
         timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
         started = time.monotonic()
-        with Engine(threads=2) as engine:
+        with Engine(workers=2) as engine:
             timer.start()
             with pytest.raises(KeyboardInterrupt):
                 engine.run([(shop, ENDLESS)] * jobs, timeout_s=30)

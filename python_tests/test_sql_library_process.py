@@ -21,7 +21,7 @@ def test_functions_run_in_a_process_on_the_library_that_was_named(shop: Path) ->
     with LibraryProcess(path) as process:
         assert process.library == sql.library()
         assert process.call(os.getpid) != os.getpid()
-        (result,) = process.call(sql.run, [(str(shop), "SELECT count(*) FROM customer")], threads=1)
+        (result,) = process.call(sql.run, [(str(shop), "SELECT count(*) FROM customer")])
         assert result.rows == ((4,),)
         with pytest.raises(InputError, match="timeout_s is -1"):
             process.call(sql.run, [], timeout_s=-1)

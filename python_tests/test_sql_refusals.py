@@ -133,7 +133,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(threads=1) as engine:
+    with Engine(workers=1) as engine:
         yield engine
 
 
@@ -190,7 +190,7 @@ def test_run_shows_the_schema_and_match_does_not(
 ) -> None:
     rows, what = expected
     if match_first:  # on a connection on which SQLite has made no table of a pragma yet
-        with Engine(threads=1) as fresh:
+        with Engine(workers=1) as fresh:
             assert refused_in_match(fresh, database, query) == what + IN_MATCH
     (result,) = engine.run([(database, query)])
     assert (result.status, result.message) == (Status.OK, "")

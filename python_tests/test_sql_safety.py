@@ -245,7 +245,7 @@ hungry = (
     "SELECT length(json_group_array(hex(zeroblob(50000)))) FROM c"
 )
 database = sys.argv[1]
-with Engine(threads=2, max_heap_bytes=24 << 20) as engine:
+with Engine(workers=2, max_heap_bytes=24 << 20) as engine:
     jobs = [(database, hungry.format(rows=100)) for _ in range(40)]
     jobs.insert(20, (database, hungry.format(rows=2000)))
     results = engine.run(jobs)

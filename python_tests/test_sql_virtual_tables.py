@@ -117,7 +117,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Engine]:
-    with Engine(threads=2) as engine:
+    with Engine(workers=2) as engine:
         yield engine
 
 

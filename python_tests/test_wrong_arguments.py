@@ -223,20 +223,21 @@ def tried_configs() -> dict[str, Tried]:
 def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
     rows = {"predicted_rows": [(1,)], "gold_rows": [(1,)]}
     how = {"semantics": "strict", "float_tolerance": 0.0}
-    limits = {"max_rows": 10, "max_bytes": 1 << 20, "timeout_s": 5.0, "threads": 1}
+    limits = {"max_rows": 10, "max_bytes": 1 << 20, "timeout_s": 5.0}
     numbers = {
         "max_rows": "None|one",
         "max_bytes": "None|one",
         "timeout_s": "None|one|a fraction",
         "threads": "None|one",
+        "workers": "None|one",
         "float_tolerance": "zero|one|a fraction",
         "search_budget": "zero|one",
         "ordered": "True",
         "keep_distinct": "True",
         "early_exit": "True",
-        "subprocess": "True",
         "max_connections": "one",
         "gold_cache_bytes": "one",
+        "verdict_cache_bytes": "one",
         "grace_s": "one|a fraction",
         "predicted_rows": "an empty list",
         "gold_rows": "an empty list",
@@ -269,9 +270,11 @@ def tried_sql(database: Path) -> Iterator[tuple[str, Tried]]:
     engine = {
         **limits,
         "max_connections": 2,
+        "workers": 1,
+        "isolation": "thread",
         "gold_cache_bytes": 1 << 20,
+        "verdict_cache_bytes": 1 << 20,
         "max_heap_bytes": 2 << 30,
-        "subprocess": False,
         "grace_s": 0.1,
     }
     needed = {"max_rows": "one", "max_bytes": "one", "timeout_s": "one|a fraction"}

@@ -22,5 +22,6 @@ void bind_sqlite(pybind11::module_& module);
 
 // Adds the engine that runs and compares queries. After bind_comparison and bind_sqlite.
 void bind_engine(pybind11::module_& module);
+void bind_workers(pybind11::module_& module);
 
 }  // namespace finestep

@@ -14,4 +14,5 @@ PYBIND11_MODULE(_core, module) {
   finestep::bind_comparison(module);
   finestep::bind_sqlite(module);
   finestep::bind_engine(module);
+  finestep::bind_workers(module);
 }

@@ -62,12 +62,14 @@ py::object decoded(std::string_view text) {
   return decoded(text, is_invalid);
 }
 
-py::tuple rows_of(const StoredRows& stored, bool& is_invalid) {
-  py::tuple rows(stored.num_rows());
-  for (std::size_t r = 0; r < stored.num_rows(); ++r) {
-    py::tuple row(stored.num_columns());
-    for (std::size_t c = 0; c < stored.num_columns(); ++c) {
-      row[c] = value_of(stored.cell(r, c), is_invalid);
+py::tuple rows_of(std::string_view bytes, std::size_t num_rows, std::size_t num_columns,
+                  bool& is_invalid) {
+  StoredCells cells(bytes);
+  py::tuple rows(num_rows);
+  for (std::size_t r = 0; r < num_rows; ++r) {
+    py::tuple row(num_columns);
+    for (std::size_t c = 0; c < num_columns; ++c) {
+      row[c] = value_of(cells.next(), is_invalid);
     }
     rows[r] = std::move(row);
   }

@@ -27,7 +27,8 @@ pybind11::object decoded(std::string_view text);
 // The same; `is_invalid` is set where there were such bytes.
 pybind11::object decoded(std::string_view text, bool& is_invalid);
 
-// Result rows as tuples; `is_invalid` is set where some text is no UTF-8.
-pybind11::tuple rows_of(const StoredRows& stored, bool& is_invalid);
+// Stored rows as tuples; `is_invalid` is set where some text is no UTF-8.
+pybind11::tuple rows_of(std::string_view bytes, std::size_t num_rows, std::size_t num_columns,
+                        bool& is_invalid);
 
 }  // namespace finestep

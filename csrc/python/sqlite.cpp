@@ -32,7 +32,8 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
                                                         const py::typing::List<py::str>& queries,
                                                         int max_instructions) {
   const auto file = py::cast<std::string>(checked(PyUnicode_EncodeFSDefault(path.ptr())));
-  Connection connection(library.api(), file_identity(file));
+  const FileIdentity identity = file_identity(file);
+  Connection connection(library.api(), identity, access_to(identity));
   py::typing::List<py::typing::Optional<PyRows>> results;
   for (const auto& query : queries) {
     const std::string sql = utf8_of(query);
@@ -43,7 +44,9 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
       is_whole = run_own_query(connection, sql, max_instructions, rows);
     }
     bool is_invalid = false;
-    results.append(is_whole ? py::object(rows_of(rows, is_invalid)) : py::none());
+    results.append(is_whole ? py::object(rows_of(rows.bytes(), rows.num_rows(), rows.num_columns(),
+                                                 is_invalid))
+                            : py::none());
   }
   return results;
 }

@@ -18,7 +18,13 @@ class ComparandSink : public RowSink {
   ComparandSink(const ComparisonSettings& settings, const Comparand* gold)
       : settings_(settings), gold_(gold), rows_(settings) {}
 
-  void start(std::span<const std::string> columns) override { static_cast<void>(columns); }
+  void start(std::span<const std::string> columns) override {
+    static_cast<void>(columns);
+    if (rows_.num_rows() > 0) {
+      rows_ = Comparand(settings_);
+      is_settled_ = false;
+    }
+  }
 
   bool add_row(std::span<const Cell> row) override {
     rows_.add_row(row);

@@ -1,16 +1,9 @@
 #include "sql/connection.h"
 
-#include <sys/stat.h>
-
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <string>
 #include <string_view>
-#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -21,9 +14,8 @@ constexpr int kOpenReadOnly = 0x1;
 constexpr int kOpenUri = 0x40;
 constexpr int kOpenNoMutex = 0x8000;
 constexpr int kOpenPrivateCache = 0x40000;
+constexpr int kBusyMs = 1000;  // that a reader with locks waits for a writer
 
-// What the header of a journal begins with while it holds changes to undo.
-constexpr std::string_view kJournalMagic = "\xd9\xd5\x05\xf9\x20\xa1\x63\xd7";
 // Virtual tables that every database has, where SQLite was built with them.
 constexpr auto kTableFunctions = std::to_array<std::string_view>(
     {"dbstat", "generate_series", "json_each", "json_tree", "jsonb_each", "jsonb_tree"});
@@ -35,9 +27,9 @@ bool is_plain_in_uri(char c) {
          c == '.' || c == '-' || c == '_' || c == '~';
 }
 
-std::string read_only_uri(const std::string& path) {
+std::string read_only_uri(const std::string& path, Access access) {
   std::string uri = "file://";
-  for (const char c : std::filesystem::absolute(path).string()) {
+  for (const char c : path) {
     if (is_plain_in_uri(c)) {
       uri.push_back(c);
     } else {
@@ -47,93 +39,27 @@ std::string read_only_uri(const std::string& path) {
       uri.push_back(hex_digit(byte));
     }
   }
-  return uri + "?mode=ro&immutable=1";
+  return uri + (access == Access::without_locks ? "?mode=ro&immutable=1" : "?mode=ro");
 }
 
-[[noreturn]] void unreadable(const std::string& path, const std::string& why) {
-  throw UnreadableDatabase("database " + quoted_path(path) + ": " + why);
-}
-
-bool has_content(const std::string& path) {
-  std::error_code error;
-  const auto size = std::filesystem::file_size(path, error);
-  return !error && size > 0;
-}
-
-// Whether a journal lacks what SQLite would play back; `journal_mode=PERSIST` leaves such journals.
-bool is_finished(const std::string& journal) {
-  std::string head(kJournalMagic.size(), '\0');
-  std::ifstream file(journal, std::ios::binary);
-  const bool is_open = file.is_open();
-  file.read(head.data(), std::ssize(head));
-  return is_open && head != kJournalMagic;
-}
-
-void refuse_unfinished_changes(const std::string& path) {
-  const std::string wal = path + "-wal";
-  const std::string journal = path + "-journal";
-  const bool has_wal = has_content(wal);
-  if (has_wal || (has_content(journal) && !is_finished(journal))) {
-    unreadable(path, quoted_path(has_wal ? wal : journal) +
-                         " holds unfinished changes; open the database once with a program that "
-                         "may write to it");
-  }
+// Under what an idle connection is found: one without locks reads one state of one file only.
+const std::string& pool_key(const FileIdentity& identity, Access access) {
+  return access == Access::without_locks ? identity.key : identity.inode;
 }
 
 }  // namespace
 
-std::string quoted_path(const std::string& path) {
-  const bool has_quote = path.find('\'') != std::string::npos;
-  const char quote = has_quote && path.find('"') == std::string::npos ? '"' : '\'';
-  std::string text(1, quote);
-  for (const char c : path) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (c == quote || c == '\\') {
-      text += {'\\', c};
-    } else if (byte < 0x20 || byte == 0x7f) {
-      text += {'\\', 'x', hex_digit(byte >> 4U), hex_digit(byte)};
-    } else {
-      text.push_back(c);
-    }
-  }
-  return text + quote;
-}
-
-FileIdentity file_identity(const std::string& path) {
-  if (path.find('\0') != std::string::npos) {
-    unreadable(path, "embedded null byte");
-  }
-  struct stat found{};
-  if (stat(path.c_str(), &found) != 0) {
-    unreadable(path, std::generic_category().message(errno));
-  }
-#ifdef __APPLE__
-  const auto& modified = found.st_mtimespec;
-#else
-  const auto& modified = found.st_mtim;
-#endif
-  std::string key = path;
-  key.push_back('\0');
-  for (const auto number :
-       {static_cast<std::uint64_t>(found.st_dev), static_cast<std::uint64_t>(found.st_ino),
-        static_cast<std::uint64_t>(found.st_size), static_cast<std::uint64_t>(modified.tv_sec),
-        static_cast<std::uint64_t>(modified.tv_nsec)}) {
-    key += std::to_string(number) + ' ';
-  }
-  return {.path = path, .key = std::move(key)};
-}
-
-Connection::Connection(const SqliteApi& api, FileIdentity identity)
-    : api_(&api), identity_(std::move(identity)) {
+Connection::Connection(const SqliteApi& api, FileIdentity identity, Access access)
+    : api_(&api), identity_(std::move(identity)), access_(access) {
   const std::string& path = identity_.path;
-  refuse_unfinished_changes(path);
   const int flags = kOpenReadOnly + kOpenUri + kOpenNoMutex + kOpenPrivateCache;
-  const std::string uri = read_only_uri(path);
+  const std::string uri = read_only_uri(identity_.file, access);
   if (api.open_v2(uri.c_str(), &connection_, flags, nullptr) != kSqliteOk) {
     const std::string why = connection_ != nullptr ? api.errmsg(connection_) : "out of memory";
     api.close_v2(connection_);
     unreadable(path, why);
   }
+  api.busy_timeout(connection_, kBusyMs);
   try {
     is_utf8_ = first_text("PRAGMA encoding") == "UTF-8";
   } catch (...) {
@@ -160,7 +86,7 @@ std::string Connection::first_text(const char* sql) const {
   const std::string why = api_->errmsg(connection_);
   api_->finalize(statement);
   if (code != kSqliteOk && code != kSqliteRow && code != kSqliteDone) {
-    unreadable(identity_.path, why);
+    unreadable(identity_.path, code % 256 == kSqliteReadOnly ? kUnfinished : why);
   }
   return text;
 }
@@ -198,10 +124,10 @@ void Connection::open_virtual_tables() const {
   }
 }
 
-std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity) {
+std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity, Access access) {
   {
     const std::scoped_lock lock(mutex_);
-    const auto found = idle_by_key_.find(identity.key);
+    const auto found = idle_by_key_.find(pool_key(identity, access));
     if (found != idle_by_key_.end()) {
       const auto place = found->second.back();
       found->second.pop_back();
@@ -213,7 +139,7 @@ std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity)
       return connection;
     }
   }
-  auto connection = std::make_unique<Connection>(*api_, identity);
+  auto connection = std::make_unique<Connection>(*api_, identity, access);
   connection->add_sandbox();
   return connection;
 }
@@ -221,12 +147,11 @@ std::unique_ptr<Connection> ConnectionPool::borrow(const FileIdentity& identity)
 void ConnectionPool::give_back(std::unique_ptr<Connection> connection) {
   std::unique_ptr<Connection> surplus;  // closed after the lock is released
   const std::scoped_lock lock(mutex_);
-  const std::string& key = connection->identity().key;
-  auto& places = idle_by_key_[key];
+  auto& places = idle_by_key_[pool_key(connection->identity(), connection->access())];
   places.push_back(idle_.insert(idle_.end(), std::move(connection)));
   if (std::ssize(idle_) > max_idle_) {
     const auto oldest = idle_.begin();
-    const auto found = idle_by_key_.find((*oldest)->identity().key);
+    const auto found = idle_by_key_.find(pool_key((*oldest)->identity(), (*oldest)->access()));
     std::erase(found->second, oldest);
     if (found->second.empty()) {
       idle_by_key_.erase(found);

@@ -5,41 +5,21 @@
 #include <list>
 #include <memory>
 #include <mutex>
-#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
 
+#include "sql/file_identity.h"
 #include "sql/guard.h"
 #include "sql/sqlite_api.h"
 
 namespace finestep {
 
-// A database file is missing or cannot be opened; the text says which and why.
-class UnreadableDatabase : public std::runtime_error {
- public:
-  using std::runtime_error::runtime_error;
-};
-
-// What makes the files found at a path at two times the same database: the file itself, its size
-// and its age.
-struct FileIdentity {
-  std::string path;
-  std::string key;  // different for every file and every state of it
-};
-
-// The file at a path. Throws UnreadableDatabase.
-FileIdentity file_identity(const std::string& path);
-
-// A path in quotes, for messages.
-std::string quoted_path(const std::string& path);
-
-// One connection that cannot write to the file and takes no lock on it.
+// One connection that cannot write to the file.
 class Connection {
  public:
-  // Throws UnreadableDatabase; also for a log beside the file with changes that a reader without
-  // locks would miss. Without add_sandbox() it is for our own queries only.
-  Connection(const SqliteApi& api, FileIdentity identity);
+  // Throws UnreadableDatabase. Without add_sandbox() it is for our own queries only.
+  Connection(const SqliteApi& api, FileIdentity identity, Access access);
   ~Connection();
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
@@ -52,6 +32,7 @@ class Connection {
   [[nodiscard]] const SqliteApi& api() const { return *api_; }
   [[nodiscard]] SqliteConnection* get() const { return connection_; }
   [[nodiscard]] const FileIdentity& identity() const { return identity_; }
+  [[nodiscard]] Access access() const { return access_; }
   Guard& guard() { return guard_; }
   [[nodiscard]] bool is_utf8() const { return is_utf8_; }
 
@@ -62,6 +43,7 @@ class Connection {
   const SqliteApi* api_;
   SqliteConnection* connection_ = nullptr;
   FileIdentity identity_;
+  Access access_;
   Guard guard_;
   bool is_utf8_ = true;
 };
@@ -73,7 +55,7 @@ class ConnectionPool {
   ConnectionPool(const SqliteApi& api, std::int64_t max_idle) : api_(&api), max_idle_(max_idle) {}
 
   // Throws UnreadableDatabase.
-  std::unique_ptr<Connection> borrow(const FileIdentity& identity);
+  std::unique_ptr<Connection> borrow(const FileIdentity& identity, Access access);
   void give_back(std::unique_ptr<Connection> connection);
   // Closes every idle connection, which frees SQLite's memory for them.
   void clear();

@@ -34,7 +34,7 @@ void GoldStore::publish(const GoldKey& key, const SharedGold& gold) {
       waiters = std::move(running->second);
       waiters_by_key_.erase(running);
     }
-    if (is_shared && gold->rows) {
+    if (is_shared && gold->rows && !gold->report.is_passing) {
       remember(key.rows, gold);
     }
   }

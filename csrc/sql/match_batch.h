@@ -10,33 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "compare/comparison.h"
+#include "sql/matching.h"
+#include "sql/pair_groups.h"
 #include "sql/runner.h"
 #include "threads/job_queue.h"
 
 namespace finestep {
-
-// One pair as it was given.
-struct MatchPair {
-  std::size_t database = 0;
-  std::string predicted;
-  std::string gold;
-  bool ordered = false;  // the gold query orders its rows
-};
-
-// The outcome of a pair. `report` is the gold query's if that failed, else the predicted one's.
-struct MatchReport {
-  bool gold_failed = true;
-  QueryReport report;
-  Outcome outcome;
-};
-
-struct MatchSettings {
-  ComparisonSettings comparison;
-  QueryLimits limits;
-  bool early_exit = true;  // stop a prediction once it cannot equal the gold any more
-  bool utf8_only = false;  // text that is not valid UTF-8 is a failure
-};
 
 class MatchBatch : public Batch {
  public:
@@ -45,16 +24,13 @@ class MatchBatch : public Batch {
              const MatchSettings& settings);
 
   void start();
-  bool perform(std::size_t task, bool alone, TaskWatch& watch) override;
+  bool perform(std::size_t task, bool alone) override;
   void abandon() override;
 
   // One report per unit of work, and the unit of every pair. Pairs that are alike share one, unless
   // they depend on time or chance. No report yet: nullopt.
   std::vector<std::optional<MatchReport>> reports();
   std::vector<std::size_t> unit_of_pair();
-  // Which units wait for a task, and whether it is that of a gold query.
-  std::vector<std::size_t> units_of_task(std::size_t task);
-  bool is_gold_task(std::size_t task) const { return task < slots_.size(); }
 
  private:
   struct GoldSlot {
@@ -77,8 +53,8 @@ class MatchBatch : public Batch {
   void request_golds(const std::vector<std::size_t>& slots);
   void receive_gold(std::size_t slot, const SharedGold& gold);
   std::vector<std::size_t> take_gold(std::size_t slot, const SharedGold& gold);
-  bool run_gold(std::size_t slot, bool alone, TaskWatch& watch);
-  bool run_predicted(std::size_t unit, bool alone, TaskWatch& watch);
+  bool run_gold(std::size_t slot, bool alone);
+  bool run_predicted(std::size_t unit, bool alone);
   std::vector<std::size_t> split(std::size_t unit);
   void finish(std::size_t unit, MatchReport report);
 

@@ -238,8 +238,14 @@ class Run {
     if (has_code(code, kSqliteTooBig)) {
       return fail(QueryStatus::too_large, why);
     }
-    if (has_code(code, kSqliteCannotOpen) || has_code(code, kSqliteCorrupt) ||
-        has_code(code, kSqliteIoError) || has_code(code, kSqliteNotADatabase)) {
+    // A query cannot write: that a database may not be written to is said of changes to be undone.
+    if (has_code(code, kSqliteReadOnly)) {
+      return fail(QueryStatus::database_unreadable,
+                  "database " + quoted_path(connection_->identity().path) + ": " + kUnfinished);
+    }
+    if (has_code(code, kSqliteBusy) || has_code(code, kSqliteCannotOpen) ||
+        has_code(code, kSqliteCorrupt) || has_code(code, kSqliteIoError) ||
+        has_code(code, kSqliteNotADatabase)) {
       return fail(QueryStatus::database_unreadable,
                   "database " + quoted_path(connection_->identity().path) + ": " + why);
     }

@@ -39,6 +39,7 @@ struct QueryReport {
   bool out_of_memory = false;   // perhaps by another query's fault
   bool is_volatile = false;     // it depends on time or chance
   bool cancelled = false;       // it was cancelled
+  bool is_passing = false;      // the file changes: what it says now it may not say next time
 };
 
 // Takes the rows of a query.
@@ -51,7 +52,8 @@ class RowSink {
   RowSink& operator=(RowSink&&) = delete;
   virtual ~RowSink() = default;
 
-  // Called once, before the first row.
+  // Called before the first row. A query may run a second time: then rows of the first do not
+  // count.
   virtual void start(std::span<const std::string> columns) = 0;
   // Takes the next row; false if it needs no more.
   virtual bool add_row(std::span<const Cell> row) = 0;

@@ -20,12 +20,12 @@ void RunBatch::start(const std::shared_ptr<RunBatch>& batch, JobQueue& queue) {
   queue.add(batch, tasks, false);
 }
 
-bool RunBatch::perform(std::size_t task, bool alone, TaskWatch& watch) {
+bool RunBatch::perform(std::size_t task, bool alone) {
   Job& job = *jobs_[task];
   if (alone) {
     runner_->connections.clear();
   }
-  QueryReport report = runner_->run(databases_[job.database], job.sql, limits_, *this, watch,
+  QueryReport report = runner_->run(databases_[job.database], job.sql, limits_, cancelled(),
                                     job.rows, QueryPurpose::run);
   if (report.status != QueryStatus::ok) {
     job.rows.clear();

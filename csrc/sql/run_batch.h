@@ -29,7 +29,7 @@ class RunBatch : public Batch {
 
   // Hands all tasks to the queue.
   static void start(const std::shared_ptr<RunBatch>& batch, JobQueue& queue);
-  bool perform(std::size_t task, bool alone, TaskWatch& watch) override;
+  bool perform(std::size_t task, bool alone) override;
 
   // A job may be read once it, or the whole batch, is done.
   std::vector<std::unique_ptr<Job>>& jobs() { return jobs_; }

@@ -10,7 +10,6 @@
 #include "sql/gold_store.h"
 #include "sql/query.h"
 #include "sql/sqlite_library.h"
-#include "threads/job_queue.h"
 
 namespace finestep {
 
@@ -27,9 +26,10 @@ struct SqlRunner {
   SqlRunner(std::shared_ptr<const SqliteLibrary> opened, std::int64_t max_connections,
             std::int64_t gold_cache_bytes);
 
-  // Runs one query on a pooled connection. Unless said otherwise, what `match` allows.
+  // Runs one query on a pooled connection; once more, with locks, if the file changed meanwhile.
+  // Unless said otherwise, what `match` allows.
   QueryReport run(const Database& database, const std::string& sql, const QueryLimits& limits,
-                  const Batch& batch, TaskWatch& watch, RowSink& sink,
+                  const std::atomic<bool>& cancelled, RowSink& sink,
                   QueryPurpose purpose = QueryPurpose::match);
 
   std::shared_ptr<const SqliteLibrary> library;
@@ -37,6 +37,11 @@ struct SqlRunner {
   GoldStore golds;
   std::atomic<std::int64_t> num_queries_run{0};
   std::atomic<std::int64_t> num_golds_reused{0};
+
+ private:
+  QueryReport run_with(const FileIdentity& identity, Access access, const std::string& sql,
+                       QueryPurpose purpose, const QueryLimits& limits,
+                       const std::atomic<bool>& cancelled, RowSink& sink);
 };
 
 }  // namespace finestep

@@ -13,7 +13,9 @@ struct SqliteValue;       // sqlite3_value
 // Result codes. An extended code holds one of them in its lowest byte.
 inline constexpr int kSqliteOk = 0;
 inline constexpr int kSqliteDeny = 1;
+inline constexpr int kSqliteBusy = 5;
 inline constexpr int kSqliteNoMemory = 7;
+inline constexpr int kSqliteReadOnly = 8;
 inline constexpr int kSqliteInterrupt = 9;
 inline constexpr int kSqliteIoError = 10;
 inline constexpr int kSqliteCorrupt = 11;
@@ -42,6 +44,7 @@ struct SqliteApi {
   std::int64_t (*hard_heap_limit64)(std::int64_t);
   int (*open_v2)(const char*, SqliteConnection**, int, const char*);
   int (*close_v2)(SqliteConnection*);
+  int (*busy_timeout)(SqliteConnection*, int);
   int (*extended_errcode)(SqliteConnection*);
   const char* (*errmsg)(SqliteConnection*);
   int (*limit)(SqliteConnection*, int, int);

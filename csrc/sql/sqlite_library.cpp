@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "sql/query_memory.h"
+
 namespace finestep {
 namespace {
 
@@ -20,7 +22,7 @@ void find(void* library, const std::string& name, Function*& function, const std
 
 }  // namespace
 
-SqliteLibrary::SqliteLibrary(const std::string& file) {
+SqliteLibrary::SqliteLibrary(const std::string& file, LibraryUse use) {
   void* const library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const reason = dlerror();  // NOLINT(concurrency-mt-unsafe): per thread in practice
@@ -36,6 +38,7 @@ SqliteLibrary::SqliteLibrary(const std::string& file) {
   symbol("hard_heap_limit64", api_.hard_heap_limit64);
   symbol("open_v2", api_.open_v2);
   symbol("close_v2", api_.close_v2);
+  symbol("busy_timeout", api_.busy_timeout);
   symbol("extended_errcode", api_.extended_errcode);
   symbol("errmsg", api_.errmsg);
   symbol("limit", api_.limit);
@@ -65,6 +68,11 @@ SqliteLibrary::SqliteLibrary(const std::string& file) {
   if (api_.threadsafe() == 0) {
     throw NoSqliteLibrary(path_ + ": was built without support for threads");
   }
+  if (use == LibraryUse::one_thread) {
+    SqliteConfig config = nullptr;
+    symbol("config", config);
+    counts_memory_ = configure_for_one_thread(config);
+  }
   if (api_.initialize() != kSqliteOk) {
     throw NoSqliteLibrary(path_ + ": cannot be initialised");
   }
@@ -86,6 +94,14 @@ void SqliteLibrary::limit_heap(std::int64_t max_bytes) const {
   const std::int64_t before = api_.hard_heap_limit64(-1);
   if (before == 0 || max_bytes < before) {
     api_.hard_heap_limit64(max_bytes);
+  }
+}
+
+void SqliteLibrary::limit_query(std::int64_t max_bytes) const {
+  if (counts_memory_) {
+    limit_query_memory(max_bytes);
+  } else {
+    limit_heap(max_bytes);
   }
 }
 

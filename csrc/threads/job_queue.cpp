@@ -64,13 +64,12 @@ void JobQueue::work() {
     if (!batch->waiting_.empty()) {
       turns_.push_back(batch);
     }
-    const auto watch = batch->running_.emplace(batch->running_.end());
-    watch->task = task.task;
+    ++batch->num_running_;
     lock.unlock();
-    perform(batch, task, *watch);
+    perform(batch, task);
     lock.lock();
     --num_running_;
-    batch->running_.erase(watch);
+    --batch->num_running_;
     if (batch->is_done() || batch->error_ || batch->cancelled_) {
       work_ended_.notify_all();
     }
@@ -79,14 +78,14 @@ void JobQueue::work() {
   work_ended_.notify_all();
 }
 
-void JobQueue::perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task, TaskWatch& watch) {
+void JobQueue::perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task) {
   if (!gate_->enter(task.alone, batch->cancelled_)) {
     return;
   }
   bool is_finished = true;
   std::exception_ptr error;
   try {
-    is_finished = batch->perform(task.task, task.alone, watch);
+    is_finished = batch->perform(task.task, task.alone);
   } catch (...) {
     error = std::current_exception();
   }
@@ -113,7 +112,7 @@ void JobQueue::notify() {
 bool JobQueue::wait(Batch& batch, std::chrono::milliseconds patience) {
   std::unique_lock lock(mutex_);
   const auto has_ended = [&] {
-    return batch.error_ || batch.is_done() || (batch.cancelled_ && batch.running_.empty());
+    return batch.error_ || batch.is_done() || (batch.cancelled_ && batch.num_running_ == 0);
   };
   const bool ended = work_ended_.wait_for(lock, patience, has_ended);
   if (batch.error_) {
@@ -133,22 +132,9 @@ void JobQueue::cancel(const std::shared_ptr<Batch>& batch, std::chrono::millisec
   {
     std::unique_lock lock(mutex_);
     call_off(*batch);
-    work_ended_.wait_for(lock, patience, [&] { return batch->running_.empty(); });
+    work_ended_.wait_for(lock, patience, [&] { return batch->num_running_ == 0; });
   }
   batch->abandon();
-}
-
-std::vector<std::size_t> JobQueue::overdue(const Batch& batch, std::chrono::nanoseconds limit) {
-  const auto now = std::chrono::steady_clock::now().time_since_epoch().count();
-  const std::scoped_lock lock(mutex_);
-  std::vector<std::size_t> tasks;
-  for (const TaskWatch& watch : batch.running_) {
-    const std::int64_t started = watch.query_started;
-    if (started != 0 && std::chrono::steady_clock::duration(now - started) > limit) {
-      tasks.push_back(watch.task);
-    }
-  }
-  return tasks;
 }
 
 void JobQueue::close(std::chrono::milliseconds patience) {

@@ -8,7 +8,6 @@
 #include <cstdint>
 #include <deque>
 #include <exception>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -16,12 +15,6 @@
 #include "threads/memory_gate.h"
 
 namespace finestep {
-
-// For watching a task: when its query started, in ticks of steady_clock; 0 while none runs.
-struct TaskWatch {
-  std::size_t task = 0;
-  std::atomic<std::int64_t> query_started{0};
-};
 
 // Tasks that were requested together. Owns all that its tasks need: it may outlive the caller.
 class Batch : public std::enable_shared_from_this<Batch> {
@@ -34,7 +27,7 @@ class Batch : public std::enable_shared_from_this<Batch> {
   virtual ~Batch() = default;
 
   // Does one task, on any thread; false if it ran out of memory and should be tried again alone.
-  virtual bool perform(std::size_t task, bool alone, TaskWatch& watch) = 0;
+  virtual bool perform(std::size_t task, bool alone) = 0;
   // Called once, after cancelling: tasks that have not begun never will.
   virtual void abandon() {}
 
@@ -57,7 +50,7 @@ class Batch : public std::enable_shared_from_this<Batch> {
   std::atomic<bool> cancelled_{false};
   // Guarded by the queue's mutex:
   std::deque<Waiting> waiting_;
-  std::list<TaskWatch> running_;
+  int num_running_ = 0;
   std::exception_ptr error_;
   bool is_known_ = false;
 };
@@ -77,8 +70,6 @@ class JobQueue : public std::enable_shared_from_this<JobQueue> {
   bool wait(Batch& batch, std::chrono::milliseconds patience);
   // Cancels the batch and waits until no task of it runs, at most so long.
   void cancel(const std::shared_ptr<Batch>& batch, std::chrono::milliseconds patience);
-  // Tasks of a batch whose query has run for longer than that.
-  std::vector<std::size_t> overdue(const Batch& batch, std::chrono::nanoseconds limit);
   // Cancels every batch and ends the threads, waiting for them at most so long.
   void close(std::chrono::milliseconds patience);
   // The most tasks that ever ran at the same time.
@@ -86,7 +77,7 @@ class JobQueue : public std::enable_shared_from_this<JobQueue> {
 
  private:
   void work();
-  void perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task, TaskWatch& watch);
+  void perform(const std::shared_ptr<Batch>& batch, Batch::Waiting task);
   void call_off(Batch& batch);
 
   int num_threads_;

@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", metavar="N", type=int, help="only the first N questions")
     add("--timeout-s", metavar="S", type=float, default=30.0, help="per query (default 30)")
     add("--max-rows", metavar="N", type=int, default=2_000_000, help="per result (2 million)")
-    add("--threads", metavar="N", type=int, help="by default one per core")
+    add("--workers", metavar="N", type=int, help="queries at a time; by default one per core")
     add(
         "--compare-sqlite",
         metavar="PATH",

@@ -91,7 +91,7 @@ def evaluate(given: Namespace) -> int:
     try:
         with (
             Engine(
-                timeout_s=given.timeout_s, max_rows=given.max_rows, threads=given.threads
+                timeout_s=given.timeout_s, max_rows=given.max_rows, workers=given.workers
             ) as engine,
             opened(lines) as output,
             progress(len(questions)) as bar,

@@ -17,7 +17,7 @@ from typing import Any
 from finestep_fast.env.question import Question
 from finestep_fast.errors import InputError, shown
 from finestep_fast.eval.change import Change, change_of
-from finestep_fast.eval.evaluation import QUESTIONS_PER_THREAD, Verdict, evaluated
+from finestep_fast.eval.evaluation import QUESTIONS_PER_WORKER, Verdict, evaluated
 from finestep_fast.eval.predictions import Prediction
 from finestep_fast.eval.screen import progress
 from finestep_fast.eval.summary import counted
@@ -36,7 +36,7 @@ class Limits:
 
     timeout_s: float
     max_rows: int
-    threads: int | None
+    workers: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,12 +215,12 @@ def compare_sqlite(
             f"{len(several[0].queries)}"
         )
     predicted = [prediction.sql for prediction in predictions]
-    limits = Limits(given.timeout_s, given.max_rows, given.threads)
+    limits = Limits(given.timeout_s, given.max_rows, given.workers)
     found: list[Comparison] = []
     try:
         with LibraryProcess(given.compare_sqlite) as other, progress(len(questions)) as bar:
             libraries = library(), other.library
-            size = QUESTIONS_PER_THREAD * 2
+            size = QUESTIONS_PER_WORKER * 2
             for part in (slice(start, start + size) for start in range(0, len(questions), size)):
                 found += compared_outcomes(
                     questions[part],

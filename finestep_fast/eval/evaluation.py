@@ -32,7 +32,7 @@ COSTLY = frozenset(
         Status.DATABASE_UNREADABLE,
     }
 )
-QUESTIONS_PER_THREAD = 16
+QUESTIONS_PER_WORKER = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +153,7 @@ def evaluated(
     Yields:
         The records of all predictions for the next questions, in their order.
     """
-    size = QUESTIONS_PER_THREAD * engine.threads
+    size = QUESTIONS_PER_WORKER * engine.workers
     for start in range(0, len(questions), size):
         places = [
             (i, sample)

@@ -1,7 +1,7 @@
 """SQL at scale: run model-written queries safely, compare their results, look schemas up.
 
-Not a database layer: queries only read. `run`, `match` and `compare` are for a call now and then;
-an `Engine` keeps connections and gold results between calls.
+Not a database layer: queries only read. `run` and `match` use one engine of this process, made when
+it is first needed (`default_engine`); make an `Engine` for settings of your own.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from finestep_fast.config.semantics import Semantics
 from finestep_fast.sql.comparison import compare, compare_batch, score_f1
 from finestep_fast.sql.completion import query_in
+from finestep_fast.sql.default_engine import default_engine
 from finestep_fast.sql.engine import Counters, DatabasePath, Engine
 from finestep_fast.sql.golds import Gold
 from finestep_fast.sql.library import Library, library
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "compare_batch",
     "database_schema",
+    "default_engine",
     "library",
     "match",
     "query_in",
@@ -47,11 +49,9 @@ def run(
     max_rows: int = 2_000_000,
     max_bytes: int = 1 << 30,
     timeout_s: float = 30.0,
-    threads: int | None = None,
 ) -> list[Result]:
-    """Run queries, each given as (database, query); see `Engine.run`."""
-    with Engine(threads=threads) as engine:
-        return engine.run(jobs, max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
+    """Run queries, each given as (database, query), on the default engine; see `Engine.run`."""
+    return default_engine().run(jobs, max_rows=max_rows, max_bytes=max_bytes, timeout_s=timeout_s)
 
 
 def match(
@@ -64,17 +64,18 @@ def match(
     max_rows: int = 2_000_000,
     max_bytes: int = 1 << 30,
     timeout_s: float = 30.0,
-    threads: int | None = None,
 ) -> list[Match]:
-    """Compare queries, each given as (database, predicted, gold or golds); see `Engine.match`."""
-    with Engine(threads=threads) as engine:
-        return engine.match(
-            triples,
-            semantics=semantics,
-            float_tolerance=float_tolerance,
-            keep_distinct=keep_distinct,
-            early_exit=early_exit,
-            max_rows=max_rows,
-            max_bytes=max_bytes,
-            timeout_s=timeout_s,
-        )
+    """Compare queries, each given as (database, predicted, gold or golds), on the default engine.
+
+    See `Engine.match`.
+    """
+    return default_engine().match(
+        triples,
+        semantics=semantics,
+        float_tolerance=float_tolerance,
+        keep_distinct=keep_distinct,
+        early_exit=early_exit,
+        max_rows=max_rows,
+        max_bytes=max_bytes,
+        timeout_s=timeout_s,
+    )

@@ -6,47 +6,43 @@ goes wrong with it comes back as a status. Everything is run and compared by the
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import TracebackType
+from typing import Any, Literal, TypedDict, get_args
 
 from finestep_fast import _core
 from finestep_fast.config.check import check_flag
 from finestep_fast.config.semantics import Semantics
-from finestep_fast.errors import InputError, shown
-from finestep_fast.sql.comparison import (
-    MOST_THREADS,
-    SEARCH_BUDGET,
-    checked_number,
-    checked_settings,
-    listed,
-)
+from finestep_fast.errors import BuildError, InputError, shown
+from finestep_fast.sql.comparison import SEARCH_BUDGET, checked_settings
+from finestep_fast.sql.entries import JOB_PARTS, TRIPLE_PARTS, checked_limits, fit_to_run
 from finestep_fast.sql.golds import Gold, folded, one_gold_each
 from finestep_fast.sql.library import open_library
-from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Status
-from finestep_fast.sql.subprocess_engine import (
-    EngineSettings,
-    Limits,
-    MatchReport,
-    RunReport,
-    SubprocessEngine,
-)
+from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Row, Status
 
 DatabasePath = str | os.PathLike[str]
+Isolation = Literal["process", "thread"]
 Pair = tuple[str, str, str]
+RunReport = tuple[_core.QueryStatus, tuple[str, ...], tuple[Row, ...], bool, str, float, int, bool]
+MatchReport = tuple[bool, _core.QueryStatus, str, float, _core.Verdict, float]
 
 DROPPED_DISTINCT = " (run without the word DISTINCT, as test_suite does unless keep_distinct)"
 
 CANCELLED = "stopped because the work was cancelled"
 
-# What an entry of a batch is made of, and the status of an entry in which that part is unusable.
-JOB_PARTS = (("database", Status.DATABASE_UNREADABLE), ("query", Status.ERROR))
-TRIPLE_PARTS = (
-    ("database", Status.DATABASE_UNREADABLE),
-    ("predicted query", Status.PREDICTED_ERROR),
-    ("gold query", Status.GOLD_ERROR),
-)
+
+class Limits(TypedDict):
+    """What one query may take."""
+
+    max_rows: int
+    max_bytes: int
+    timeout_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,37 +53,45 @@ class Counters:
     """Queries that were really run, golds among them."""
     golds_reused: int
     """Golds that were remembered from an earlier call."""
+    verdicts_reused: int
+    """Pairs whose verdict was remembered from an earlier call: nothing was run for them."""
     most_at_once: int
-    """The most queries that ran at the same time."""
+    """The most workers that were busy at the same time."""
 
 
 class Engine:
     """Runs queries on SQLite databases; keeps connections and gold results between calls.
 
     A context manager, safe to use from several threads at once. Results never depend on which
-    thread ran what. A process that was forked from one with an engine may go on using it: it
-    starts with no connections and no gold results; fork only while no query runs.
+    worker ran what. A process that was forked from one with an engine may go on using it: it
+    starts with no connections and no gold results; fork only while no query runs. A pickled engine
+    becomes one with the same settings.
 
     Args:
         timeout_s: Deadline of one query, where a call names none.
         max_rows: Rows a result may have, where a call names no cap.
         max_bytes: Memory that the rows of a result may take as Python objects, where a call names
             no cap.
-        threads: Queries run at the same time; by default one per available core.
-        max_connections: Idle connections kept.
-        gold_cache_bytes: Memory that remembered gold results may take.
-        max_heap_bytes: Memory that SQLite may take. One process has one such limit: the smallest
-            that any engine in it asked for.
-        subprocess: Whether queries run in a process of their own. SQLite checks the clock between
-            two instructions; one that takes minutes (`instr` of two long texts) cannot be stopped
-            within this process. A subprocess is ended and started again: the query has timed out,
-            and the others of its batch are run again; the same if it crashes. Calls then take
-            turns, and their data goes through a pipe.
-        grace_s: With `subprocess`: how long a query may outlive its deadline.
+        workers: Queries run at the same time; by default one per available core. They start when
+            they are first needed.
+        isolation: Where queries run. `process`: in worker processes, each with a SQLite of its own.
+            A query that SQLite cannot interrupt is ended with its worker, one that crashes or takes
+            too much memory harms no other, and workers end with this process. `thread`: in threads
+            of this process. SQLite checks the clock between two instructions only, so one
+            instruction that takes minutes (`instr` of two long texts) cannot be stopped, a crash is
+            a crash of this process, and memory is limited for all queries together.
+        grace_s: For processes: how long a query may outlive its deadline before it is ended.
+        max_connections: Idle connections that each worker process keeps, or all threads together.
+        gold_cache_bytes: Memory that the gold results which each worker process remembers may take,
+            or those of all threads together.
+        verdict_cache_bytes: Memory that remembered verdicts on pairs may take, in this process.
+        max_heap_bytes: For processes: memory that SQLite may take for one query. For threads:
+            memory that it may take in this process, where the smallest limit that any engine asked
+            for counts.
 
     Raises:
         InputError: A limit is not a positive number.
-        BuildError: There is no SQLite library; see `library`.
+        BuildError: There is no SQLite library (see `library`), or no worker can be started.
     """
 
     def __init__(
@@ -96,15 +100,19 @@ class Engine:
         timeout_s: float = 30.0,
         max_rows: int = 2_000_000,
         max_bytes: int = 1 << 30,
-        threads: int | None = None,
+        workers: int | None = None,
+        isolation: Isolation = "process",
+        grace_s: float = 0.25,
         max_connections: int = 256,
         gold_cache_bytes: int = 256 << 20,
+        verdict_cache_bytes: int = 64 << 20,
         max_heap_bytes: int = 2 << 30,
-        subprocess: bool = False,
-        grace_s: float = 0.25,
     ) -> None:
-        check_flag("subprocess", subprocess)
-        self.threads = len(os.sched_getaffinity(0)) if threads is None else threads
+        if isolation not in get_args(Isolation):
+            known = " or ".join(get_args(Isolation))
+            raise InputError(f"isolation is {shown(isolation)}; expected {known}")
+        self.workers = len(os.sched_getaffinity(0)) if workers is None else workers
+        self.isolation = isolation
         self.timeout_s = timeout_s
         self.max_rows = max_rows
         self.max_bytes = max_bytes
@@ -112,25 +120,49 @@ class Engine:
             timeout_s=timeout_s,
             max_rows=max_rows,
             max_bytes=max_bytes,
-            threads=self.threads,
+            workers=self.workers,
             max_connections=max_connections,
             gold_cache_bytes=gold_cache_bytes,
+            verdict_cache_bytes=verdict_cache_bytes,
             max_heap_bytes=max_heap_bytes,
             grace_s=grace_s,
         )
+        self._settings: dict[str, Any] = {
+            "timeout_s": timeout_s,
+            "max_rows": max_rows,
+            "max_bytes": max_bytes,
+            "workers": workers,
+            "isolation": isolation,
+            "grace_s": grace_s,
+            "max_connections": max_connections,
+            "gold_cache_bytes": gold_cache_bytes,
+            "verdict_cache_bytes": verdict_cache_bytes,
+            "max_heap_bytes": max_heap_bytes,
+        }
         library = open_library()
-        settings = EngineSettings(
-            threads=self.threads,
-            max_connections=max_connections,
-            gold_cache_bytes=gold_cache_bytes,
-            max_heap_bytes=max_heap_bytes,
-        )
-        self._core: _core.SqlEngine | SubprocessEngine
-        if subprocess:
-            self._core = SubprocessEngine(library.path, settings, grace_s)
+        self._core: _core.SqlEngine | _core.WorkerEngine
+        if isolation == "process":
+            numbers = (max_connections, gold_cache_bytes, max_heap_bytes)
+            program = [sys.executable, "-I", "-S", WORKER, _core.__file__, library.path]
+            self._core = _core.WorkerEngine(
+                [*program, *map(str, numbers)],
+                workers=self.workers,
+                grace_s=grace_s,
+                verdict_cache_bytes=verdict_cache_bytes,
+            )
         else:
-            self._core = _core.SqlEngine(library, **settings)
+            self._core = _core.SqlEngine(
+                library,
+                threads=self.workers,
+                max_connections=max_connections,
+                gold_cache_bytes=gold_cache_bytes,
+                max_heap_bytes=max_heap_bytes,
+                verdict_cache_bytes=verdict_cache_bytes,
+            )
         self._is_closed = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _made, (self._settings,)
 
     def __enter__(self) -> Engine:
         return self
@@ -144,9 +176,14 @@ class Engine:
         self.close()
 
     def close(self) -> None:
-        """Stop running queries and close every connection, within a second."""
+        """Stop running queries, end all workers and close every connection, within a second."""
         self._is_closed = True
         self._core.close()
+
+    @property
+    def is_closed(self) -> bool:
+        """Return whether the engine was closed."""
+        return self._is_closed
 
     @property
     def counters(self) -> Counters:
@@ -182,7 +219,8 @@ class Engine:
         """
         limits = self._limits(max_rows, max_bytes, timeout_s)
         queries, complaints = fit_to_run(jobs, "jobs", JOB_PARTS)
-        reports, _ = self._core.run(queries, **limits)  # type: ignore[arg-type]
+        with worker_errors():
+            reports = self._core.run(queries, **limits)  # type: ignore[arg-type]
         results = [result_of(report) for report in reports]
         for (i, status), complaint in complaints.items():
             if results[i].status is status:
@@ -203,11 +241,13 @@ class Engine:
     ) -> list[Match]:
         """Run predicted and gold queries and compare their results.
 
-        A gold query runs once however often it is asked for, also across calls, and a predicted
-        query once per call, unless they depend on time or chance: then a gold runs once per call
-        and each prediction by itself. A failed query is equal to nothing, and neither is an empty
-        one, also where the gold result is empty (BIRD's evaluator takes it for equal: a reward must
-        not). Pragmas and `EXPLAIN QUERY PLAN`, which `run` allows, are denied.
+        A gold query and a pair run once however often they are asked for, also across calls, unless
+        they depend on time or chance: then a gold runs once per call and each prediction by itself.
+        A failure is remembered only if it would be the same again. (With worker processes, a gold
+        may run once in each of them where several calls ask for it at the same time.) A failed
+        query is equal to nothing, and neither is an empty one, also where the gold result is empty
+        (BIRD's evaluator takes it for equal: a reward must not). Pragmas and `EXPLAIN QUERY PLAN`,
+        which `run` allows, are denied.
 
         Args:
             triples: Database, predicted query, gold query. A list of gold queries are all accepted:
@@ -254,11 +294,11 @@ class Engine:
             orders = {gold: orders_rows(gold) for gold in {gold for _, _, gold in pairs}}
             ordered = [orders[gold] for _, _, gold in pairs]
         utf8_only = semantics in ("bird", "soft_f1")
-        reports, unit_of_pair, _ = self._core.match(
-            pairs, ordered, settings, early_exit=early_exit, utf8_only=utf8_only, **limits
-        )
-        by_unit = [match_of(report) for report in reports]
-        matches = [by_unit[unit] for unit in unit_of_pair]
+        with worker_errors():
+            reports = self._core.match(
+                pairs, ordered, settings, early_exit=early_exit, utf8_only=utf8_only, **limits
+            )
+        matches = [match_of(report) for report in reports]
         for i, errors in enumerate(dropped):
             if matches[i].status in errors:
                 matches[i] = replace(matches[i], message=matches[i].message + DROPPED_DISTINCT)
@@ -266,6 +306,18 @@ class Engine:
             if matches[i].status is status:
                 matches[i] = replace(matches[i], message=complaint)
         return matches if counts is None else folded(matches, counts)
+
+    async def run_async(
+        self, jobs: Iterable[tuple[DatabasePath, str]], **limits: Any
+    ) -> list[Result]:
+        """Do as `run`, for a program with an event loop, which goes on meanwhile."""
+        return await asyncio.to_thread(self.run, jobs, **limits)
+
+    async def match_async(
+        self, triples: Iterable[tuple[DatabasePath, str, Gold]], **how: Any
+    ) -> list[Match]:
+        """Do as `match`, for a program with an event loop, which goes on meanwhile."""
+        return await asyncio.to_thread(self.match, triples, **how)
 
     def _limits(
         self, max_rows: int | None, max_bytes: int | None, timeout_s: float | None
@@ -278,6 +330,25 @@ class Engine:
         seconds = self.timeout_s if timeout_s is None else timeout_s
         checked_limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
         return Limits(max_rows=rows, max_bytes=size, timeout_s=seconds)
+
+
+WORKER = str(Path(__file__).with_name("worker.py"))
+
+
+def _made(settings: dict[str, Any]) -> Engine:
+    """Return an engine with the settings of one that was pickled."""
+    return Engine(**settings)
+
+
+@contextmanager
+def worker_errors() -> Iterator[None]:
+    """Turn the compiled module's error about workers that do not start into a BuildError."""
+    try:
+        yield
+    except _core.WorkerStartError as error:
+        raise BuildError(
+            f"{error}; `isolation='thread'` needs no workers, and protects from less"
+        ) from None
 
 
 def result_of(report: RunReport | None) -> Result:
@@ -331,76 +402,3 @@ def orders_rows(sql: str) -> bool:
     from finestep_fast.sql.analysis import outermost_order
 
     return outermost_order(sql)
-
-
-def fit_to_run(
-    entries: Iterable[tuple[object, ...]],
-    name: str,
-    parts: tuple[tuple[str, Status], ...],
-    place_of: Sequence[int] | None = None,
-) -> tuple[list[tuple[str, ...]], dict[tuple[int, Status], str]]:
-    """Return the entries of a batch as texts, and what is wrong with some of them.
-
-    An empty text, which fails like any other of its kind, stands in for what cannot be run at all.
-    Messages count the entries from 0, or as `place_of` does.
-
-    Returns:
-        One tuple of texts per entry, and messages by the entry's place and the status it should
-        end with.
-
-    Raises:
-        InputError: An entry has not as many parts as it must have.
-    """
-    expected = ", ".join(part for part, _ in parts)
-    given = listed(entries)
-    if given is None:
-        raise InputError(f"{name} is {shown(entries)}; expected tuples of ({expected})")
-    fit = []
-    complaints = {}
-    for i, entry in enumerate(given):
-        place = i if place_of is None else place_of[i]
-        if not isinstance(entry, tuple | list) or len(entry) != len(parts):
-            raise InputError(f"{name}[{place}] is {shown(entry)}; expected ({expected})")
-        texts = []
-        for value, (part, status) in zip(entry, parts, strict=True):
-            text, complaint = path_text(value) if part == "database" else query_text(value)
-            texts.append(text)
-            if complaint:
-                complaints[i, status] = f"{name}[{place}]: the {part} {complaint}"
-        fit.append(tuple(texts))
-    return fit, complaints
-
-
-def query_text(sql: object) -> tuple[str, str]:
-    """Return the query and "", or "" and why it cannot be run at all."""
-    if not isinstance(sql, str):
-        return "", f"is {shown(sql)}; expected text"
-    if "\0" in sql:
-        return "", "contains a null character"
-    if not sql.isascii():
-        try:
-            sql.encode()
-        except UnicodeEncodeError:
-            return "", "is no valid Unicode: surrogates not allowed"
-    return sql, ""
-
-
-def path_text(path: object) -> tuple[str, str]:
-    """Return the path as text and "", or "" and why it is none."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        return "", f"is {shown(path)}; expected a path"
-    text = os.fsdecode(path)
-    try:
-        os.fsencode(text)
-    except UnicodeEncodeError:
-        return "", f"is {shown(text)}, which is no valid Unicode"
-    return text, ""
-
-
-def checked_limits(**limits: float) -> None:
-    """Raise InputError for a limit that is not a positive number, whole except for times."""
-    for name, value in limits.items():
-        checked_number(name, value, whole=not name.endswith("_s"))
-        if not value > 0 or (name == "threads" and value > MOST_THREADS):
-            rule = f"1 to {MOST_THREADS}" if name == "threads" else "a finite number > 0"
-            raise InputError(f"{name} is {value}; expected {rule}")

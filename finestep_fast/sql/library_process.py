@@ -1,7 +1,7 @@
 """A process of its own that runs on another copy of SQLite than this one.
 
 A process has one copy, so that results of two copies can be compared only across two processes.
-Not a guard against queries that hang: that is `Engine(subprocess=True)`, which works in here too.
+Not a guard against queries that hang: an `Engine` has that, and has it in here too.
 """
 
 from __future__ import annotations
