@@ -118,7 +118,6 @@ class WorkerEngine {
   // The workers of a parent are not ours; what its threads held is left where it is.
   void begin_after_fork() {
     if (getpid() != process_) {
-      pool_->forget();
       static_cast<void>(new std::shared_ptr<WorkerPool>(std::move(pool_)));
       static_cast<void>(new std::shared_ptr<GoldPlaces>(std::move(places_)));
       static_cast<void>(new std::shared_ptr<VerdictStore>(std::move(verdicts_)));

@@ -108,9 +108,9 @@ class Dispatcher {
     return true;
   }
 
-  bool all_are_slow() const {
+  [[nodiscard]] bool all_are_slow() const {
     const auto long_ago = (Clock::now() - kSlice).time_since_epoch().count();
-    return std::all_of(lent_.begin(), lent_.end(), [&](const Lent& lent) {
+    return std::ranges::all_of(lent_, [&](const Lent& lent) {
       const auto query = lent.worker->running();
       return query && query->started < long_ago;
     });

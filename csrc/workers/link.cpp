@@ -123,7 +123,8 @@ Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
   return *this;
 }
 
-WorkerLink::WorkerLink(const WorkerProgram& program, std::size_t place) : place_(place) {
+WorkerLink::WorkerLink(const WorkerProgram& program, std::size_t place)
+    : parent_(getpid()), place_(place) {
   std::array<int, 2> ends{};
   check(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends.data()) != 0 ? errno : 0,
         "making a worker's socket");
@@ -137,7 +138,7 @@ WorkerLink::WorkerLink(const WorkerProgram& program, std::size_t place) : place_
   complaint_ = moved_up(memfd_create("finestep-complaint", MFD_CLOEXEC), "making a worker's log");
   spawn.give(complaint_.get(), STDERR_FILENO);
   std::vector<std::string> words = program.words;
-  words.push_back(std::to_string(getpid()));
+  words.push_back(std::to_string(parent_));
   process_ = spawn.start(std::move(words));
 #ifdef SYS_pidfd_open
   // NOLINTNEXTLINE(cppcoreguidelines-pro-type-vararg): glibc has no function for it before 2.36
@@ -147,13 +148,13 @@ WorkerLink::WorkerLink(const WorkerProgram& program, std::size_t place) : place_
 
 WorkerLink::~WorkerLink() {
   end();
-  if (process_ > 0) {
+  if (getpid() == parent_) {
     reap(process_);
   }
 }
 
 void WorkerLink::end() {
-  if (process_ <= 0) {
+  if (getpid() != parent_) {
     return;
   }
 #ifdef SYS_pidfd_send_signal
@@ -177,8 +178,6 @@ std::string WorkerLink::complaint() const {
   }
   return text.substr(text.rfind('\n') + 1);
 }
-
-void WorkerLink::forget() { process_ = 0; }
 
 bool WorkerLink::send(std::string_view message) {
   while (!message.empty()) {
@@ -211,13 +210,21 @@ bool WorkerLink::receive() {
     if (got == 0 || (got < 0 && errno != EAGAIN && errno != EINTR)) {
       return false;
     }
-    if (got < 0 || static_cast<std::size_t>(got) < kChunkBytes) {
+    if (std::cmp_less(got, kChunkBytes)) {
       return true;
     }
   }
 }
 
 std::optional<std::string_view> WorkerLink::next() {
+  auto message = next_message();
+  if (message && !std::exchange(is_up_, true)) {
+    message = next_message();  // the first one says just that
+  }
+  return message;
+}
+
+std::optional<std::string_view> WorkerLink::next_message() {
   const auto left = std::string_view(received_).substr(num_read_);
   if (left.size() < sizeof(MessageSize)) {
     return std::nullopt;
@@ -227,9 +234,6 @@ std::optional<std::string_view> WorkerLink::next() {
     return std::nullopt;
   }
   num_read_ += sizeof(MessageSize) + size;
-  if (!std::exchange(is_up_, true)) {
-    return next();  // the first message says just that
-  }
   return left.substr(sizeof(MessageSize), size);
 }
 

@@ -69,11 +69,12 @@ class WorkerLink {
   [[nodiscard]] std::string complaint() const;
   // Kills the process, which frees whatever it holds.
   void end();
-  // After a fork in the parent: forgets the process, which is not ours.
-  void forget();
 
  private:
+  std::optional<std::string_view> next_message();
+
   pid_t process_ = 0;
+  pid_t parent_;  // a process that was forked from it leaves the worker alone
   std::size_t place_;
   Descriptor socket_;
   Descriptor handle_;     // of the process, where the system has such

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <functional>
 #include <map>
+#include <ranges>
 #include <utility>
 
 #include "workers/loss_report.h"
@@ -19,14 +20,13 @@ MatchWork::MatchWork(std::uint64_t call, std::vector<Database> databases,
       latest_(latest),
       places_(&places),
       counts_(&counts),
-      queues_(num_places + 1),
-      num_open_(0) {
+      queues_(num_places + 1) {
   PairGroups listed = grouped(std::move(pairs));
   units_ = std::move(listed.units);
   unit_of_pair_ = std::move(listed.unit_of_pair);
   reports_.resize(units_.size());
   num_crashes_.resize(units_.size());
-  num_open_ = units_.size();
+  num_open_ += units_.size();
   groups_.reserve(listed.groups.size());
   for (GoldGroup& given : listed.groups) {
     Group group;
@@ -59,9 +59,7 @@ void MatchWork::enqueue(std::size_t group, bool first) {
 }
 
 std::size_t MatchWork::wanted_place() const {
-  const auto longest = std::max_element(
-      queues_.begin(), queues_.end(),
-      [](const Queue& one, const Queue& other) { return one.size() < other.size(); });
+  const auto longest = std::ranges::max_element(queues_, {}, &Queue::size);
   if (longest->empty()) {
     return kNoPlace;
   }
@@ -76,13 +74,11 @@ std::optional<std::size_t> MatchWork::next_group(std::size_t place) {
     queue = &queues_.back();
   }
   if (queue->empty()) {
-    queue = &*std::max_element(
-        queues_.begin(), queues_.end(),
-        [](const Queue& one, const Queue& other) { return one.size() < other.size(); });
+    queue = &*std::ranges::max_element(queues_, {}, &Queue::size);
   }
   // The rows of a volatile gold are at one place only; if that worker does not come, it is run
   // again.
-  const auto found = std::find_if(queue->begin(), queue->end(), [&](std::size_t group) {
+  const auto found = std::ranges::find_if(*queue, [&](std::size_t group) {
     return groups_[group].gold != Gold::is_volatile || groups_[group].place == place ||
            lent_.empty();
   });
@@ -202,34 +198,41 @@ void MatchWork::lose(Lease lease, const RunningQuery* query, Loss loss) {
   if (lost.empty()) {
     return;
   }
-  const QueryReport report = loss_report(loss, latest_);
-  if (query != nullptr && query->is_gold) {
-    Group& group = groups_.at(query->number);
-    if (loss == Loss::late || ++group.num_crashes >= kTriesOfCrashes) {
-      fail_gold(group, report);
-      for (const std::size_t unit : lost.mapped().units) {
-        if (units_[unit].group == query->number && !reports_[unit]) {
-          finish(unit, failed_gold(report));
-        }
-      }
+  if (query != nullptr) {
+    blame(*query, loss, lost.mapped().units);
+  }
+  for (const std::size_t unit : std::views::reverse(lost.mapped().units)) {
+    Group& group = groups_[units_[unit].group];
+    if (group.gold == Gold::asked || group.gold == Gold::is_volatile) {
+      group.gold = Gold::unknown;  // what was known of it is gone
     }
-  } else if (query != nullptr && !reports_.at(query->number)) {
-    if (loss == Loss::late || ++num_crashes_.at(query->number) >= kTriesOfCrashes) {
-      MatchReport failed{.gold_failed = false, .report = report, .outcome = {}};
-      finish(query->number, std::move(failed));
+    if (!reports_[unit]) {
+      group.waiting.push_front(unit);
+    }
+    if (!group.waiting.empty()) {
+      enqueue(units_[unit].group, true);
     }
   }
-  for (auto unit = lost.mapped().units.rbegin(); unit != lost.mapped().units.rend(); ++unit) {
-    const std::size_t group = units_[*unit].group;
-    if (groups_[group].gold == Gold::asked || groups_[group].gold == Gold::is_volatile) {
-      groups_[group].gold = Gold::unknown;  // what was known of it is gone
+}
+
+// Fails a query that was late, or there at too many crashes: a prediction, or a gold with all pairs
+// that the lost worker had of it.
+void MatchWork::blame(const RunningQuery& query, Loss loss, const std::vector<std::size_t>& units) {
+  int& num_crashes =
+      query.is_gold ? groups_.at(query.number).num_crashes : num_crashes_.at(query.number);
+  if (loss == Loss::crashed && ++num_crashes < kTriesOfCrashes) {
+    return;
+  }
+  const QueryReport report = loss_report(loss, latest_);
+  if (query.is_gold) {
+    fail_gold(groups_[query.number], report);
+    for (const std::size_t unit : units) {
+      if (units_[unit].group == query.number && !reports_[unit]) {
+        finish(unit, failed_gold(report));
+      }
     }
-    if (!reports_[*unit]) {
-      groups_[group].waiting.push_front(*unit);
-    }
-    if (!groups_[group].waiting.empty()) {
-      enqueue(group, true);
-    }
+  } else if (!reports_[query.number]) {
+    finish(query.number, {.gold_failed = false, .report = report, .outcome = {}});
   }
 }
 

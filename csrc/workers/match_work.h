@@ -66,6 +66,7 @@ class MatchWork : public Work {
   std::optional<std::size_t> next_group(std::size_t place);
   void take_answer(Lent& lent, MatchAnswer answer);
   void split(std::size_t unit);
+  void blame(const RunningQuery& query, Loss loss, const std::vector<std::size_t>& units);
   void finish(std::size_t unit, MatchReport report);
   void fail_gold(Group& group, const QueryReport& report);
 
@@ -82,7 +83,7 @@ class MatchWork : public Work {
   std::vector<int> num_crashes_;  // by unit
   std::vector<Queue> queues_;     // by place; the last is for any
   std::unordered_map<Lease, Lent> lent_;
-  std::size_t num_open_;
+  std::size_t num_open_ = 0;
   MessageWriter writer_;
 };
 

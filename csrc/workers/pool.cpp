@@ -21,7 +21,7 @@ std::unique_ptr<WorkerLink> WorkerPool::take(Call call, std::size_t place, bool 
   if (is_closed_) {
     return nullptr;
   }
-  const auto turn = std::find(turns_.begin(), turns_.end(), call);
+  const auto turn = std::ranges::find(turns_, call);
   const auto num_before = static_cast<std::size_t>(turn - turns_.begin());
   if (turn == turns_.end()) {
     turns_.push_back(call);
@@ -44,9 +44,11 @@ std::unique_ptr<WorkerLink> WorkerPool::take(Call call, std::size_t place, bool 
 }
 
 std::unique_ptr<WorkerLink> WorkerPool::take_idle(std::size_t place) {
-  auto found = std::find_if(idle_.rbegin(), idle_.rend(),
-                            [&](const auto& worker) { return worker->place() == place; });
-  const auto taken = found == idle_.rend() ? idle_.end() - 1 : found.base() - 1;
+  auto taken =
+      std::ranges::find_if(idle_, [&](const auto& worker) { return worker->place() == place; });
+  if (taken == idle_.end()) {
+    --taken;  // the one used last
+  }
   auto worker = std::move(*taken);
   idle_.erase(taken);
   return worker;
@@ -61,12 +63,12 @@ std::unique_ptr<WorkerLink> WorkerPool::start() {
   // The first place that no worker has; beyond the size, where slow ones are, any.
   std::size_t place = 0;
   const auto has_place = [&](const auto& worker) { return worker->place() == place; };
-  while (place < size_ && (std::any_of(busy_.begin(), busy_.end(), has_place) ||
-                           std::any_of(idle_.begin(), idle_.end(), has_place))) {
+  while (place < size_ &&
+         (std::ranges::any_of(busy_, has_place) || std::ranges::any_of(idle_, has_place))) {
     ++place;
   }
   try {
-    return std::make_unique<WorkerLink>(program_, place % size_);
+    return std::make_unique<WorkerLink>(program_, place < size_ ? place : 0);
   } catch (const std::system_error& error) {
     throw WorkerStartError(std::string("no worker process could be started: ") + error.what());
   }
@@ -143,16 +145,6 @@ void WorkerPool::close() {
 bool WorkerPool::is_closed() {
   const std::scoped_lock lock(mutex_);
   return is_closed_;
-}
-
-void WorkerPool::forget() {
-  for (const auto& worker : idle_) {
-    worker->forget();
-  }
-  for (WorkerLink* const worker : busy_) {
-    worker->forget();
-  }
-  idle_.clear();
 }
 
 int WorkerPool::most_at_once() {

@@ -47,8 +47,6 @@ class WorkerPool {
   // Ends all workers. Calls that use one see that it is closed.
   void close();
   [[nodiscard]] bool is_closed();
-  // After a fork: leaves the processes to the parent.
-  void forget();
 
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] int most_at_once();

@@ -4,7 +4,7 @@
 #include <unistd.h>
 
 #include <cerrno>
-#include <new>
+#include <memory>
 #include <system_error>
 
 namespace finestep {
@@ -15,7 +15,7 @@ SharedProgress::SharedProgress(int descriptor) {
   if (page == MAP_FAILED) {  // NOLINT(performance-no-int-to-ptr,cppcoreguidelines-*): a macro
     throw std::system_error(errno, std::generic_category(), "mapping a worker's page");
   }
-  page_ = new (page) Progress;
+  page_ = std::construct_at(static_cast<Progress*>(page));
 }
 
 SharedProgress::~SharedProgress() { munmap(page_, sizeof(Progress)); }

@@ -1,6 +1,7 @@
 #include "workers/run_work.h"
 
 #include <map>
+#include <ranges>
 #include <utility>
 
 #include "workers/loss_report.h"
@@ -77,9 +78,9 @@ void RunWork::lose(Lease lease, const RunningQuery* query, Loss loss) {
     }
   }
   if (!lost.empty()) {
-    for (auto job = lost.mapped().rbegin(); job != lost.mapped().rend(); ++job) {
-      if (!is_answered_[*job]) {
-        waiting_.push_front(*job);
+    for (const std::size_t job : std::views::reverse(lost.mapped())) {
+      if (!is_answered_[job]) {
+        waiting_.push_front(job);
       }
     }
   }

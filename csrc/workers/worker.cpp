@@ -51,48 +51,43 @@ void end_with(pid_t parent) {
   }).detach();
 }
 
-// The socket of a worker, read and written to the end of each message.
-class Channel {
- public:
-  // The next message; false if there are no more.
-  bool receive(std::string& message) {
-    message.resize(sizeof(MessageSize));
-    if (!read_all(message)) {
+bool read_all(std::string& bytes) {
+  std::size_t num_read = 0;
+  while (num_read < bytes.size()) {
+    const ssize_t got =
+        recv(kWorkerSocket, bytes.data() + num_read, bytes.size() - num_read, MSG_WAITALL);
+    if (got == 0 || (got < 0 && errno != EINTR)) {
       return false;
     }
-    message.resize(MessageReader(message).get<MessageSize>());
-    return read_all(message);
+    num_read += got > 0 ? static_cast<std::size_t>(got) : 0;
   }
+  return true;
+}
 
-  void send(std::string_view bytes) {
-    while (!bytes.empty()) {
-      const ssize_t sent = ::send(kWorkerSocket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
-      if (sent < 0 && errno != EINTR) {
-        _exit(0);  // the parent is gone, or wants no answer
-      }
-      bytes.remove_prefix(sent > 0 ? static_cast<std::size_t>(sent) : 0);
-    }
+// The next message from the parent; false if there are no more.
+bool receive(std::string& message) {
+  message.resize(sizeof(MessageSize));
+  if (!read_all(message)) {
+    return false;
   }
+  message.resize(MessageReader(message).get<MessageSize>());
+  return read_all(message);
+}
 
- private:
-  static bool read_all(std::string& bytes) {
-    std::size_t num_read = 0;
-    while (num_read < bytes.size()) {
-      const ssize_t got =
-          recv(kWorkerSocket, bytes.data() + num_read, bytes.size() - num_read, MSG_WAITALL);
-      if (got == 0 || (got < 0 && errno != EINTR)) {
-        return false;
-      }
-      num_read += got > 0 ? static_cast<std::size_t>(got) : 0;
+void send_all(std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t sent = send(kWorkerSocket, bytes.data(), bytes.size(), MSG_NOSIGNAL);
+    if (sent < 0 && errno != EINTR) {
+      _exit(0);  // the parent is gone, or wants no answer
     }
-    return true;
+    bytes.remove_prefix(sent > 0 ? static_cast<std::size_t>(sent) : 0);
   }
-};
+}
 
 // Collects the answers to one request, and sends them now and then.
 class Answers {
  public:
-  Answers(Channel& channel, SqlRunner& runner) : channel_(&channel), runner_(&runner) { begin(); }
+  explicit Answers(SqlRunner& runner) : runner_(&runner) { begin(); }
 
   template <typename Answer>
   void add(const Answer& answer) {
@@ -122,11 +117,10 @@ class Answers {
     write(message,
           AnswerHead{.is_last = is_last, .queries_run = runner_->num_queries_run.exchange(0)});
     message.put_raw(std::string_view(writer_.finished()).substr(sizeof(MessageSize)));
-    channel_->send(message.finished());
+    send_all(message.finished());
     begin();
   }
 
-  Channel* channel_;
   SqlRunner* runner_;
   MessageWriter writer_;
   Clock::time_point flushed_;
@@ -142,12 +136,11 @@ class Worker {
         max_heap_bytes_(settings.max_heap_bytes) {}
 
   void serve() {
-    Channel channel;
-    Answers(channel, runner_).finish();  // says that the worker is up
+    Answers(runner_).finish();  // says that the worker is up
     std::string message;
-    while (channel.receive(message)) {
+    while (receive(message)) {
       MessageReader reader(message);
-      Answers answers(channel, runner_);
+      Answers answers(runner_);
       if (read_kind(reader) == RequestKind::run) {
         run(read_run_request(reader), answers);
       } else {

@@ -143,7 +143,14 @@ class Engine:
         self._core: _core.SqlEngine | _core.WorkerEngine
         if isolation == "process":
             numbers = (max_connections, gold_cache_bytes, max_heap_bytes)
-            program = [sys.executable, "-I", "-S", WORKER, _core.__file__, library.path]
+            program = [
+                sys.executable or "python3",
+                "-I",
+                "-S",
+                WORKER,
+                _core.__file__,
+                library.path,
+            ]
             self._core = _core.WorkerEngine(
                 [*program, *map(str, numbers)],
                 workers=self.workers,
