@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from finestep_fast.errors import InputError, shown
 from finestep_fast.sql.comparison import MOST_THREADS, checked_number, listed
@@ -43,9 +44,14 @@ def fit_to_run(
     given = listed(entries)
     if given is None:
         raise InputError(f"{name} is {shown(entries)}; expected tuples of ({expected})")
-    fit = []
+    fit: list[tuple[str, ...]] = []
     complaints = {}
+    paths: set[str] = set()  # of this batch, known to be sound; most come more than once
+    queries: set[str] = set()
     for i, entry in enumerate(given):
+        if isinstance(entry, tuple) and len(entry) == len(parts) and is_in(entry, paths, queries):
+            fit.append(entry)
+            continue
         place = i if place_of is None else place_of[i]
         if not isinstance(entry, tuple | list) or len(entry) != len(parts):
             raise InputError(f"{name}[{place}] is {shown(entry)}; expected ({expected})")
@@ -55,8 +61,18 @@ def fit_to_run(
             texts.append(text)
             if complaint:
                 complaints[i, status] = f"{name}[{place}]: the {part} {complaint}"
+            elif isinstance(value, str):
+                (paths if part == "database" else queries).add(value)
         fit.append(tuple(texts))
     return fit, complaints
+
+
+def is_in(entry: tuple[Any, ...], paths: set[str], queries: set[str]) -> bool:
+    """Return whether the path and the queries of an entry are among those given."""
+    try:
+        return entry[0] in paths and queries.issuperset(entry[1:])
+    except TypeError:  # a list or the like, which no set can hold
+        return False
 
 
 def query_text(sql: object) -> tuple[str, str]:
