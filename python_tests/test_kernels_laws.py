@@ -90,7 +90,9 @@ def test_advantages_are_as_exact_as_the_references(row: Mapping[str, Any]) -> No
 @pytest.mark.parametrize("preset", PRESETS)
 def test_the_loss_straight_from_rewards_is_as_exact_as_the_references(preset: str) -> None:
     check = test_parity.test_the_loss_straight_from_rewards_is_as_exact_as_the_references
-    for ratio in get_args(Ratio):
+    # Interpreted, the comparison of states takes most of the time, and no ratio changes it.
+    is_slow = INTERPRETED and preset == "finestep_state"
+    for ratio in ("step",) if is_slow else get_args(Ratio):
         check("triton", preset, ratio)
 
 
