@@ -299,6 +299,22 @@ def test_a_forked_process_leaves_the_workers_of_its_parent_alone(shop: Path) -> 
     assert printed("-P", "-c", FORKED, shop, timeout_s=60) == "1\n"
 
 
+LEFT = f"""
+import sys, threading, time
+from finestep_fast.sql import Engine
+engine = Engine(workers=1, timeout_s=60, isolation=sys.argv[2])
+for query in ({ENDLESS!r}, "SELECT 1"):
+    jobs = [(sys.argv[1], query)] * (1 if query != "SELECT 1" else 100_000)
+    threading.Thread(target=engine.run, args=(jobs,), daemon=True).start()
+time.sleep(0.5)
+"""
+
+
+@pytest.mark.parametrize("isolation", ["process", "thread"])
+def test_leaving_python_beside_a_running_query_ends_cleanly(shop: Path, isolation: str) -> None:
+    assert printed("-P", "-c", LEFT, shop, isolation, timeout_s=30) == ""
+
+
 INTERRUPTED = f"""
 import sys
 from finestep_fast.sql import Engine

@@ -14,6 +14,7 @@
 #include "python/bindings.h"
 #include "python/enum_members.h"
 #include "python/fields.h"
+#include "python/gil.h"
 #include "python/result_rows.h"
 #include "threads/parallel.h"
 
@@ -61,7 +62,7 @@ std::unique_ptr<ReadyResult> ready_result(const py::object& rows, const std::str
   if (read_rows(rows.ptr(), ready->comparand)) {
     ready->comparand = read_with_care(rows, settings, name);
   }
-  const py::gil_scoped_release release;
+  const ReleasedGil released;
   ready->comparand.finish();
   return ready;
 }
@@ -69,7 +70,7 @@ std::unique_ptr<ReadyResult> ready_result(const py::object& rows, const std::str
 PyOutcome outcome(const ReadyResult& predicted, const ReadyResult& gold) {
   Outcome result;
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     result = compare(predicted.comparand, gold.comparand, gold.settings);
   }
   return py::make_tuple(result.verdict, result.score);
@@ -106,7 +107,7 @@ void compare_sides(std::vector<Side>& sides, std::vector<ComparisonSettings>& se
   }
   std::vector<Outcome> results(settings.size());
   {
-    const py::gil_scoped_release release;
+    const ReleasedGil released;
     for_each_chunk(std::ssize(results), num_threads, [&](std::int64_t pair) {
       const auto at = static_cast<std::size_t>(pair);
       sides[2 * at].comparand.finish();

@@ -8,6 +8,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "python/gil.h"
 #include "python/sql_values.h"
 #include "sql/runner.h"
 
@@ -32,7 +33,7 @@ class DatabaseList {
 
   // What is known of each file now.
   std::vector<Database> found() const {
-    const pybind11::gil_scoped_release release;
+    const ReleasedGil released;
     std::vector<Database> databases;
     for (const std::string& path : paths_) {
       databases.push_back(found_database(path));

@@ -17,6 +17,7 @@
 #include "python/bindings.h"
 #include "python/calls.h"
 #include "python/database_list.h"
+#include "python/gil.h"
 #include "sql/match_batch.h"
 #include "sql/run_batch.h"
 #include "sql/runner.h"
@@ -99,7 +100,7 @@ class SqlEngine {
     AskedPairs asked(*verdicts_, found, std::move(listed), settings, num_verdicts_reused_);
     const auto batch = std::make_shared<MatchBatch>(runner_, queue, found, asked.taken(), settings);
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       batch->start();
     }
     wait(*queue, batch);
@@ -108,7 +109,7 @@ class SqlEngine {
 
   void close() {
     if (queue_ && getpid() == process_) {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       queue_->close(kPatience);
       runner_->connections.clear();
     }
@@ -149,7 +150,7 @@ class SqlEngine {
     while (true) {
       bool has_ended = false;
       {
-        const py::gil_scoped_release release;
+        const ReleasedGil released;
         has_ended = queue.wait(*batch, kSlice);
         if (batch->cancelled()) {  // by close(); what cannot be interrupted is not waited for
           patience -= kSlice;
@@ -162,7 +163,7 @@ class SqlEngine {
       if (PyErr_CheckSignals() != 0) {
         const py::error_already_set interrupt;
         {
-          const py::gil_scoped_release release;
+          const ReleasedGil released;
           queue.cancel(batch, kPatience);
         }
         throw interrupt;

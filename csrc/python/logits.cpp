@@ -8,6 +8,7 @@
 
 #include "loss/logits_rows.h"
 #include "python/bindings.h"
+#include "python/gil.h"
 #include "python/tensor.h"
 
 namespace py = pybind11;
@@ -76,7 +77,7 @@ constexpr auto kWriteLogitGradientsDoc =
 }  // namespace
 
 void bind_logit_rows(py::module_& module) {
-  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+  using ReleaseGil = py::call_guard<ReleasedGil>;
   module.def("read_logit_rows", &read_logit_rows, py::arg("rows"), py::arg("vocabulary"),
              py::arg("out"), py::arg("num_threads"), kReadLogitRowsDoc, ReleaseGil());
   module.def("write_logit_gradients", &write_logit_gradients, py::arg("rows"),

@@ -22,6 +22,7 @@
 #include "loss/scale_gradient.h"
 #include "numbers/element.h"
 #include "python/bindings.h"
+#include "python/gil.h"
 #include "python/tensor.h"
 
 namespace py = pybind11;
@@ -61,7 +62,7 @@ py::typing::Tuple<Positions, Positions, Positions> step_spans(
   const auto row_length = static_cast<std::size_t>(mask.shape(1));
   finestep::StepSpans spans;
   {
-    const py::gil_scoped_release release;
+    const finestep::ReleasedGil released;
     spans = finestep::step_spans(bytes, num_rows, row_length, num_threads);
   }
   return py::make_tuple(as_array(std::move(spans.start)), as_array(std::move(spans.end)),
@@ -219,7 +220,7 @@ constexpr auto kScaleGradientDoc =
     "Multiply gradient [T] by scale [1] in place, for the tokens inside steps.";
 
 void define(py::module_& module) {
-  using ReleaseGil = py::call_guard<py::gil_scoped_release>;
+  using ReleaseGil = py::call_guard<finestep::ReleasedGil>;
   module.def("step_spans", &step_spans<bool>, py::arg("mask").noconvert(),
              py::arg("num_threads") = 1, kStepSpansDoc);
   module.def("step_spans", &step_spans<std::uint8_t>, py::arg("mask").noconvert(),

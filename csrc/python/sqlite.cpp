@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "python/bindings.h"
+#include "python/gil.h"
 #include "python/sql_values.h"
 #include "sql/expansion.h"
 #include "sql/growth.h"
@@ -40,7 +41,7 @@ py::typing::List<py::typing::Optional<PyRows>> own_rows(const SqliteLibrary& lib
     StoredRows rows;
     bool is_whole = false;
     {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       is_whole = run_own_query(connection, sql, max_instructions, rows);
     }
     bool is_invalid = false;

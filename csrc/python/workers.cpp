@@ -18,6 +18,7 @@
 #include "python/bindings.h"
 #include "python/calls.h"
 #include "python/database_list.h"
+#include "python/gil.h"
 #include "workers/counts.h"
 #include "workers/dispatch.h"
 #include "workers/gold_places.h"
@@ -57,15 +58,22 @@ class WorkerEngine {
     }
     std::vector<py::object> results(listed.size(), py::none());
     Statuses statuses;
+    ReleasedGil* released = nullptr;  // some answers come before the lock is given up
     const auto receive = [&](const RunAnswer& answer) {
-      const py::gil_scoped_acquire acquire;
-      results.at(answer.number) = result_of(answer.report, answer.columns, answer.rows,
-                                            answer.num_rows, answer.num_columns, statuses);
+      const auto take = [&] {
+        results.at(answer.number) = result_of(answer.report, answer.columns, answer.rows,
+                                              answer.num_rows, answer.num_columns, statuses);
+      };
+      if (released != nullptr) {
+        released->with_lock(take);
+      } else {
+        take();
+      }
     };
     RunWork work(databases.found(), std::move(listed),
                  {.max_rows = max_rows, .max_bytes = max_bytes, .timeout_s = timeout_s},
                  latest(timeout_s), *counts_, receive);
-    finish(work, timeout_s);
+    finish(work, timeout_s, released);
     PyResults all;
     for (const py::object& result : results) {
       all.append(result);
@@ -89,7 +97,8 @@ class WorkerEngine {
     AskedPairs asked(*verdicts_, found, std::move(listed), settings, counts_->verdicts_reused);
     MatchWork work(++num_calls, found, asked.taken(), settings, latest(timeout_s), *places_,
                    num_workers_, *counts_);
-    finish(work, timeout_s);
+    ReleasedGil* released = nullptr;
+    finish(work, timeout_s, released);
     return match_result(std::move(asked).with(work.reports(), work.unit_of_pair()));
   }
 
@@ -101,7 +110,7 @@ class WorkerEngine {
 
   void close() {
     if (pool_ && getpid() == process_) {
-      const py::gil_scoped_release release;
+      const ReleasedGil released;
       pool_->close();
     }
   }
@@ -130,18 +139,18 @@ class WorkerEngine {
     return std::chrono::nanoseconds(std::llround((std::min(timeout_s, kLongest) + grace_s_) * 1e9));
   }
 
-  void finish(Work& work, double timeout_s) {
-    const DispatchSettings settings{.latest = latest(timeout_s), .check = [] {
-                                      const py::gil_scoped_acquire acquire;
-                                      if (PyErr_CheckSignals() != 0) {
-                                        throw py::error_already_set();
-                                      }
-                                    }};
+  // `released` is set while the lock is given up.
+  void finish(Work& work, double timeout_s, ReleasedGil*& released) {
     const auto pool = pool_;
-    {
-      const py::gil_scoped_release release;
-      dispatch(*pool, work, settings);
-    }
+    ReleasedGil here;
+    released = &here;
+    const auto raise_interrupt = [] {
+      if (PyErr_CheckSignals() != 0) {
+        throw py::error_already_set();
+      }
+    };
+    dispatch(*pool, work,
+             {.latest = latest(timeout_s), .check = [&] { here.with_lock(raise_interrupt); }});
   }
 
   WorkerProgram program_;
@@ -176,7 +185,7 @@ void bind_workers(py::module_& module) {
       "serve_queries",
       [](std::string library, std::int64_t max_connections, std::int64_t gold_cache_bytes,
          std::int64_t max_heap_bytes, int parent) {
-        const py::gil_scoped_release release;
+        const ReleasedGil released;
         serve_queries({.library = std::move(library),
                        .max_connections = max_connections,
                        .gold_cache_bytes = gold_cache_bytes,
