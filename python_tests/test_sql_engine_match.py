@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
@@ -210,7 +211,15 @@ def num_run(engine: Engine, triples: list[tuple[Path, str, str]]) -> int:
     return engine.counters.queries_run - before
 
 
-def test_a_gold_query_and_equal_pairs_run_once(shop: Path, engine: Engine) -> None:
+@pytest.fixture(params=["process", "thread"])
+def one_worker(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    # A second worker that helps with the pairs of a gold runs that gold, too.
+    with Engine(workers=1, isolation=request.param) as engine:
+        yield engine
+
+
+def test_a_gold_query_and_equal_pairs_run_once(shop: Path, one_worker: Engine) -> None:
+    engine = one_worker
     gold, right, wrong = "SELECT 1 + 1", "SELECT 2", "SELECT 3"
     triples = [(shop, p, gold) for p in (right, wrong, right, right)]
     assert [m.equal for m in engine.match(triples)] == [True, False, True, True]

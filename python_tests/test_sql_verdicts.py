@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,13 @@ from support.queries import ENDLESS
 pytestmark = pytest.mark.native
 
 COUNT = "SELECT count(*) FROM customer"
+
+
+@pytest.fixture(params=["process", "thread"])
+def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    # One worker: a second one that helps with the pairs of a gold runs that gold, too.
+    with Engine(workers=1, isolation=request.param) as engine:
+        yield engine
 
 
 def run_for(engine: Engine, triples: list[Any], **how: Any) -> tuple[list[Any], int, int]:

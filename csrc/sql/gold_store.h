@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "compare/comparison.h"
+#include "sql/bounded_store.h"
 #include "sql/query.h"
 
 namespace finestep {
@@ -36,7 +36,7 @@ class GoldStore {
   // again.
   using Waiter = std::function<void(const SharedGold&)>;
 
-  explicit GoldStore(std::int64_t max_bytes) : max_bytes_(max_bytes) {}
+  explicit GoldStore(std::int64_t max_bytes) : golds_(max_bytes) {}
 
   // The gold if it is remembered. Else nothing, and `must_run` says whether the caller has to run
   // it and publish it; if not, another caller runs it already and `waiter` will be called.
@@ -48,20 +48,9 @@ class GoldStore {
   void publish(const GoldKey& key, const SharedGold& gold);
 
  private:
-  struct Entry {
-    std::string key;
-    SharedGold gold;
-    std::int64_t size_bytes;
-  };
-
-  void remember(const std::string& key, const SharedGold& gold);
-
-  std::int64_t max_bytes_;
   std::mutex mutex_;
-  std::list<Entry> entries_;  // the one unused for longest first
-  std::unordered_map<std::string, std::list<Entry>::iterator> entry_by_key_;
+  BoundedStore<SharedGold> golds_;
   std::unordered_map<std::string, std::vector<Waiter>> waiters_by_key_;  // of golds that run
-  std::int64_t size_bytes_ = 0;
 };
 
 }  // namespace finestep

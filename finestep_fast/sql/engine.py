@@ -24,17 +24,14 @@ from finestep_fast.sql.comparison import SEARCH_BUDGET, checked_settings
 from finestep_fast.sql.entries import JOB_PARTS, TRIPLE_PARTS, checked_limits, fit_to_run
 from finestep_fast.sql.golds import Gold, folded, one_gold_each
 from finestep_fast.sql.library import open_library
-from finestep_fast.sql.outcome import QUERY_STATUS, Match, Result, Row, Status
+from finestep_fast.sql.outcome import Match, Result, Status
+from finestep_fast.sql.reports import match_of, result_of
 
 DatabasePath = str | os.PathLike[str]
 Isolation = Literal["process", "thread"]
 Pair = tuple[str, str, str]
-RunReport = tuple[_core.QueryStatus, tuple[str, ...], tuple[Row, ...], bool, str, float, int, bool]
-MatchReport = tuple[bool, _core.QueryStatus, str, float, _core.Verdict, float]
 
 DROPPED_DISTINCT = " (run without the word DISTINCT, as test_suite does unless keep_distinct)"
-
-CANCELLED = "stopped because the work was cancelled"
 
 
 class Limits(TypedDict):
@@ -251,7 +248,7 @@ class Engine:
         A gold query and a pair run once however often they are asked for, also across calls, unless
         they depend on time or chance: then a gold runs once per call and each prediction by itself.
         A failure is remembered only if it would be the same again. (With worker processes, a gold
-        may run once in each of them where several calls ask for it at the same time.) A failed
+        may run once in each of them where several work on its pairs.) A failed
         query is equal to nothing, and neither is an empty one, also where the gold result is empty
         (BIRD's evaluator takes it for equal: a reward must not). Pragmas and `EXPLAIN QUERY PLAN`,
         which `run` allows, are denied.
@@ -356,31 +353,6 @@ def worker_errors() -> Iterator[None]:
         raise BuildError(
             f"{error}; `isolation='thread'` needs no workers, and protects from less"
         ) from None
-
-
-def result_of(report: RunReport | None) -> Result:
-    """Return the result in a report of the compiled module; None is work that was cancelled."""
-    if report is None:
-        return Result(Status.TIMEOUT, message=CANCELLED)
-    ended, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8 = report
-    status = QUERY_STATUS[ended]
-    return Result(status, columns, rows, truncated, message, elapsed_ms, size_bytes, invalid_utf8)
-
-
-def match_of(report: MatchReport | None) -> Match:
-    """Return the verdict in a report of the compiled module; None is work that was cancelled."""
-    if report is None:
-        return Match(False, Status.GOLD_TIMEOUT, CANCELLED)
-    gold_failed, ended, message, elapsed_ms, verdict, score = report
-    status = QUERY_STATUS[ended]
-    if gold_failed:
-        text = message if status is Status.DATABASE_UNREADABLE else f"gold query: {message}"
-        return Match(False, status.as_gold, text)
-    if status is not Status.OK:
-        return Match(False, status.as_predicted, message, elapsed_ms)
-    if verdict is _core.Verdict.undecided:
-        return Match(False, Status.UNDECIDED, Status.UNDECIDED.sentence, elapsed_ms)
-    return Match(verdict is _core.Verdict.equal, Status.OK, "", elapsed_ms, score)
 
 
 def test_suite_pair(pair: Pair, keep_distinct: bool) -> tuple[Pair, set[Status]]:
