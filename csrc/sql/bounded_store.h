@@ -46,8 +46,8 @@ class BoundedStore {
  private:
   struct Entry {
     std::string key;
-    Value value;
-    std::int64_t size_bytes;
+    Value value{};
+    std::int64_t size_bytes = 0;
   };
 
   std::int64_t max_bytes_;
